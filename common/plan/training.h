@@ -1,0 +1,46 @@
+// training.json: what a rank needs beside the plan (learning rate, data, initial values). Written
+// by the tools from a scenario, read by the executor, which knows no YAML. Plain data.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "common/base/result.h"
+
+namespace tandem {
+
+struct TrainingConfig {
+  std::uint64_t seed = 1;
+  int steps = 3, warmup_steps = 1;  // warm-up steps are real, in losses, and untimed
+  int threads_per_rank = 1;
+  double timeout_s = 60;
+  bool deterministic = true;
+  bool verify = false;  // write every step's reduced gradients to RUN/ranks/K.grads
+  // model, for initial values, data and the autograd reference (models.md 2)
+  int layers = 0, hidden = 0, heads = 0, ffn_hidden = 0, vocab = 0, max_sequence = 0;
+  bool tied_embeddings = true, gelu_tanh = false;
+  double norm_eps = 1e-5;
+  std::string init = "normal";     // normal | test
+  std::string precision = "fp32";  // fp64 | fp32 | bf16
+  int sequence = 0, global_batch = 0, micro_batch = 0;
+  // optimizer (models.md 5)
+  double lr = 3e-4, beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1;
+  std::optional<double> clip = 1.0;
+  int lr_warmup_steps = 0, decay_steps = 0;
+  bool cosine = false;
+  double min_lr = 0;
+  // data (models.md 8.2, random: 2.8)
+  std::string data_kind = "text";     // text | random
+  std::string data_path = "builtin";  // builtin is resolved to a file in the run directory
+  std::string sampler = "random";     // random | sequential
+};
+
+[[nodiscard]] std::string to_json(const TrainingConfig& config);
+[[nodiscard]] Result<TrainingConfig> training_from_json(const std::string& text,
+                                                        const std::string& file);
+
+// Learning rate of step k = 0.. (models.md 5, "schedule").
+[[nodiscard]] double learning_rate(const TrainingConfig& config, int step);
+
+}  // namespace tandem
