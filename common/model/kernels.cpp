@@ -1,0 +1,368 @@
+// The catalogue's table, operand signatures and costs; kernels.h states the conventions.
+#include "common/model/kernels.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "common/base/check.h"
+
+namespace tandem {
+namespace {
+
+using K = KernelKind;
+using C = CostClass;
+
+constexpr std::uint32_t kAttentionFlags = kCausal | kFlash | kMaterialised;
+constexpr std::uint32_t kGeluFlags = kErf | kTanh;
+constexpr std::uint32_t kDecayFlags = kDecay2d | kDecayAll | kDecayNone;
+
+constexpr std::array<CatalogueEntry, kNumKernelKinds> kCatalogue = {{
+    {K::embed_fwd, "embed_fwd", C::embedding, {"tokens", "rows", "width"}, 0, ""},
+    {K::pos_add_fwd, "pos_add_fwd", C::elementwise, {"seq", "batch", "width"}, 0, ""},
+    {K::layernorm_fwd, "layernorm_fwd", C::norm, {"tokens", "width"}, 0, "eps"},
+    {K::linear_fwd, "linear_fwd", C::matmul, {"tokens", "in", "out"}, kBias, ""},
+    {K::attention_fwd, "attention_fwd", C::attention, {"batch", "heads", "seq", "head_dim"},
+     kAttentionFlags, ""},
+    {K::bias_residual_fwd, "bias_residual_fwd", C::elementwise, {"tokens", "width"}, 0, ""},
+    {K::gelu_fwd, "gelu_fwd", C::elementwise, {"elements"}, kGeluFlags, ""},
+    {K::ce_max, "ce_max", C::loss, {"tokens", "classes", "valid"}, 0, ""},
+    {K::ce_sum, "ce_sum", C::loss, {"tokens", "classes"}, 0, ""},
+    {K::ce_grad, "ce_grad", C::loss, {"tokens", "classes", "divisor"}, 0, ""},
+    {K::linear_bwd_input, "linear_bwd_input", C::matmul, {"tokens", "in", "out"}, 0, ""},
+    {K::gelu_bwd_input, "gelu_bwd_input", C::elementwise, {"elements"}, kGeluFlags, ""},
+    {K::layernorm_bwd_input, "layernorm_bwd_input", C::norm, {"tokens", "width"}, 0, ""},
+    {K::residual_bwd_input, "residual_bwd_input", C::elementwise, {"tokens", "width"}, 0, ""},
+    {K::attention_bwd_input, "attention_bwd_input", C::attention,
+     {"batch", "heads", "seq", "head_dim"}, kAttentionFlags, ""},
+    {K::linear_bwd_weight, "linear_bwd_weight", C::matmul, {"tokens", "in", "out"}, kBias, ""},
+    {K::bias_residual_bwd_weight, "bias_residual_bwd_weight", C::elementwise, {"tokens", "width"},
+     0, ""},
+    {K::embed_bwd_weight, "embed_bwd_weight", C::embedding, {"tokens", "rows", "width"}, 0, ""},
+    {K::pos_add_bwd_weight, "pos_add_bwd_weight", C::elementwise, {"seq", "batch", "width"}, 0,
+     ""},
+    {K::grad_add, "grad_add", C::elementwise, {"elements"}, 0, ""},
+    {K::sum_squares, "sum_squares", C::reduction, {"elements"}, kTpCut | kWhole, ""},
+    {K::clip_coef, "clip_coef", C::reduction, {}, 0, "max_norm"},
+    {K::adamw, "adamw", C::optimizer, {"elements"}, kDecayFlags, ""},
+    {K::metrics_pack, "metrics_pack", C::reduction, {"values"}, kHasNorm | kHasLoss, ""},
+}};
+
+constexpr std::array<std::string_view, kNumCostClasses> kCostClasses = {
+    "matmul", "attention", "norm", "elementwise", "embedding", "loss", "optimizer", "reduction"};
+
+constexpr std::array<std::string_view, 13> kFlagWords = {
+    "bias",        "causal",      "flash",    "materialised", "erf",       "tanh",    "class=tp_cut",
+    "class=whole", "decay=2d",    "decay=all", "decay=none",  "has=norm",  "has=ce"};
+
+// "tp,dp"
+std::string axes_text(AxisSet set) {
+  std::string out;
+  for (int i = 0; i < kNumAxes; ++i) {
+    const auto axis = static_cast<Axis>(i);
+    if (!set.has(axis)) continue;
+    if (!out.empty()) out += ',';
+    out += name_of(axis);
+  }
+  return out;
+}
+
+std::optional<AxisSet> axes_from(std::string_view text) {
+  AxisSet set;
+  while (!text.empty()) {
+    const std::size_t comma = std::min(text.find(','), text.size());
+    const auto axis = axis_from(text.substr(0, comma));
+    if (!axis) return std::nullopt;
+    set.add(*axis);
+    text.remove_prefix(std::min(comma + 1, text.size()));
+  }
+  return set;
+}
+
+std::optional<std::int64_t> integer(std::string_view text) {
+  std::int64_t v = 0;
+  if (text.empty() || text.size() > 18) return std::nullopt;
+  for (char ch : text) {
+    if (ch < '0' || ch > '9') return std::nullopt;
+    v = v * 10 + (ch - '0');
+  }
+  return v;
+}
+
+// Causal pairs of one sequence, or all pairs where the kernel executes all (models.md Q2).
+double attention_pairs(const Kernel& k) {
+  const double s = static_cast<double>(k.dims[2]);
+  return (k.flags & kMaterialised) ? s * s : s * (s + 1) / 2;
+}
+
+}  // namespace
+
+const CatalogueEntry& catalogue(KernelKind kind) {
+  const CatalogueEntry& e = kCatalogue[static_cast<std::size_t>(kind)];
+  TANDEM_CHECK(e.kind == kind, "catalogue row {} holds {}", static_cast<int>(kind), e.name);
+  return e;
+}
+
+std::optional<KernelKind> kernel_from(std::string_view name) {
+  for (const CatalogueEntry& e : kCatalogue)
+    if (e.name == name) return e.kind;
+  return std::nullopt;
+}
+
+std::string_view name_of(CostClass c) { return kCostClasses[static_cast<std::size_t>(c)]; }
+
+std::string_view flag_word(std::uint32_t one_flag) {
+  for (std::size_t i = 0; i < kFlagWords.size(); ++i)
+    if (one_flag == (1u << i)) return kFlagWords[i];
+  return "?";
+}
+
+std::string to_text(const Kernel& k) {
+  const CatalogueEntry& e = catalogue(k.kind);
+  std::string out(e.name);
+  for (std::size_t i = 0; i < e.dims.size(); ++i)
+    if (!e.dims[i].empty()) out += fmt::format(" {}={}", e.dims[i], k.dims[i]);
+  for (std::size_t i = 0; i < kFlagWords.size(); ++i)
+    if (k.flags & (1u << i)) out += fmt::format(" {}", kFlagWords[i]);
+  if (k.real) out += fmt::format(" {}={}", e.real, *k.real);  // shortest round-trip form
+  if (!k.coords.empty()) out += fmt::format(" coords={}", axes_text(k.coords));
+  if (!k.owner.empty()) out += fmt::format(" owner={}", axes_text(k.owner));
+  return out;
+}
+
+std::optional<Kernel> kernel_from_text(std::span<const std::string_view> words) {
+  if (words.empty()) return std::nullopt;
+  const auto kind = kernel_from(words[0]);
+  if (!kind) return std::nullopt;
+  const CatalogueEntry& e = catalogue(*kind);
+  Kernel k;
+  k.kind = *kind;
+  std::array<bool, 4> seen{};
+  for (std::string_view word : words.subspan(1)) {
+    bool known = false;
+    for (std::size_t i = 0; i < kFlagWords.size() && !known; ++i) {
+      if (word != kFlagWords[i] || !(e.flags & (1u << i))) continue;
+      k.flags |= 1u << i;
+      known = true;
+    }
+    const std::size_t equal = word.find('=');
+    if (known) continue;
+    if (equal == std::string_view::npos) return std::nullopt;
+    const std::string_view key = word.substr(0, equal), value = word.substr(equal + 1);
+    if (key == "coords" || key == "owner") {
+      const auto set = axes_from(value);
+      if (!set) return std::nullopt;
+      (key == "coords" ? k.coords : k.owner) = *set;
+      continue;
+    }
+    if (!e.real.empty() && key == e.real) {
+      try {
+        std::size_t used = 0;
+        k.real = std::stod(std::string(value), &used);
+        if (used != value.size()) return std::nullopt;
+      } catch (const std::exception&) {
+        return std::nullopt;
+      }
+      continue;
+    }
+    for (std::size_t i = 0; i < e.dims.size() && !known; ++i) {
+      if (e.dims[i].empty() || key != e.dims[i]) continue;
+      const auto v = integer(value);
+      if (!v) return std::nullopt;
+      k.dims[i] = *v;
+      seen[i] = known = true;
+    }
+    if (!known) return std::nullopt;
+  }
+  for (std::size_t i = 0; i < e.dims.size(); ++i)
+    if (!e.dims[i].empty() && !seen[i]) return std::nullopt;
+  return k;
+}
+
+Signature signature(const Kernel& k, PlanTypes t) {
+  const auto& d = k.dims;
+  const DType w = t.compute, s = t.statistic(), m = t.main;
+  const Shape any_batch{};  // rank 0: i64[b, S+1] with b * S = tokens
+  // Norm weights and biases are never kept below fp32 (models.md 2.1).
+  const DType norm_w = s;
+  const bool flash = (k.flags & kMaterialised) == 0;
+  const Shape rows{d[0], d[1]};
+  Signature sig;
+  switch (k.kind) {
+    case K::embed_fwd:
+      sig.inputs = {{"batch", any_batch, DType::i64}, {"weight", {d[1], d[2]}, w}};
+      sig.outputs = {{"x", {d[0], d[2]}, w}};
+      break;
+    case K::pos_add_fwd:
+      sig.inputs = {{"x", {d[0], d[1], d[2]}, w}, {"pos", {d[0], d[2]}, w}};
+      sig.outputs = {{"y", {d[0], d[1], d[2]}, w}};
+      break;
+    case K::layernorm_fwd:
+      sig.inputs = {{"x", rows, w}, {"weight", {d[1]}, norm_w}, {"bias", {d[1]}, norm_w}};
+      sig.outputs = {{"y", rows, w}, {"stat", {2, d[0]}, s}};
+      break;
+    case K::linear_fwd:
+      sig.inputs = {{"x", {d[0], d[1]}, w}, {"weight", {d[2], d[1]}, w}};
+      if (k.flags & kBias) sig.inputs.push_back({"bias", {d[2]}, w});
+      sig.outputs = {{"y", {d[0], d[2]}, w}};
+      break;
+    case K::attention_fwd:
+      sig.inputs = {{"qkv", {d[2], d[0], 3 * d[1] * d[3]}, w}};
+      sig.outputs = {{"out", {d[2], d[0], d[1] * d[3]}, w}};
+      if (flash)
+        sig.outputs.push_back({"lse", {d[0], d[1], d[2]}, s});
+      else
+        sig.outputs.push_back({"probs", {d[0], d[1], d[2], d[2]}, w});
+      break;
+    case K::bias_residual_fwd:
+      sig.inputs = {{"x", rows, w}, {"bias", {d[1]}, w}, {"residual", rows, w}};
+      sig.outputs = {{"y", rows, w}};
+      break;
+    case K::gelu_fwd:
+      sig.inputs = {{"x", {d[0]}, w}};
+      sig.outputs = {{"y", {d[0]}, w}};
+      break;
+    case K::ce_max:
+      sig.inputs = {{"logits", rows, w}};
+      sig.outputs = {{"max", {d[0]}, s}};
+      break;
+    case K::ce_sum:
+      sig.inputs = {{"logits", rows, w}, {"max", {d[0]}, s}, {"batch", any_batch, DType::i64}};
+      sig.outputs = {{"sums", {2, d[0]}, s}};
+      break;
+    case K::ce_grad:
+      sig.inputs = {{"logits", rows, w}, {"max", {d[0]}, s}, {"sums", {2, d[0]}, s},
+                    {"batch", any_batch, DType::i64}};
+      sig.outputs = {{"dlogits", rows, w, false, 0}, {"loss", {1}, DType::f64, true}};
+      break;
+    case K::linear_bwd_input:
+      sig.inputs = {{"dy", {d[0], d[2]}, w}, {"weight", {d[2], d[1]}, w}};
+      sig.outputs = {{"dx", {d[0], d[1]}, w}};
+      break;
+    case K::gelu_bwd_input:
+      sig.inputs = {{"dy", {d[0]}, w}, {"x", {d[0]}, w}};
+      sig.outputs = {{"dx", {d[0]}, w, false, 0}};
+      break;
+    case K::layernorm_bwd_input:
+      sig.inputs = {{"dy", rows, w}, {"x", rows, w}, {"stat", {2, d[0]}, s},
+                    {"weight", {d[1]}, norm_w}};
+      sig.outputs = {{"dx", rows, w, false, 0}, {"dweight", {d[1]}, m, true},
+                     {"dbias", {d[1]}, m, true}};
+      break;
+    case K::residual_bwd_input:
+      sig.inputs = {{"dx", rows, w}, {"dres", rows, w}};
+      sig.outputs = {{"dx", rows, w, false, 0}};
+      break;
+    case K::attention_bwd_input:
+      sig.inputs = {{"dout", {d[2], d[0], d[1] * d[3]}, w},
+                    {"qkv", {d[2], d[0], 3 * d[1] * d[3]}, w}};
+      if (flash)
+        sig.inputs.push_back({"lse", {d[0], d[1], d[2]}, s});
+      else
+        sig.inputs.push_back({"probs", {d[0], d[1], d[2], d[2]}, w});
+      sig.inputs.push_back({"out", {d[2], d[0], d[1] * d[3]}, w});
+      sig.outputs = {{"dqkv", {d[2], d[0], 3 * d[1] * d[3]}, w}};
+      break;
+    case K::linear_bwd_weight:
+      sig.inputs = {{"dy", {d[0], d[2]}, w}, {"x", {d[0], d[1]}, w}};
+      sig.outputs = {{"dweight", {d[2], d[1]}, m, true}};
+      if (k.flags & kBias) sig.outputs.push_back({"dbias", {d[2]}, m, true});
+      sig.scratch = {{"product", {d[2], d[1]}, m}};
+      break;
+    case K::bias_residual_bwd_weight:
+      sig.inputs = {{"dy", rows, w}};
+      sig.outputs = {{"dbias", {d[1]}, m, true}};
+      break;
+    case K::embed_bwd_weight:
+      sig.inputs = {{"dy", {d[0], d[2]}, w}, {"batch", any_batch, DType::i64}};
+      sig.outputs = {{"dweight", {d[1], d[2]}, m, true}};
+      break;
+    case K::pos_add_bwd_weight:
+      sig.inputs = {{"dy", {d[0], d[1], d[2]}, w}};
+      sig.outputs = {{"dpos", {d[0], d[2]}, m, true}};
+      sig.scratch = {{"sum", {d[0], d[2]}, m}};
+      break;
+    case K::grad_add:
+      sig.inputs = {{"a", {d[0]}, m}, {"b", {d[0]}, m}};
+      sig.outputs = {{"a", {d[0]}, m, false, 0}};
+      break;
+    case K::sum_squares:
+      sig.more_inputs = true;
+      sig.outputs = {{"sum", {1}, DType::f64, true}};
+      break;
+    case K::clip_coef:
+      sig.inputs = {{"norm_sq", {1}, DType::f64}};
+      sig.outputs = {{"coef", {1}, m}};
+      break;
+    case K::adamw:
+      sig.inputs = {{"param", {d[0]}, m}, {"grad", {d[0]}, m}, {"m", {d[0]}, m},
+                    {"v", {d[0]}, m}, {"coef", {1}, m}};
+      sig.outputs = {{"param", {d[0]}, m, false, 0}, {"m", {d[0]}, m, false, 2},
+                     {"v", {d[0]}, m, false, 3}};
+      break;
+    case K::metrics_pack:
+      if (k.flags & kHasNorm) sig.inputs.push_back({"norm_sq", {1}, DType::f64});
+      if (k.flags & kHasLoss) sig.inputs.push_back({"loss", {1}, DType::f64});
+      sig.outputs = {{"metrics", {d[0]}, DType::f64}};
+      break;
+  }
+  return sig;
+}
+
+KernelCost cost(const Kernel& k, PlanTypes t, bool accumulates) {
+  const double a = static_cast<double>(k.dims[0]), b = static_cast<double>(k.dims[1]),
+               c = static_cast<double>(k.dims[2]), e = static_cast<double>(k.dims[3]);
+  const double w = size_of(t.compute), s = size_of(t.statistic()), m = size_of(t.main);
+  const double add = accumulates ? 1 : 0;
+  switch (k.kind) {
+    case K::embed_fwd: return {0, 2 * a * c * w};
+    case K::pos_add_fwd: return {0, 2 * a * b * c * w + a * c * w};
+    case K::layernorm_fwd: return {0, 2 * a * b * w + 2 * a * s};
+    case K::linear_fwd:
+    case K::linear_bwd_input: return {2 * a * b * c, w * (a * b + b * c + a * c)};
+    case K::linear_bwd_weight:  // accumulating: scratch written, read; gradient read, written
+      return {2 * a * b * c, w * (a * b + a * c) + m * b * c * (1 + 3 * add)};
+    case K::attention_fwd: {
+      const double core = 4 * a * b * attention_pairs(k) * e;
+      const double stash = (k.flags & kMaterialised) ? 2 * a * b * c * c * w : a * b * c * s;
+      return {core, 4 * a * b * c * e * w + stash};
+    }
+    case K::attention_bwd_input: {
+      const bool flash = (k.flags & kMaterialised) == 0;
+      const double unit = 2 * a * b * attention_pairs(k) * e;
+      const double stash = flash ? a * b * c * s : 4 * a * b * c * c * w;
+      return {unit * (flash ? 5 : 4), 8 * a * b * c * e * w + stash};
+    }
+    case K::bias_residual_fwd: return {0, 3 * a * b * w};
+    case K::gelu_fwd: return {0, 2 * a * w};
+    case K::gelu_bwd_input: return {0, 3 * a * w};
+    case K::ce_max: return {0, a * b * w};
+    case K::ce_sum: return {0, a * b * w};
+    case K::ce_grad: return {0, 2 * a * b * w};
+    case K::layernorm_bwd_input: return {0, 3 * a * b * w + 2 * a * s};
+    case K::residual_bwd_input: return {0, 3 * a * b * w};
+    case K::bias_residual_bwd_weight: return {0, a * b * w};
+    case K::embed_bwd_weight: return {0, a * c * (w + 2 * m) + (1 - add) * b * c * m};
+    case K::pos_add_bwd_weight: return {0, a * b * c * w + a * c * m * (1 + 3 * add)};
+    case K::grad_add: return {0, 3 * a * m};
+    case K::sum_squares: return {0, a * m};
+    case K::clip_coef: return {0, 16};
+    case K::adamw: return {0, a * 7 * m};
+    case K::metrics_pack: return {0, a * 8};
+  }
+  return {};
+}
+
+Bytes hidden_scratch(const Kernel& k, PlanTypes t) {
+  const Bytes w = size_of(t.compute), s = size_of(t.statistic());
+  const auto& d = k.dims;
+  switch (k.kind) {
+    case K::attention_fwd:  // ATen returns its own out and lse, which are copied into the plan's
+      return d[0] * d[1] * d[2] * d[3] * w + d[0] * d[1] * d[2] * s;
+    case K::attention_bwd_input:  // and its own dq, dk, dv
+      return 3 * d[0] * d[1] * d[2] * d[3] * w;
+    default: return 0;
+  }
+}
+
+}  // namespace tandem
