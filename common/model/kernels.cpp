@@ -303,7 +303,7 @@ Signature signature(const Kernel& k, PlanTypes t) {
     case K::metrics_pack:
       if (k.flags & kHasNorm) sig.inputs.push_back({"norm_sq", {1}, DType::f64});
       if (k.flags & kHasLoss) sig.inputs.push_back({"loss", {1}, DType::f64});
-      sig.outputs = {{"metrics", {d[0]}, DType::f64}};
+      sig.outputs = {{"metrics", {d[0]}, DType::f64, true}};
       break;
   }
   return sig;

@@ -51,9 +51,21 @@ enum class KernelKind : std::uint8_t {
   sum_squares,   // {} grads... -> f64[1] (acc): 0 where the rank is not the owner
   clip_coef,     // {} norm_sq -> coef f32|f64[1]: min(1, max_norm/(sqrt+1e-6)); no max_norm: 1
   adamw,         // {elements} param, grad, m, v, coef -> param, m, v (in place)
-  metrics_pack,  // {values} [norm_sq] [loss] -> metrics f64[values]
+  metrics_pack,  // {values} norm_sq or loss -> metrics f64[values] (acc): adds to its slots, the
+                 //   others are 0 where it writes. Slots: MetricSlot
 };
 inline constexpr int kNumKernelKinds = static_cast<int>(KernelKind::metrics_pack) + 1;
+
+// Slots of the `metrics` value that every step ends with (all-reduce sum over world). Each is
+// counted by its owner, so the sum is the value of the whole run (models.md 4.9).
+enum MetricSlot : int {
+  kMetricLoss = 0,       // cross-entropy, already divided by the tokens of the global batch
+  kMetricBalance = 1,
+  kMetricTokens = 2,     // tokens that entered the loss
+  kMetricDropped = 3,
+  kMetricNonFinite = 4,
+  kMetricNormSquared = 5,  // squared gradient norm before clipping
+};
 
 // What the time of a kernel is limited by; efficiency tables and waterfalls group by it.
 enum class CostClass : std::uint8_t {

@@ -1,0 +1,39 @@
+#include "common/plan/plan.h"
+
+#include <array>
+
+namespace tandem {
+namespace {
+constexpr std::array<std::string_view, kNumBufferClasses> kClasses = {
+    "param", "param_full", "grad", "grad_full", "optim", "activation", "saved_input",
+    "saved_weight", "grad_activation", "comm", "scratch", "logits", "batch"};
+constexpr std::array<std::string_view, kNumOpKinds> kKinds = {
+    "compute", "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast",
+    "send", "recv", "shift", "copy", "host_wait", "post_validate"};
+constexpr std::array<std::string_view, 3> kReductions = {"none", "sum", "max"};
+}  // namespace
+
+std::string_view name_of(BufferClass c) { return kClasses[static_cast<std::size_t>(c)]; }
+std::string_view name_of(OpKind k) { return kKinds[static_cast<std::size_t>(k)]; }
+std::string_view name_of(Reduction r) { return kReductions[static_cast<std::size_t>(r)]; }
+
+std::vector<Rank> Plan::members(CommId comm, Rank rank) const {
+  const Communicator& c = communicators[comm.index()];
+  if (c.pair_first < 0) return header.mesh.group_of(rank, c.axes);
+  const int here = header.mesh.coordinate(rank, Axis::pp);
+  if (here != c.pair_first && here != c.pair_second) return {};
+  return {header.mesh.with(rank, Axis::pp, c.pair_first),
+          header.mesh.with(rank, Axis::pp, c.pair_second)};
+}
+
+std::vector<BufferId> Plan::persistent(ProgramId p) const {
+  std::vector<bool> allocated(buffers.size(), false);
+  for (const Op& o : ops_of(p))
+    for (BufferId b : allocates_of(o)) allocated[b.index()] = true;
+  std::vector<BufferId> out;
+  for (std::size_t i = 0; i < buffers.size(); ++i)
+    if (buffers[i].program == p && !allocated[i]) out.push_back(BufferId{static_cast<int>(i)});
+  return out;
+}
+
+}  // namespace tandem
