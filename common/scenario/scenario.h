@@ -129,6 +129,7 @@ struct ClusterSpec {
 };
 
 struct SimulateSpec {
+  bool folding = true;  // equal ranks are simulated once
   Fidelity fidelity = Fidelity::automatic;
 };
 
@@ -149,6 +150,7 @@ struct OutputSpec {
 };
 
 struct Scenario {
+  std::string file;  // path as the user gave it: the place of messages about defaults
   std::string name;
   std::uint64_t seed = 1;
   ModelSpec model;
@@ -163,7 +165,7 @@ struct Scenario {
   // Where each field's value came from: dotted path -> place ("parallel.tp"). Presets and --set
   // have their own file names; defaults are absent.
   std::map<std::string, Location> origins;
-  // Text of each source line that `origins` points at, for carets of later stages.
+  // Dotted path -> text of the source line that `origins` points at, for carets of later stages.
   std::map<std::string, std::string> origin_lines;
 
   [[nodiscard]] int num_microbatches() const {

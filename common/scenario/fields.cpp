@@ -1,0 +1,410 @@
+// The rows, in the order of the reference page. A long table by nature: read it like one.
+#include "common/scenario/fields.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+
+#include "common/base/limits.h"
+#include "common/base/text.h"
+#include "common/scenario/units_text.h"
+
+namespace tandem {
+namespace {
+
+using S = Scenario;
+using V = FieldValue;
+using I = std::size_t;
+
+V of_int(std::int64_t x) { V v; v.integer = x; return v; }
+V of_real(double x) { V v; v.real = x; return v; }
+V of_bool(bool x) { V v; v.boolean = x; return v; }
+V of_index(int x) { V v; v.index = x; return v; }
+V of_text(const std::string& x) { V v; v.word = x; v.absent = x.empty(); return v; }
+
+// Places of plain members: one line a row instead of two lambdas each.
+#define INT(m) [](S& s, I, const V& v) { s.m = static_cast<decltype(s.m)>(v.integer); }, \
+               [](const S& s, I) { return of_int(static_cast<std::int64_t>(s.m)); }
+#define REAL(m) [](S& s, I, const V& v) { s.m = v.real; }, [](const S& s, I) { return of_real(s.m); }
+#define BOOL(m) [](S& s, I, const V& v) { s.m = v.boolean; }, [](const S& s, I) { return of_bool(s.m); }
+#define TEXT(m) [](S& s, I, const V& v) { s.m = v.word; }, [](const S& s, I) { return of_text(s.m); }
+#define ENUM(m) [](S& s, I, const V& v) { s.m = static_cast<decltype(s.m)>(v.index); }, \
+                [](const S& s, I) { return of_index(static_cast<int>(s.m)); }
+#define PEAK(name) [](S& s, I, const V& v) { s.cluster.device.peak[name] = v.real; }, \
+                   [](const S& s, I) { return of_entry(s.cluster.device.peak, name); }
+#define EFFICIENCY(name) [](S& s, I, const V& v) { s.cluster.device.efficiency[name] = v.real; }, \
+                         [](const S& s, I) { return of_entry(s.cluster.device.efficiency, name); }
+#define OPTION(name) [](S& s, I, const V& v) { s.schedule.options[name] = v.word; }, \
+                     [](const S& s, I) { return of_option(s, name); }
+
+V of_entry(const std::map<std::string, double>& table, const char* name) {
+  const auto it = table.find(name);
+  V v = of_real(it == table.end() ? 0 : it->second);
+  v.absent = it == table.end();
+  return v;
+}
+V of_option(const S& s, const char* name) {
+  const auto it = s.schedule.options.find(name);
+  return of_text(it == s.schedule.options.end() ? "" : it->second);
+}
+NetworkLevel& level(S& s, I i) {
+  if (s.cluster.network.size() <= i) s.cluster.network.resize(i + 1);
+  return s.cluster.network[i];
+}
+std::pair<int, double>& slow(S& s, I i) {
+  if (s.cluster.slow_devices.size() <= i) s.cluster.slow_devices.resize(i + 1, {0, 1.0});
+  return s.cluster.slow_devices[i];
+}
+V of_ints(const std::vector<int>& list) {
+  V v;
+  v.integers.assign(list.begin(), list.end());
+  return v;
+}
+std::vector<int> to_ints(const V& v) { return {v.integers.begin(), v.integers.end()}; }
+
+constexpr auto kCount = FieldType::count;
+constexpr auto kReal = FieldType::real;
+constexpr auto kBool = FieldType::boolean;
+constexpr auto kChoice = FieldType::choice;
+constexpr auto kText = FieldType::text;
+constexpr auto kBytes = FieldType::bytes;
+constexpr auto kRate = FieldType::rate;
+constexpr auto kSeconds = FieldType::seconds;
+constexpr auto kFlops = FieldType::flops;
+
+constexpr double kMaxInt = 2147483647;
+constexpr double kSeed = 9.2e18;  // any 63-bit number
+constexpr double kWidth = limits::kWidth, kLayers = limits::kLayers, kDevices = limits::kDevices;
+constexpr double kSteps = limits::kSteps, kMany = 1e30;
+
+// clang-format off
+constexpr Field kFields[] = {
+    {"tandem", kCount, "", 1, 1e6, false, "-", "", "Version of this format: 1."},
+    {"name", kText, "", 0, 0, false, "the file's name", "", "Name of the run: letters, digits, `_`, `.`, `-`; at most 64.", TEXT(name)},
+    {"seed", kCount, "", 0, kSeed, false, "1", "", "Seed of initial values and data.", INT(seed)},
+
+    {"model.preset", kText, "", 0, 0, false, "", "", "Preset to start from, or the path of a preset file. `model: NAME` is short for it.", TEXT(model.preset)},
+    {"model.from_hf", kText, "", 0, 0, false, "", "-", "Hugging Face `config.json` to start from."},
+    {"model.family", kChoice, "gpt, llama, mixtral, deepseek_v3", 0, 0, false, "gpt", "gpt", "Model family.", ENUM(model.family)},
+    {"model.layers", kCount, "", 1, kLayers, false, "-", "", "Transformer layers.", INT(model.layers)},
+    {"model.hidden", kCount, "", 1, kWidth, false, "-", "", "Hidden width.", INT(model.hidden)},
+    {"model.heads", kCount, "", 1, kWidth, false, "-", "", "Query heads of a layer.", INT(model.heads)},
+    {"model.kv_heads", kCount, "auto", 1, kWidth, false, "auto", "", "Key/value heads; auto: as many as heads.", INT(model.kv_heads)},
+    {"model.ffn_hidden", kCount, "auto", 1, kWidth, false, "auto", "", "Width inside the feed-forward part; auto: 4 * hidden.", INT(model.ffn_hidden)},
+    {"model.vocab", kCount, "", 1, kWidth, false, "-", "", "Vocabulary; byte text has 256.", INT(model.vocab)},
+    {"model.max_sequence", kCount, "", 1, kWidth, false, "-", "", "Longest sequence the model has positions for.", INT(model.max_sequence)},
+    {"model.tied_embeddings", kBool, "", 0, 0, false, "true", "", "Embedding and head share one matrix.", BOOL(model.tied_embeddings)},
+    {"model.moe.experts", kCount, "", 1, 65536, false, "", "-", "Routed experts of a layer."},
+    {"model.moe.top_k", kCount, "", 1, 65536, false, "", "-", "Experts a token is sent to."},
+    {"model.moe.expert_hidden", kCount, "", 1, kWidth, false, "", "-", "Width inside an expert."},
+    {"model.moe.shared_experts", kCount, "", 0, 65536, false, "", "-", "Experts that every token visits."},
+    {"model.moe.router", kChoice, "softmax, sigmoid", 0, 0, false, "", "-", "Scores of the router."},
+    {"model.moe.groups", kCount, "", 1, 65536, false, "", "-", "Groups of experts for routing."},
+    {"model.moe.groups_kept", kCount, "", 1, 65536, false, "", "-", "Groups a token may choose from."},
+    {"model.moe.scale", kReal, "", 0, kMany, true, "", "-", "Factor on the routing weights."},
+    {"model.moe.dense_first", kCount, "", 0, kLayers, false, "", "-", "First layers that have no experts."},
+    {"model.moe.every", kCount, "", 1, kLayers, false, "", "-", "Every n-th layer has experts."},
+    {"model.moe.capacity_factor", kReal, "none", 0, kMany, true, "", "-", "Largest load of an expert over the mean; none: no token is dropped."},
+    {"model.moe.drop_groups", kCount, "auto", 1, kWidth, false, "", "-", "Slices of positions over which capacity holds."},
+    {"model.moe.balance.expert_loss", kReal, "", 0, kMany, false, "", "-", "Weight of the balance loss over experts."},
+    {"model.moe.balance.device_loss", kReal, "", 0, kMany, false, "", "-", "Weight of the balance loss over devices."},
+    {"model.moe.balance.bias_update", kReal, "", 0, kMany, false, "", "-", "Step of the routing bias."},
+    {"model.moe.balance.scope", kChoice, "sequence, microbatch", 0, 0, false, "", "-", "Tokens over which balance is measured."},
+    {"model.moe.balance.device_groups", kCount, "auto", 1, 65536, false, "", "-", "Groups of the device loss."},
+    {"model.gelu", kChoice, "erf, tanh", 0, 0, false, "erf", "", "Form of GELU (gpt).", ENUM(model.gelu)},
+    {"model.norm_eps", kReal, "auto", 0, 1, true, "auto", "", "Added to the variance in norms; auto: 1e-5.", REAL(model.norm_eps)},
+    {"model.head_dim", kCount, "auto", 1, kWidth, false, "auto", "", "Width of a head; auto: hidden / heads.", INT(model.head_dim)},
+    {"model.rope_base", kReal, "", 0, kMany, true, "10000", "", "Base of rotary positions (not gpt).", REAL(model.rope_base)},
+    {"model.rope_scaling", kChoice, "none", 0, 0, false, "none", "", "Scaling of rotary positions."},
+    {"model.mla.q_rank", kCount, "", 0, kWidth, false, "", "-", "Latent attention: rank of queries."},
+    {"model.mla.kv_rank", kCount, "", 1, kWidth, false, "", "-", "Latent attention: rank of keys and values."},
+    {"model.mla.nope_dim", kCount, "", 1, kWidth, false, "", "-", "Latent attention: width of a head without positions."},
+    {"model.mla.rope_dim", kCount, "", 1, kWidth, false, "", "-", "Latent attention: width of a head with positions."},
+    {"model.mla.v_dim", kCount, "", 1, kWidth, false, "", "-", "Latent attention: width of a value head."},
+
+    {"training.sequence", kCount, "auto", 1, kWidth, false, "auto", "", "Tokens of a sequence; auto: model.max_sequence.", INT(training.sequence)},
+    {"training.init", kChoice, "normal, test", 0, 0, false, "normal", "", "Initial values; test: every parameter random, for parity runs.", ENUM(training.init)},
+    {"training.global_batch", kCount, "auto", 1, kMaxInt, false, "auto", "", "Sequences a step; auto: 8 * micro_batch * dp.", INT(training.global_batch)},
+    {"training.micro_batch", kCount, "", 1, kWidth, false, "1", "", "Sequences a microbatch and data-parallel rank.", INT(training.micro_batch)},
+    {"training.steps", kCount, "", 1, kSteps, false, "3", "", "Timed training steps.", INT(training.steps)},
+    {"training.precision", kChoice, "fp64, fp32, bf16, fp16, fp8", 0, 0, false, "fp32", "fp64, fp32, bf16", "Compute type.", ENUM(training.precision)},
+    {"training.main_gradients", kChoice, "auto", 0, 0, false, "auto", "", "Type gradients are summed in: fp64 in fp64 runs, else fp32."},
+    {"training.recompute", kChoice, "none, selective, full", 0, 0, false, "none", "none", "Activations computed again in the backward pass.", ENUM(training.recompute)},
+    {"training.recompute.layers", kCount, "", 1, kLayers, false, "", "-", "Layers of a stage that are recomputed."},
+    {"training.attention", kChoice, "flash, materialised", 0, 0, false, "flash", "", "Attention kernel.", ENUM(training.attention)},
+    {"training.optimizer.kind", kChoice, "adamw", 0, 0, false, "adamw", "", "Optimizer."},
+    {"training.optimizer.lr", kReal, "", 0, kMany, true, "3e-4", "", "Learning rate.", REAL(training.optimizer.lr)},
+    {"training.optimizer.betas", FieldType::reals, "", 0, 1, false, "[0.9, 0.95]", "", "Decay of the two moments: two numbers from 0 to below 1.",
+     [](S& s, I, const V& v) { s.training.optimizer.beta1 = v.reals[0]; s.training.optimizer.beta2 = v.reals[1]; },
+     [](const S& s, I) { V v; v.reals = {s.training.optimizer.beta1, s.training.optimizer.beta2}; return v; }},
+    {"training.optimizer.eps", kReal, "", 0, 1, true, "1e-8", "", "Added to the root of the second moment.", REAL(training.optimizer.eps)},
+    {"training.optimizer.weight_decay", kReal, "", 0, 1, false, "0.1", "", "Weight decay of matrices.", REAL(training.optimizer.weight_decay)},
+    {"training.optimizer.clip", kReal, "none", 0, kMany, true, "1", "", "Largest gradient norm; none: no clipping.",
+     [](S& s, I, const V& v) { if (v.index == 0) s.training.optimizer.clip.reset(); else s.training.optimizer.clip = v.real; },
+     [](const S& s, I) { return s.training.optimizer.clip ? of_real(*s.training.optimizer.clip) : of_index(0); }},
+    {"training.optimizer.warmup_steps", kCount, "", 0, kSteps, false, "0", "", "Steps in which the rate rises to lr.", INT(training.optimizer.warmup_steps)},
+    {"training.optimizer.decay", kChoice, "none, cosine", 0, 0, false, "none", "", "How the rate falls after the warm-up.",
+     [](S& s, I, const V& v) { s.training.optimizer.cosine = v.index == 1; },
+     [](const S& s, I) { return of_index(s.training.optimizer.cosine ? 1 : 0); }},
+    {"training.optimizer.decay_steps", kCount, "auto", 1, kSteps, false, "auto", "", "Step at which the rate has fallen to min_lr; auto: steps.", INT(training.optimizer.decay_steps)},
+    {"training.optimizer.min_lr", kReal, "auto", 0, kMany, false, "auto", "", "Rate after the decay; auto: lr / 10.", REAL(training.optimizer.min_lr)},
+    {"training.data.kind", kChoice, "text, random", 0, 0, false, "text", "", "Tokens from text bytes, or random ones.", ENUM(training.data.kind)},
+    {"training.data.path", kText, "", 0, 0, false, "builtin", "", "File of training text; builtin: the shipped corpus.", TEXT(training.data.path)},
+    {"training.data.sampler", kChoice, "random, sequential", 0, 0, false, "random", "", "Where in the text a sequence starts.", ENUM(training.data.sampler)},
+    {"training.checkpoint.directory", kText, "none", 0, 0, false, "none", "none", "Folder of checkpoints."},
+    {"training.checkpoint.every", kCount, "", 0, kSteps, false, "0", "0", "Steps between two checkpoints."},
+
+    {"parallel.tp", kCount, "", 1, kDevices, false, "1", "", "Tensor parallelism.", INT(parallel.tp)},
+    {"parallel.pp", kCount, "", 1, kDevices, false, "1", "", "Pipeline parallelism.", INT(parallel.pp)},
+    {"parallel.cp", kCount, "", 1, kDevices, false, "1", "1", "Context parallelism.", INT(parallel.cp)},
+    {"parallel.ep", kCount, "", 1, kDevices, false, "1", "1", "Expert parallelism.", INT(parallel.ep)},
+    {"parallel.etp", kCount, "", 1, kDevices, false, "1", "1", "Tensor parallelism inside an expert.", INT(parallel.etp)},
+    {"parallel.dp", kCount, "auto", 1, kDevices, false, "auto", "", "Data parallelism; auto: devices / (tp * pp * cp), and 1 on cluster local.", INT(parallel.dp)},
+    {"parallel.sequence_parallel", kBool, "", 0, 0, false, "false", "false", "Norms and residuals split along the sequence over tp.", BOOL(parallel.sequence_parallel)},
+    {"parallel.vocab_parallel", kBool, "", 0, 0, false, "true", "", "Embedding and head split along the vocabulary over tp.", BOOL(parallel.vocab_parallel)},
+    {"parallel.zero", kCount, "", 0, 3, false, "0", "0", "What data-parallel ranks share: 0 nothing, 1 optimizer, 2 gradients, 3 parameters.", INT(parallel.zero)},
+    {"parallel.mapping", kChoice, "megatron, nano_train", 0, 0, false, "megatron", "megatron", "How ranks and expert groups are laid out."},
+    {"parallel.style", kChoice, "tandem, nano_train", 0, 0, false, "tandem", "tandem", "Whose communications are used."},
+    {"parallel.ep_data", kChoice, "split, replicate", 0, 0, false, "split", "split", "Data of expert ranks (mapping nano_train)."},
+    {"parallel.zero_reduce", kChoice, "auto, last, every", 0, 0, false, "auto", "auto", "When ZeRO sums gradients: after the last microbatch, or every one."},
+    {"parallel.weight_stash", kChoice, "auto, full, shard", 0, 0, false, "auto", "auto", "What a split backward keeps for the weight gradient."},
+    {"parallel.order", FieldType::words, "tp, cp, ep, dp, pp", 0, 0, false, "[tp, cp, ep, dp, pp]", "", "Axes of the mesh, fastest first.",
+     [](S& s, I, const V& v) { s.parallel.order = v.words; },
+     [](const S& s, I) { V v; v.words = s.parallel.order; return v; }},
+    {"parallel.layer_split", FieldType::counts, "auto", 1, kLayers, false, "auto", "", "Layers of each stage; auto: equal, the first ones take the rest.",
+     [](S& s, I, const V& v) { s.parallel.layer_split = to_ints(v); },
+     [](const S& s, I) { return of_ints(s.parallel.layer_split); }},
+    {"parallel.gradient_reduce.bucket", kBytes, "", 1, 1099511627776.0, false, "40 MiB", "", "Size of a bucket of gradients.", 
+     [](S& s, I, const V& v) { s.parallel.gradient_bucket = static_cast<Bytes>(v.real); },
+     [](const S& s, I) { return of_real(static_cast<double>(s.parallel.gradient_bucket)); }},
+    {"parallel.gradient_reduce.overlap", kBool, "", 0, 0, false, "true", "", "Buckets are summed while the backward pass goes on.", BOOL(parallel.gradient_overlap)},
+    {"parallel.parameter_gather.prefetch", kCount, "", 0, kLayers, false, "1", "1", "ZeRO-3: units gathered ahead."},
+    {"parallel.parameter_gather.overlap", kBool, "", 0, 0, false, "true", "true", "ZeRO-3: gathers overlap with computing."},
+    {"parallel.parameter_gather.residency", kChoice, "visit, window", 0, 0, false, "visit", "visit", "ZeRO-3: how long gathered parameters stay."},
+    {"parallel.parameter_gather.window", kCount, "", 1, kLayers, false, "", "-", "ZeRO-3: units that stay (residency window)."},
+
+    {"schedule.kind", kChoice, "gpipe, 1f1b, eager_1f1b, interleaved_1f1b, bfs, zb_h1, zb_h2, interleaved_zb, zbv, v_half, v_min, dualpipe, dualpipev, chimera, hanayo, seq1f1b, zb_greedy, file",
+     0, 0, false, "1f1b", "gpipe, 1f1b", "Pipeline schedule. `schedule: KIND` is short for it.",
+     [](S& s, I, const V& v) { s.schedule.kind = v.word; },
+     [](const S& s, I) { return of_text(s.schedule.kind); }},
+    {"schedule.stages_per_rank", kCount, "auto", 1, kLayers, false, "auto", "", "Stages a pipeline rank holds; auto: what the kind needs.", INT(schedule.stages_per_rank)},
+    {"schedule.group", kCount, "auto", 1, kDevices, false, "", "-", "Microbatch group of interleaved kinds."},
+    {"schedule.overlap", kBool, "", 0, 0, false, "", "-", "interleaved_1f1b: one more forward in the warm-up."},
+    {"schedule.fuse", kBool, "", 0, 0, false, "", "-", "Forward and backward of two microbatches in one cell."},
+    {"schedule.backward", kChoice, "fifo, lifo", 0, 0, false, "", "", "gpipe: order of the backward passes (default fifo).", OPTION("backward")},
+    {"schedule.strict", kChoice, "none, torch", 0, 0, false, "", "", "1f1b: torch refuses fewer microbatches than stages (default none).", OPTION("strict")},
+    {"schedule.slices", kCount, "", 1, kWidth, false, "", "-", "seq1f1b: slices of a sequence."},
+    {"schedule.waves", kCount, "", 1, kLayers, false, "", "-", "hanayo: waves."},
+    {"schedule.placement", kChoice, "linear, loop, v", 0, 0, false, "", "-", "zb_greedy: where stages lie."},
+    {"schedule.memory_limit", kCount, "", 1, kMaxInt, false, "", "-", "zb_greedy: stage visits a rank may hold."},
+    {"schedule.mu", kReal, "", -kMany, 1, false, "", "-", "zb_greedy: share of a visit's memory freed before W."},
+    {"schedule.objective", kChoice, "span, ms", 0, 0, false, "", "-", "zb_greedy: what is made small."},
+    {"schedule.first_stage", kChoice, "full_at_W, keep", 0, 0, false, "", "-", "Split kinds: how the first stage runs its backward."},
+    {"schedule.merge", kBool, "", 0, 0, false, "", "-", "Split kinds: I followed by its W becomes B."},
+    {"schedule.file", kText, "", 0, 0, false, "", "-", "Kind file: the CSV of the order."},
+    {"schedule.receive", kChoice, "early, deferred, deferred_parity", 0, 0, false, "early", "", "When a receive is posted.", ENUM(schedule.receive)},
+    {"schedule.communicators", kChoice, "edge, pair, world", 0, 0, false, "edge", "", "Communicators of pipeline messages.", ENUM(schedule.communicators)},
+    {"schedule.grouping", kChoice, "none, runs", 0, 0, false, "none", "", "Grouping of neighbouring messages.", ENUM(schedule.grouping)},
+    {"schedule.optimizer_barrier", kChoice, "synchronous, post_validated", 0, 0, false, "synchronous", "synchronous", "Whether the update waits for the gradient norm."},
+
+    {"cluster.preset", kText, "", 0, 0, false, "local", "", "Preset to start from, or the path of a preset file. `cluster: NAME` or `cluster: NAME x NODES` is short for it.", TEXT(cluster.preset)},
+    {"cluster.nodes", kCount, "", 1, kDevices, false, "1", "", "Nodes.", INT(cluster.nodes)},
+    {"cluster.devices_per_node", kCount, "auto", 1, kDevices, false, "auto", "", "Devices of a node; auto (cluster local): as many as the degrees ask for, else 1.", INT(cluster.devices_per_node)},
+    {"cluster.cores_per_node", kCount, "auto", 0, 65536, false, "auto", "", "CPU cores that the ranks of a node share; auto: this machine's on cluster local, else 0 (one each).", INT(cluster.cores_per_node)},
+    {"cluster.device.preset", kText, "", 0, 0, false, "", "", "Device preset to start from, or the path of a preset file.", TEXT(cluster.device.preset)},
+    {"cluster.device.memory", kBytes, "", 1, 1e18, false, "-", "", "Memory of a device.",
+     [](S& s, I, const V& v) { s.cluster.device.memory = static_cast<Bytes>(v.real); },
+     [](const S& s, I) { return of_real(static_cast<double>(s.cluster.device.memory)); }},
+    {"cluster.device.memory_bandwidth", kRate, "", 0, 1e18, true, "-", "", "Bandwidth of that memory.", REAL(cluster.device.memory_bandwidth)},
+    {"cluster.device.peak.fp64", kFlops, "", 0, 1e21, true, "", "", "Peak rate of dense matrix products in fp64.", PEAK("fp64")},
+    {"cluster.device.peak.fp32", kFlops, "", 0, 1e21, true, "", "", "The same in fp32.", PEAK("fp32")},
+    {"cluster.device.peak.bf16", kFlops, "", 0, 1e21, true, "", "", "The same in bf16.", PEAK("bf16")},
+    {"cluster.device.peak.fp16", kFlops, "", 0, 1e21, true, "", "", "The same in fp16.", PEAK("fp16")},
+    {"cluster.device.peak.fp8", kFlops, "", 0, 1e21, true, "", "", "The same in fp8.", PEAK("fp8")},
+    {"cluster.device.efficiency.matmul", kReal, "", 0, 1, true, "", "", "Share of the peak that matrix products reach.", EFFICIENCY("matmul")},
+    {"cluster.device.efficiency.attention", kReal, "", 0, 1, true, "", "", "Share of the peak that attention reaches.", EFFICIENCY("attention")},
+    {"cluster.device.efficiency.memory", kReal, "", 0, 1, true, "", "", "Share of the memory bandwidth that vector kernels reach.", EFFICIENCY("memory")},
+    {"cluster.device.launch_overhead", kSeconds, "", 0, 1, false, "4 us", "", "Host time to issue an operation.", REAL(cluster.device.launch_overhead)},
+    {"cluster.network[].name", kText, "", 0, 0, false, "-", "", "Name of a level of the network; levels go from the inside out.",
+     [](S& s, I i, const V& v) { level(s, i).name = v.word; },
+     [](const S& s, I i) { return of_text(s.cluster.network[i].name); }},
+    {"cluster.network[].kind", kChoice, "switch, fat_tree, ring, full_mesh", 0, 0, false, "switch", "", "Shape of the level.",
+     [](S& s, I i, const V& v) { level(s, i).kind = v.word; },
+     [](const S& s, I i) { return of_text(s.cluster.network[i].kind); }},
+    {"cluster.network[].scope", kChoice, "node, cluster", 0, 0, false, "node; fat_tree: cluster", "", "What the level connects: devices of a node, or nodes.",
+     [](S& s, I i, const V& v) { level(s, i).scope = v.word; },
+     [](const S& s, I i) { return of_text(s.cluster.network[i].scope); }},
+    {"cluster.network[].bandwidth", kRate, "", 0, 1e18, true, "-", "", "One direction: of a device (scope node) or of a NIC.",
+     [](S& s, I i, const V& v) { level(s, i).bandwidth = v.real; },
+     [](const S& s, I i) { return of_real(s.cluster.network[i].bandwidth); }},
+    {"cluster.network[].latency", kSeconds, "", 0, 1, false, "-", "", "Time to cross the level once.",
+     [](S& s, I i, const V& v) { level(s, i).latency = v.real; },
+     [](const S& s, I i) { return of_real(s.cluster.network[i].latency); }},
+    {"cluster.network[].nics_per_node", kCount, "", 1, 1024, false, "1", "", "Network cards of a node (scope cluster).",
+     [](S& s, I i, const V& v) { level(s, i).nics_per_node = static_cast<int>(v.integer); },
+     [](const S& s, I i) { return of_int(s.cluster.network[i].nics_per_node); }},
+    {"cluster.network[].oversubscription", kReal, "", 1, 1e6, false, "1", "", "Bandwidth below a switch over that above it.",
+     [](S& s, I i, const V& v) { level(s, i).oversubscription = v.real; },
+     [](const S& s, I i) { return of_real(s.cluster.network[i].oversubscription); }},
+    {"cluster.network[].rail_optimised", kBool, "", 0, 0, false, "true", "", "The n-th cards of all nodes share a switch.",
+     [](S& s, I i, const V& v) { level(s, i).rail_optimised = v.boolean; },
+     [](const S& s, I i) { return of_bool(s.cluster.network[i].rail_optimised); }},
+    {"cluster.graph.file", kText, "", 0, 0, false, "", "-", "A free graph of links."},
+    {"cluster.nccl_topology", kText, "", 0, 0, false, "", "-", "Topology XML of NCCL."},
+    {"cluster.astra_network", kText, "", 0, 0, false, "", "-", "Network file of ASTRA-sim."},
+    {"cluster.collectives.library", kChoice, "nccl, host", 0, 0, false, "host on cluster local, else nccl", "", "Whose rules of collectives are used.", ENUM(cluster.library)},
+    {"cluster.collectives.all_reduce", kChoice, "auto, ring, tree, halving_doubling, direct, nvls, hierarchical", 0, 0, false, "auto", "auto, ring, tree, halving_doubling, direct", "Algorithm of all-reduce.",
+     [](S& s, I, const V& v) { s.cluster.all_reduce = v.word; },
+     [](const S& s, I) { return of_text(s.cluster.all_reduce); }},
+    {"cluster.collectives.channels", kCount, "auto", 1, 64, false, "auto", "auto", "Channels of a collective."},
+    {"cluster.calibration", kText, "", 0, 0, false, "", "", "Calibration file, from `tandem calibrate`.", TEXT(cluster.calibration)},
+    {"cluster.slow_devices[].rank", kCount, "", 0, kDevices, false, "-", "", "A rank that is slower than the others.",
+     [](S& s, I i, const V& v) { slow(s, i).first = static_cast<int>(v.integer); },
+     [](const S& s, I i) { return of_int(s.cluster.slow_devices[i].first); }},
+    {"cluster.slow_devices[].factor", kReal, "", 1, 1000, false, "-", "", "Its time over the others' time.",
+     [](S& s, I i, const V& v) { slow(s, i).second = v.real; },
+     [](const S& s, I i) { return of_real(s.cluster.slow_devices[i].second); }},
+
+    {"simulate.fidelity", kChoice, "auto, closed_form, flow, message", 0, 0, false, "auto", "", "How the network is simulated.", ENUM(simulate.fidelity)},
+    {"simulate.jitter.compute", kReal, "", 0, 1, false, "0", "0", "Relative spread of compute times."},
+    {"simulate.jitter.network", kReal, "", 0, 1, false, "0", "0", "Relative spread of message times."},
+    {"simulate.jitter.runs", kCount, "", 1, 1e6, false, "1", "1", "Runs with different draws."},
+    {"simulate.routing", kChoice, "balanced", 0, 0, false, "balanced", "", "How tokens choose experts."},
+    {"simulate.routing.zipf", kReal, "", 0, 100, false, "", "-", "Exponent of unbalanced routing."},
+    {"simulate.routing.trace", kText, "", 0, 0, false, "", "-", "File of recorded choices."},
+    {"simulate.allocator", kChoice, "exact, caching", 0, 0, false, "exact", "exact", "Memory: live bytes, or those a caching allocator reserves."},
+    {"simulate.folding", kChoice, "auto, off", 0, 0, false, "auto", "", "Equal ranks are simulated once.",
+     [](S& s, I, const V& v) { s.simulate.folding = v.index == 0; },
+     [](const S& s, I) { return of_index(s.simulate.folding ? 0 : 1); }},
+
+    {"execute.device", kChoice, "cpu, cuda, rehearsal", 0, 0, false, "cpu", "cpu", "Device of the ranks.", ENUM(execute.device)},
+    {"execute.transport", kChoice, "auto, local, mpi, nccl", 0, 0, false, "auto", "auto, local", "How ranks communicate.", ENUM(execute.transport)},
+    {"execute.threads_per_rank", kCount, "", 1, 1024, false, "1", "", "Compute threads of a rank.", INT(execute.threads_per_rank)},
+    {"execute.warmup_steps", kCount, "", 0, kSteps, false, "1", "", "Untimed training steps before the timed ones.", INT(execute.warmup_steps)},
+    {"execute.deterministic", kBool, "", 0, 0, false, "true", "", "Fixed order of every sum.", BOOL(execute.deterministic)},
+    {"execute.timeout", kSeconds, "", 0.1, 86400, false, "60 s", "", "Longest wait for a peer.", REAL(execute.timeout)},
+
+    {"output.directory", kText, "", 0, 0, false, "runs/{name}", "", "Folder of the results.", TEXT(output.directory)},
+    {"output.timeline", kChoice, "perfetto, chrome, csv", 0, 0, false, "perfetto", "", "Format of timelines.", ENUM(output.timeline)},
+    {"output.ranks", FieldType::counts, "representatives, all", 0, kDevices, false, "representatives", "", "Ranks in the timelines.",
+     [](S& s, I, const V& v) { s.output.ranks = v.index < 0 ? RankSelection::listed : static_cast<RankSelection>(v.index);
+                               s.output.rank_list = to_ints(v); },
+     [](const S& s, I) { V v = of_ints(s.output.rank_list);
+                         v.index = s.output.ranks == RankSelection::listed ? -1 : static_cast<int>(s.output.ranks); return v; }},
+    {"output.keep_steps", kChoice, "all", 0, 0, false, "all", "", "Steps in the timelines."},
+};
+// clang-format on
+
+#undef INT
+#undef REAL
+#undef BOOL
+#undef TEXT
+#undef ENUM
+#undef PEAK
+#undef EFFICIENCY
+#undef OPTION
+
+std::string bound_text(const Field& f, std::string_view what) {
+  if (f.min == f.max) return std::string(what);
+  const bool has_max = f.max < 1e18;
+  if (f.above_min)
+    return fmt::format("{} above {}{}", what, format_double(f.min),
+                       has_max ? fmt::format(" and at most {}", format_double(f.max)) : "");
+  if (!has_max) return fmt::format("{}, at least {}", what, format_double(f.min));
+  return fmt::format("{} from {} to {}", what, format_double(f.min),
+                     fmt::format("{:.0f}", f.max) == format_double(f.max) || f.max < 1
+                         ? format_double(f.max)
+                         : fmt::format("{:.0f}", f.max));
+}
+
+}  // namespace
+
+std::span<const Field> scenario_fields() { return kFields; }
+
+const Field* find_field(std::string_view path) {
+  for (const Field& field : kFields)
+    if (field.path == path) return &field;
+  return nullptr;
+}
+
+bool is_section(std::string_view path) {
+  if (path.empty()) return true;
+  return std::any_of(std::begin(kFields), std::end(kFields), [&](const Field& field) {
+    if (!field.path.starts_with(path) || field.path.size() == path.size()) return false;
+    const char next = field.path[path.size()];
+    return next == '.' || (next == '[' && !path.ends_with("[]"));
+  });
+}
+
+std::vector<std::string> names_below(std::string_view section) {
+  std::vector<std::string> names;
+  for (const Field& field : kFields) {
+    std::string_view rest = field.path;
+    if (!section.empty()) {
+      if (!rest.starts_with(section) || rest.size() <= section.size() ||
+          rest[section.size()] != '.')
+        continue;
+      rest.remove_prefix(section.size() + 1);
+    }
+    names.emplace_back(rest.substr(0, rest.find_first_of(".[")));
+  }
+  std::sort(names.begin(), names.end());
+  names.erase(std::unique(names.begin(), names.end()), names.end());
+  return names;
+}
+
+std::vector<std::string> words_of(std::string_view names) {
+  std::vector<std::string> words;
+  if (names.empty()) return words;
+  for (std::string_view word : split(names, ',')) words.emplace_back(trim(word));
+  return words;
+}
+
+std::string describe(const Field& f) {
+  std::string text;
+  switch (f.type) {
+    case FieldType::count: text = bound_text(f, "a whole number"); break;
+    case FieldType::real: text = bound_text(f, "a number"); break;
+    case FieldType::boolean: return "true or false";
+    case FieldType::choice: {
+      const auto words = words_of(f.names);
+      return words.size() == 1 ? words[0] : "one of " + join(words, ", ");
+    }
+    case FieldType::text: text = "a text"; break;
+    case FieldType::bytes: text = "a size such as 40 MiB"; break;
+    case FieldType::rate: text = "a rate such as 50 GB/s"; break;
+    case FieldType::seconds: text = "a time such as 2 us"; break;
+    case FieldType::flops: text = "a rate such as 989 Tflop/s"; break;
+    case FieldType::counts: text = bound_text(f, "a list of whole numbers"); break;
+    case FieldType::reals: return "two numbers from 0 to below 1, such as [0.9, 0.95]";
+    case FieldType::words: return "a list of " + std::string(f.names) + ", each once";
+  }
+  for (const std::string& word : words_of(f.names)) text += " or " + word;
+  return text;
+}
+
+std::string value_text(const Field& f, const FieldValue& v) {
+  if (v.index >= 0) return words_of(f.names)[static_cast<std::size_t>(v.index)];
+  switch (f.type) {
+    case FieldType::count: return fmt::format("{}", v.integer);
+    case FieldType::real: return format_double(v.real);
+    case FieldType::boolean: return v.boolean ? "true" : "false";
+    case FieldType::choice: return v.word;
+    case FieldType::text: return is_plain_name(v.word) ? v.word : "\"" + escape_json(v.word) + "\"";
+    case FieldType::bytes: return quantity_text(Dimension::bytes, v.real);
+    case FieldType::rate: return quantity_text(Dimension::rate, v.real);
+    case FieldType::seconds: return quantity_text(Dimension::seconds, v.real);
+    case FieldType::flops: return quantity_text(Dimension::flops, v.real);
+    case FieldType::counts: return fmt::format("[{}]", fmt::join(v.integers, ", "));
+    case FieldType::reals: {
+      std::vector<std::string> parts;
+      for (double x : v.reals) parts.push_back(format_double(x));
+      return "[" + join(parts, ", ") + "]";
+    }
+    case FieldType::words: return "[" + join(v.words, ", ") + "]";
+  }
+  return {};
+}
+
+}  // namespace tandem
