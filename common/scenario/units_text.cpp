@@ -143,8 +143,9 @@ std::string quantity_text(Dimension dimension, double value) {
     if (unit.dimension != dimension || unit.factor == 0.125 || unit.factor == 60 ||
         unit.factor == 3600)
       continue;
-    const double scaled = value / unit.factor / std::pow(10.0, unit.exponent10);
-    const std::string number = format_double(scaled);
+    const auto scaled = shifted(format_double(value / unit.factor), -unit.exponent10);
+    if (!scaled) continue;
+    const std::string number = format_double(*scaled);
     if (value_in(unit, number) != value) continue;
     std::string text = fmt::format("{} {}", number, unit.name);
     if (best.empty() || text.size() < best.size()) best = std::move(text);

@@ -1,0 +1,455 @@
+// The rules, grouped by the section they belong to. A rule reads: skip if an input failed, compute,
+// compare, refuse with arithmetic.
+#include "common/scenario/validate.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <initializer_list>
+#include <map>
+
+#include "common/base/limits.h"
+#include "common/base/text.h"
+#include "common/scenario/locate.h"
+
+namespace tandem {
+namespace {
+
+using Paths = std::initializer_list<std::string_view>;
+
+// The divisors of n nearest to x on both sides: values that would work.
+std::string near_divisors(std::int64_t n, std::int64_t x) {
+  std::int64_t below = 0, above = 0;
+  for (std::int64_t d = std::min(x, n); d >= 1 && below == 0; --d)
+    if (n % d == 0) below = d;
+  for (std::int64_t d = x; d <= n && above == 0; ++d)
+    if (n % d == 0) above = d;
+  if (below == 0 || above == 0 || below == above)
+    return fmt::format("{}", std::max(below, above));
+  return fmt::format("{} or {}", below, above);
+}
+
+std::string near_multiples(std::int64_t n, std::int64_t step) {
+  const std::int64_t below = n / step * step, above = below + step;
+  return below == 0 ? fmt::format("{}", above) : fmt::format("{} or {}", below, above);
+}
+
+class Rules {
+ public:
+  Rules(const Scenario& s, const std::set<std::string>& given, const std::set<std::string>& failed,
+        Diagnostics& problems)
+      : s_(s), given_(given), failed_(failed), problems_(problems) {}
+
+  void run() {
+    model();
+    degrees();
+    heads_and_widths();
+    training();
+    schedule();
+    cluster();
+    network();
+    giants();
+    no_effect();
+  }
+
+ private:
+  [[nodiscard]] bool good(Paths paths) const {
+    return std::none_of(paths.begin(), paths.end(), [&](std::string_view path) {
+      return failed_.contains(std::string(path));
+    });
+  }
+  [[nodiscard]] bool given(std::string_view path) const { return given_.contains(std::string(path)); }
+
+  void refuse(Paths paths, std::string code, std::string title, std::string found,
+              std::string expected, std::string hint) {
+    problems_.push_back(at_fields(s_, paths, std::move(code), std::move(title), std::move(found),
+                                  std::move(expected), std::move(hint)));
+  }
+
+  void model() {
+    const ModelSpec& m = s_.model;
+    if (!good({"model.heads", "model.hidden", "model.kv_heads", "model.family"})) return;
+    if (m.heads > 0 && !given("model.head_dim") && m.hidden % m.heads != 0)
+      refuse({"model.heads", "model.hidden"}, "E-MODEL-003",
+             fmt::format("model.hidden = {} is not a multiple of model.heads = {}", m.hidden,
+                         m.heads),
+             fmt::format("{} / {} = {:.2f}", m.hidden, m.heads, double(m.hidden) / m.heads),
+             "heads of a whole width",
+             fmt::format("use heads: {}, or give model.head_dim", near_divisors(m.hidden, m.heads)));
+    if (m.heads > 0 && m.heads % m.kv_heads != 0)
+      refuse({"model.kv_heads", "model.heads"}, "E-MODEL-004",
+             fmt::format("model.heads = {} is not a multiple of model.kv_heads = {}", m.heads,
+                         m.kv_heads),
+             fmt::format("{} heads, {} key/value heads", m.heads, m.kv_heads),
+             "the same number of query heads for each key/value head",
+             "use kv_heads: " + near_divisors(m.heads, m.kv_heads));
+    else if (m.heads > 0 && m.family == ModelFamily::gpt && m.kv_heads != m.heads)
+      refuse({"model.kv_heads", "model.heads"}, "E-MODEL-006",
+             fmt::format("model.kv_heads = {} is not possible with family gpt", m.kv_heads),
+             fmt::format("{} heads, {} key/value heads", m.heads, m.kv_heads),
+             "as many key/value heads as heads",
+             fmt::format("use kv_heads: {}, or delete the key", m.heads));
+  }
+
+  // Rows 2 and 3, and the limits on devices. Returns through `degrees_fit_`.
+  void degrees() {
+    if (!good({"parallel.tp", "parallel.pp", "parallel.cp", "parallel.dp", "cluster.nodes",
+               "cluster.devices_per_node", "cluster.preset"}))
+      return;
+    const ParallelSpec& p = s_.parallel;
+    const auto wide = [](auto a, auto b) { return static_cast<__int128>(a) * b; };
+    const __int128 ranks = wide(p.tp, p.pp) * p.cp * p.dp;
+    const std::int64_t world = std::int64_t{s_.cluster.nodes} * s_.cluster.devices_per_node;
+    if (ranks > limits::kDevices || world > limits::kDevices) {
+      const __int128 asked = std::max<__int128>(ranks, world);
+      return refuse({ranks > limits::kDevices ? "parallel.tp" : "cluster.nodes", "parallel.pp",
+                     "parallel.dp", "cluster.devices_per_node"},
+                    "E-SCEN-038", "more devices than Tandem handles",
+                    fmt::format("{:.4g} devices", static_cast<double>(asked)),
+                    fmt::format("at most {} devices", limits::kDevices),
+                    "use smaller degrees or fewer nodes");
+    }
+    if (s_.cluster.local && s_.cluster.nodes > 1)
+      return refuse({"cluster.nodes"}, "E-CLUS-010", "cluster local has one node",
+                    fmt::format("nodes: {}", s_.cluster.nodes), "nodes: 1",
+                    "choose a cluster preset such as dgx-h100, or drop nodes");
+    const std::int64_t block = std::int64_t{p.tp} * p.cp * p.pp;
+    if (world % block != 0)
+      return refuse({"parallel.tp", "parallel.pp", "cluster.preset", "cluster.nodes"}, "E-SCEN-030",
+                    fmt::format("parallel.tp * parallel.cp * parallel.pp = {}*{}*{} = {} does not "
+                                "divide the {} devices", p.tp, p.cp, p.pp, block, world),
+                    fmt::format("{} / {} = {:.3g}", world, block, double(world) / double(block)),
+                    "a whole number of data-parallel replicas",
+                    world < block ? fmt::format("use {} devices or more, or smaller degrees", block)
+                                  : fmt::format("make the product {}, or use {} devices",
+                                                near_divisors(world, block),
+                                                near_multiples(world, block)));
+    degrees_fit_ = block * p.dp == world;
+    if (!degrees_fit_)
+      refuse({"parallel.dp", "cluster.preset", "cluster.nodes", "parallel.tp", "parallel.pp"},
+             "E-SCEN-031",
+             fmt::format("parallel.dp = {}, but {} devices / (tp*cp*pp = {}) = {}", p.dp, world,
+                         block, world / block),
+             fmt::format("{}*{} = {} ranks", block, p.dp, block * p.dp),
+             fmt::format("{} ranks", world),
+             fmt::format("use dp: {}, dp: auto, or {} devices", world / block, block * p.dp));
+  }
+
+  // Rows 6 and 7.
+  void heads_and_widths() {
+    const ModelSpec& m = s_.model;
+    const int tp = s_.parallel.tp;
+    multiple_of_tp("model.heads", "E-SCEN-032", m.heads, tp, m.heads);
+    if (m.kv_heads != m.heads)
+      multiple_of_tp("model.kv_heads", "E-SCEN-032", m.kv_heads, tp, m.kv_heads);
+    multiple_of_tp("model.ffn_hidden", "E-SCEN-033", m.ffn_hidden, tp, m.ffn_hidden);
+  }
+  void multiple_of_tp(std::string_view path, std::string code, int x, int tp, int whole) {
+    if (!good({path, "parallel.tp", "model.hidden", "model.heads"}) || x <= 0 || x % tp == 0) return;
+    refuse({"parallel.tp", path}, std::move(code),
+           fmt::format("{} = {} is not a multiple of parallel.tp = {}", path, x, tp),
+           fmt::format("{} / {} = {:.3g}", x, tp, double(x) / tp), "an equal share for each tp rank",
+           fmt::format("use tp: {}, or {}: {}", near_divisors(whole, tp),
+                       path.substr(path.find('.') + 1), near_multiples(x, tp)));
+  }
+
+  void training() {
+    const TrainingSpec& t = s_.training;
+    const std::int64_t step = std::int64_t{t.micro_batch} * s_.parallel.dp;
+    if (degrees_fit_ && good({"training.global_batch", "training.micro_batch"}) &&
+        t.global_batch % step != 0)
+      refuse({"training.global_batch", "training.micro_batch", "parallel.dp"}, "E-SCEN-034",
+             fmt::format("training.global_batch = {} is not a multiple of micro_batch * dp = {}*{} "
+                         "= {}", t.global_batch, t.micro_batch, s_.parallel.dp, step),
+             fmt::format("{} / {} = {:.3g}", t.global_batch, step, double(t.global_batch) / double(step)),
+             "a whole number of microbatches",
+             "use global_batch: " + near_multiples(t.global_batch, step));
+    if (good({"training.sequence", "model.max_sequence", "model.family"}) && s_.model.max_sequence > 0 &&
+        s_.model.family == ModelFamily::gpt && t.sequence > s_.model.max_sequence)
+      refuse({"training.sequence", "model.max_sequence"}, "E-SCEN-037",
+             fmt::format("training.sequence = {} exceeds model.max_sequence = {}", t.sequence,
+                         s_.model.max_sequence),
+             fmt::format("{} tokens", t.sequence),
+             fmt::format("at most {} tokens: the model has no more positions",
+                         s_.model.max_sequence),
+             fmt::format("use sequence: {}, or max_sequence: {}", s_.model.max_sequence,
+                         t.sequence));
+    optimizer();
+  }
+
+  void optimizer() {
+    const OptimizerSpec& o = s_.training.optimizer;
+    if (o.cosine && good({"training.optimizer.decay_steps", "training.optimizer.warmup_steps"}) &&
+        o.decay_steps <= o.warmup_steps)
+      refuse({"training.optimizer.decay_steps", "training.optimizer.warmup_steps"}, "E-SCEN-046",
+             "the learning rate ends its decay before it has warmed up",
+             fmt::format("decay_steps {} , warmup_steps {}", o.decay_steps, o.warmup_steps),
+             "decay_steps above warmup_steps",
+             fmt::format("use decay_steps: {} or more", o.warmup_steps + 1));
+    if (good({"training.optimizer.min_lr", "training.optimizer.lr"}) && o.min_lr > o.lr)
+      refuse({"training.optimizer.min_lr", "training.optimizer.lr"}, "E-SCEN-047",
+             "training.optimizer.min_lr is above training.optimizer.lr",
+             fmt::format("{} > {}", format_double(o.min_lr), format_double(o.lr)),
+             "a rate that falls", fmt::format("use min_lr: {}", format_double(o.lr / 10)));
+  }
+
+  // Row 13, and what a kind takes.
+  void schedule() {
+    const int v = s_.schedule.stages_per_rank;
+    if (good({"schedule.kind", "schedule.stages_per_rank"}) && v != 1)
+      refuse({"schedule.stages_per_rank", "schedule.kind"}, "E-SCEN-045",
+             fmt::format("sched/{}: stages_per_rank = {}; this kind has one stage per rank",
+                         s_.schedule.kind, v),
+             fmt::format("{} stages per rank", v), "1", "use stages_per_rank: 1, or delete the key");
+    else if (good({"schedule.kind", "schedule.stages_per_rank", "parallel.pp"}))
+      stages(std::int64_t{s_.parallel.pp} * v);
+    option_of("backward", "gpipe");
+    option_of("strict", "1f1b");
+    if (s_.schedule.grouping == Grouping::runs && s_.schedule.receive == Receive::deferred)
+      refuse({"schedule.grouping", "schedule.receive"}, "E-SCEN-048",
+             "grouping runs is not possible with receive deferred", "grouping: runs",
+             "grouping: none", "use receive: early, or grouping: none");
+    few_microbatches();
+  }
+
+  void stages(std::int64_t num_stages) {
+    const int layers = s_.model.layers;
+    if (!good({"model.layers", "parallel.layer_split"}) || layers == 0) return;
+    if (num_stages > layers)
+      return refuse({"parallel.pp", "model.layers"}, "E-SCEN-035",
+                    fmt::format("{} layers cannot fill {} pipeline stages", layers, num_stages),
+                    fmt::format("{} layers, {} stages", layers, num_stages),
+                    "at least one layer for each stage",
+                    fmt::format("use pp: {} or less, or layers: {} or more", layers, num_stages));
+    const auto& split = s_.parallel.layer_split;
+    std::int64_t sum = 0;
+    for (int part : split) sum += part;
+    if (static_cast<std::int64_t>(split.size()) == num_stages && sum == layers) return;
+    std::vector<std::string> works;
+    for (std::int64_t i = 0; i < num_stages && i < 16; ++i)
+      works.push_back(fmt::format("{}", layers / num_stages + (i < layers % num_stages ? 1 : 0)));
+    refuse({"parallel.layer_split", "parallel.pp", "model.layers"}, "E-SCEN-036",
+           fmt::format("parallel.layer_split has {} entries that sum to {}; {} entries and sum {} "
+                       "are needed", split.size(), sum, num_stages, layers),
+           fmt::format("[{}]", fmt::join(split.begin(), split.begin() + std::min<std::size_t>(split.size(), 16), ", ")),
+           fmt::format("{} positive numbers that sum to {}", num_stages, layers),
+           num_stages <= 16 ? "use [" + join(works, ", ") + "], or auto" : "use auto");
+  }
+
+  void option_of(const std::string& option, const std::string& kind) {
+    const std::string path = "schedule." + option;
+    if (!s_.schedule.options.contains(option) || s_.schedule.kind == kind) return;
+    if (!good({path, "schedule.kind"})) return;
+    refuse({path, "schedule.kind"}, "E-SCEN-021",
+           fmt::format("sched/{}: {} is not an option of this kind", s_.schedule.kind, option),
+           option + ": " + s_.schedule.options.at(option), "an option of " + s_.schedule.kind,
+           fmt::format("only {} takes it; drop it", kind));
+  }
+
+  void few_microbatches() {
+    if (!degrees_fit_ || !good({"training.global_batch", "training.micro_batch"})) return;
+    const std::int64_t step = std::int64_t{s_.training.micro_batch} * s_.parallel.dp;
+    const int p = s_.parallel.pp;
+    if (s_.training.global_batch % step != 0) return;
+    const std::int64_t m = s_.training.global_batch / step;
+    const auto strict = s_.schedule.options.find("strict");
+    if (m >= p) return;
+    if (strict != s_.schedule.options.end() && strict->second == "torch")
+      return refuse({"schedule.strict", "training.global_batch", "parallel.pp"}, "E-SCEN-049",
+                    fmt::format("sched/1f1b: {} microbatches are fewer than {} stages", m, p),
+                    fmt::format("{} / {} = {} microbatches", s_.training.global_batch, step, m),
+                    fmt::format("{} microbatches or more", p),
+                    fmt::format("use global_batch: {}, or strict: none", p * step));
+    refuse({"parallel.pp", "training.global_batch"}, "W-SCEN-002",
+           fmt::format("{} microbatches cannot keep {} pipeline stages busy", m, p),
+           fmt::format("a bubble of ({0}-1)/({1}+{0}-1) = {2:.0f} % of the step", p, m,
+                       100.0 * (p - 1) / double(m + p - 1)),
+           "at least as many microbatches as stages",
+           fmt::format("use global_batch: {} or more", p * step));
+  }
+
+  void cluster() {
+    const ClusterSpec& c = s_.cluster;
+    const std::string precision = precision_name();
+    if (good({"training.precision", "cluster.preset", "cluster.device.preset"}) &&
+        !c.device.peak.contains(precision)) {
+      std::vector<std::string> known;
+      for (const auto& [name, rate] : c.device.peak) known.push_back(name);
+      refuse({"training.precision", "cluster.device.preset", "cluster.preset"}, "E-CLUS-006",
+             fmt::format("the device has no peak rate for {}", precision),
+             known.empty() ? "no peak rate at all" : "peak rates of " + join(known, ", "),
+             fmt::format("cluster.device.peak.{}", precision),
+             known.empty() ? fmt::format("add peak: {{{}: 10 Tflop/s}}", precision)
+                           : fmt::format("use precision: {}, or add peak.{}", known[0], precision));
+    }
+    if (degrees_fit_) {
+      std::map<int, std::size_t> seen;
+      for (std::size_t i = 0; i < c.slow_devices.size(); ++i) slow_device(i, seen);
+      for (int rank : s_.output.rank_list)
+        if (good({"output.ranks"}) && rank >= s_.parallel.world())
+          refuse({"output.ranks"}, "E-SCEN-044",
+                 fmt::format("output.ranks names rank {}, but there are {} ranks", rank,
+                             s_.parallel.world()),
+                 fmt::format("{}", rank), fmt::format("ranks 0 to {}", s_.parallel.world() - 1),
+                 "use representatives, all, or ranks of the run");
+    }
+  }
+
+  void slow_device(std::size_t i, std::map<int, std::size_t>& seen) {
+    const std::string path = fmt::format("cluster.slow_devices[{}].rank", i);
+    const int rank = s_.cluster.slow_devices[i].first, world = s_.parallel.world();
+    if (!good({path})) return;
+    if (rank >= world)
+      refuse({path}, "E-CLUS-011",
+             fmt::format("slow device {} is not one of the {} ranks", rank, world),
+             fmt::format("{}", rank), fmt::format("a rank from 0 to {}", world - 1),
+             fmt::format("use rank: {}", world - 1));
+    const auto [first, is_new] = seen.emplace(rank, i);
+    if (!is_new)
+      refuse({path, fmt::format("cluster.slow_devices[{}].rank", first->second)}, "E-CLUS-012",
+             fmt::format("slow device {} is listed twice", rank), fmt::format("{}", rank),
+             "each rank once", "delete one of the two");
+  }
+
+  [[nodiscard]] std::string precision_name() const {
+    constexpr std::string_view kNames[] = {"fp64", "fp32", "bf16", "fp16", "fp8"};
+    return std::string(kNames[static_cast<int>(s_.training.precision)]);
+  }
+
+  void network() {
+    const auto& levels = s_.cluster.network;
+    bool outside = false, node_level = false;
+    std::map<std::string, std::size_t> names;
+    for (std::size_t i = 0; i < levels.size(); ++i) {
+      const std::string path = fmt::format("cluster.network[{}]", i);
+      const std::string name_path = path + ".name", scope_path = path + ".scope";
+      const auto [first, is_new] = names.emplace(levels[i].name, i);
+      if (!is_new && good({name_path}))
+        refuse({name_path, fmt::format("cluster.network[{}].name", first->second)}, "E-CLUS-005",
+               fmt::format("two levels of the network are named \"{}\"", levels[i].name),
+               levels[i].name, "a name of its own for each level", "rename one of the two");
+      const bool inside = levels[i].scope == "node";
+      if (outside && inside)
+        refuse({scope_path, path + ".kind", name_path}, "E-CLUS-008",
+               fmt::format("network level \"{}\" lies inside the one before it", levels[i].name),
+               "scope node after scope cluster", "levels from the inside out",
+               "list the levels of a node first");
+      outside = outside || !inside;
+      node_level = node_level || inside;
+      level_without_effect(i, inside);
+      if (levels[i].latency == 0 && good({path + ".latency"}))
+        refuse({path + ".latency"}, "W-CLUS-001",
+               fmt::format("network level \"{}\" has no latency", levels[i].name), "0",
+               "the time of one crossing", "use a measured one, such as 2 us");
+    }
+    if (!good({"cluster.network", "cluster.preset", "cluster.nodes", "cluster.devices_per_node"}))
+      return;
+    if (s_.cluster.nodes > 1 && !outside)
+      refuse({"cluster.nodes", "cluster.preset"}, "E-CLUS-004",
+             "no network level connects the nodes", fmt::format("{} nodes", s_.cluster.nodes),
+             "a level with scope: cluster",
+             "add {name: ib, kind: fat_tree, bandwidth: 50 GB/s, latency: 3 us}");
+    if (s_.cluster.devices_per_node > 1 && !node_level && !outside)
+      refuse({"cluster.devices_per_node", "cluster.preset"}, "E-CLUS-004",
+             "no network level connects the devices of a node",
+             fmt::format("{} devices a node", s_.cluster.devices_per_node),
+             "a level with scope: node",
+             "add {name: link, kind: switch, bandwidth: 50 GB/s, latency: 1 us}");
+  }
+
+  void level_without_effect(std::size_t i, bool inside) {
+    const NetworkLevel& level = s_.cluster.network[i];
+    const std::string path = fmt::format("cluster.network[{}].", i);
+    const std::string why = "levels with scope: cluster have network cards";
+    no_effect(path + "nics_per_node", inside && level.nics_per_node != 1, why);
+    no_effect(path + "rail_optimised", inside && !level.rail_optimised, why);
+  }
+
+  void giants() {
+    if (!degrees_fit_ || !good({"training.global_batch", "training.micro_batch", "model.layers"}))
+      return;
+    const double m = double(s_.training.global_batch) /
+                     (double(s_.training.micro_batch) * s_.parallel.dp);
+    const double ops = estimated_plan_ops(s_);
+    if (m > double(limits::kMicrobatches))
+      refuse({"training.global_batch", "training.micro_batch"}, "E-SCEN-039",
+             "more microbatches than Tandem handles", fmt::format("{:.3g} microbatches", m),
+             fmt::format("at most {}", limits::kMicrobatches), "use a larger micro_batch");
+    else if (ops > double(limits::kOps))
+      refuse({"training.global_batch", "model.layers", "parallel.pp"}, "E-SCEN-040",
+             "the plan would have more operations than Tandem handles",
+             fmt::format("about {:.1g} operations: {:.0f} microbatches of {} layers", ops, m,
+                         s_.model.layers),
+             fmt::format("at most {} operations", limits::kOps),
+             "use a larger micro_batch or a smaller global_batch");
+  }
+
+  void no_effect(const std::string& path, bool idle, const std::string& why) {
+    // Only what the user wrote: a preset may hold fields that one family or mode ignores.
+    const auto origin = s_.origins.find(path);
+    if (!idle || origin == s_.origins.end() || failed_.contains(path)) return;
+    if (origin->second.file != s_.file && !origin->second.file.starts_with("--set ")) return;
+    problems_.push_back(at_fields(s_, {path}, "W-SCEN-001", path + " has no effect", "a value",
+                                  "nothing: " + why, "delete this key"));
+  }
+
+  // A value equal to the default changes nothing and is not worth a warning.
+  void no_effect() {
+    const OptimizerSpec& o = s_.training.optimizer;
+    const bool gpt = s_.model.family == ModelFamily::gpt;
+    const DataSpec& data = s_.training.data;
+    const bool random = data.kind == DataKind::random;
+    no_effect("training.optimizer.decay_steps", !o.cosine && o.decay_steps != s_.training.steps,
+              "the rate does not decay");
+    no_effect("training.optimizer.min_lr", !o.cosine && o.min_lr != o.lr / 10,
+              "the rate does not decay");
+    no_effect("training.data.path", random && data.path != "builtin",
+              "random tokens come from no file");
+    no_effect("training.data.sampler", random && data.sampler != Sampler::random,
+              "random tokens come from no file");
+    no_effect("model.rope_base", gpt && s_.model.rope_base != 10000,
+              "family gpt has learned positions");
+  }
+
+  const Scenario& s_;
+  const std::set<std::string>& given_;
+  const std::set<std::string>& failed_;
+  Diagnostics& problems_;
+  bool degrees_fit_ = false;
+};
+
+}  // namespace
+
+double estimated_plan_ops(const Scenario& s) {
+  const double m = double(s.training.global_batch) /
+                   (double(s.training.micro_batch) * s.parallel.dp);
+  // A layer and microbatch: two segments forward, four backward, with tp as many reductions.
+  const double per_layer = s.parallel.tp > 1 ? 12 : 6;
+  const double per_stage = 6;  // embedding or head, send, receive, both ways
+  const double stages = double(s.parallel.pp) * s.schedule.stages_per_rank;
+  return m * (per_layer * s.model.layers + per_stage * stages);
+}
+
+void validate(const Scenario& scenario, const std::set<std::string>& given,
+              const std::set<std::string>& failed, Diagnostics& problems) {
+  Rules(scenario, given, failed, problems).run();
+}
+
+Diagnostics check_executable(const Scenario& s) {
+  Diagnostics problems;
+  if (s.training.precision != Precision::fp32 && s.training.precision != Precision::fp64)
+    problems.push_back(at_fields(s, {"training.precision"}, "E-SCEN-060",
+                                 "the executor has no kernels for this precision", "bf16",
+                                 "fp32 or fp64",
+                                 "use precision: fp32, or only simulate this scenario"));
+  const std::int64_t world = s.parallel.world();
+  if (world > limits::kExecutedRanks)
+    problems.push_back(at_fields(s, {"parallel.tp", "parallel.pp", "parallel.dp", "cluster.preset"},
+                                 "E-SCEN-061", "too many ranks to execute",
+                                 fmt::format("{} ranks", world),
+                                 fmt::format("at most {} ranks", limits::kExecutedRanks),
+                                 "use smaller degrees, or only simulate this scenario"));
+  return problems;
+}
+
+}  // namespace tandem
