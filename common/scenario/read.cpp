@@ -60,7 +60,10 @@ class Reader {
     sort_diagnostics(problems_);
     const bool refused = std::any_of(problems_.begin(), problems_.end(),
                                      [](const Diagnostic& d) { return !d.is_warning(); });
-    if (refused) return error_of(std::move(problems_));
+    if (refused) {
+      std::erase_if(problems_, [](const Diagnostic& d) { return d.is_warning(); });
+      return error_of(std::move(problems_));
+    }
     if (warnings != nullptr) *warnings = std::move(problems_);
     return std::move(scenario_);
   }
@@ -201,6 +204,7 @@ class Reader {
       refuse_leaf(path, entry.second, "E-SCEN-023", "a preset cannot set " + path, path,
                   fmt::format("fields of {}", kind.section.substr(0, kind.section.size() - 1)),
                   "move it to the scenario");
+      note_preset(std::string(kind.section), entry.second, problems_.back());
       return true;
     });
     lay_over(all_, values);
@@ -221,7 +225,11 @@ class Reader {
     failed_.insert(std::string(kind.field));
     preset_missing_ = true;
     if (is_path) {
-      add(document.error().diagnostics);
+      for (Diagnostic d : document.error().diagnostics) {
+        d.notes.push_back({location_of(*leaf->source, leaf->node.mark),
+                           fmt::format("{} is chosen here", kind.field)});
+        problems_.push_back(std::move(d));
+      }
       return {};
     }
     const auto names = preset_names(kind.folder);
@@ -252,6 +260,7 @@ class Reader {
                                                     : limits::kSlowDevices);
     if (leaf.index < limit) return false;
     const std::string list = path.substr(0, path.find('['));
+    if (!failed_.insert(list).second) return true;  // said once
     refuse_leaf(path, leaf, "E-CLUS-014", list + " has too many entries",
                 fmt::format("entry {}", leaf.index + 1), fmt::format("at most {}", limit),
                 "delete the entries beyond");

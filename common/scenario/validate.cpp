@@ -101,13 +101,17 @@ class Rules {
     const __int128 ranks = wide(p.tp, p.pp) * p.cp * p.dp;
     const std::int64_t world = std::int64_t{s_.cluster.nodes} * s_.cluster.devices_per_node;
     if (ranks > limits::kDevices || world > limits::kDevices) {
-      const __int128 asked = std::max<__int128>(ranks, world);
-      return refuse({ranks > limits::kDevices ? "parallel.tp" : "cluster.nodes", "parallel.pp",
-                     "parallel.dp", "cluster.devices_per_node"},
-                    "E-SCEN-038", "more devices than Tandem handles",
-                    fmt::format("{:.4g} devices", static_cast<double>(asked)),
-                    fmt::format("at most {} devices", limits::kDevices),
-                    "use smaller degrees or fewer nodes");
+      const std::string title = "more devices than Tandem handles";
+      const std::string most = fmt::format("at most {} devices", limits::kDevices);
+      if (world > limits::kDevices && !s_.cluster.local)
+        return refuse({"cluster.nodes", "cluster.devices_per_node"}, "E-SCEN-038", title,
+                      fmt::format("{}*{} = {} devices", s_.cluster.nodes,
+                                  s_.cluster.devices_per_node, world),
+                      most, "use fewer nodes");
+      return refuse({"parallel.dp", "parallel.pp", "parallel.tp"}, "E-SCEN-038", title,
+                    fmt::format("{}*{}*{} = {:.4g} devices", p.tp, p.pp, p.dp,
+                                static_cast<double>(ranks)),
+                    most, "use smaller degrees");
     }
     if (s_.cluster.local && s_.cluster.nodes > 1)
       return refuse({"cluster.nodes"}, "E-CLUS-010", "cluster local has one node",
@@ -183,7 +187,7 @@ class Rules {
         o.decay_steps <= o.warmup_steps)
       refuse({"training.optimizer.decay_steps", "training.optimizer.warmup_steps"}, "E-SCEN-046",
              "the learning rate ends its decay before it has warmed up",
-             fmt::format("decay_steps {} , warmup_steps {}", o.decay_steps, o.warmup_steps),
+             fmt::format("decay_steps {}, warmup_steps {}", o.decay_steps, o.warmup_steps),
              "decay_steps above warmup_steps",
              fmt::format("use decay_steps: {} or more", o.warmup_steps + 1));
     if (good({"training.optimizer.min_lr", "training.optimizer.lr"}) && o.min_lr > o.lr)
@@ -271,10 +275,12 @@ class Rules {
   void cluster() {
     const ClusterSpec& c = s_.cluster;
     const std::string precision = precision_name();
-    if (good({"training.precision", "cluster.preset", "cluster.device.preset"}) &&
+    if (good({"training.precision", "cluster.preset", "cluster.device.preset",
+              "cluster.device.peak." + precision}) &&
         !c.device.peak.contains(precision)) {
       std::vector<std::string> known;
-      for (const auto& [name, rate] : c.device.peak) known.push_back(name);
+      for (const char* name : {"fp32", "bf16", "fp64"})
+        if (c.device.peak.contains(name)) known.emplace_back(name);
       refuse({"training.precision", "cluster.device.preset", "cluster.preset"}, "E-CLUS-006",
              fmt::format("the device has no peak rate for {}", precision),
              known.empty() ? "no peak rate at all" : "peak rates of " + join(known, ", "),
@@ -344,7 +350,7 @@ class Rules {
     }
     if (!good({"cluster.network", "cluster.preset", "cluster.nodes", "cluster.devices_per_node"}))
       return;
-    if (s_.cluster.nodes > 1 && !outside)
+    if (s_.cluster.nodes > 1 && !outside && !s_.cluster.local)
       refuse({"cluster.nodes", "cluster.preset"}, "E-CLUS-004",
              "no network level connects the nodes", fmt::format("{} nodes", s_.cluster.nodes),
              "a level with scope: cluster",

@@ -56,6 +56,7 @@ class TreeBuilder final : public YAML::EventHandler {
              fmt::format("at most {} bytes", limits::kYamlScalarBytes), "shorten it");
     node.text = value;
     node.quoted = tag == "!";
+    if (node.quoted) check_closed(node.mark);
     node.mark.length = written_length(node);
     add(std::move(node));
   }
@@ -115,6 +116,19 @@ class TreeBuilder final : public YAML::EventHandler {
     const auto start = std::min<std::size_t>(line.size(), mark.column - 1);
     const auto end = line.find_first_of(" ,[]{}", start + 1);
     return line.substr(start, std::min<std::size_t>(end, line.size()) - start);
+  }
+
+  // yaml-cpp takes the end of the file for a closing quote.
+  void check_closed(const YamlMark& mark) const {
+    const std::string& bytes = source_.bytes;
+    std::size_t at = source_.line_starts[mark.line - 1] + mark.column - 1;
+    const char quote = at < bytes.size() ? bytes[at] : '\0';
+    if (quote != '"' && quote != '\'') return;  // block text
+    for (++at; at < bytes.size() && bytes[at] != quote; ++at)
+      if (quote == '"' && bytes[at] == '\\') ++at;
+    if (at >= bytes.size())
+      refuse(mark, "E-YAML-007", "not valid YAML: a quote is not closed", word_at(mark),
+             "a closing quote", "add the missing quote");
   }
 
   // Bytes under the caret: the scalar as written, up to the end of its first line.
@@ -238,7 +252,8 @@ constexpr std::array<Translation, 17> kTranslations = {{
     {"end of sequence not found", "a list ends in the middle of a line",
      "write each \"- entry\" on its own line, with the indentation of the line above"},
     {"illegal flow end", "a closing bracket without an opening one", "delete the bracket"},
-    {"illegal map value", "a colon where none can be", "quote a text that contains \": \""},
+    {"illegal map value", "a colon where none can be",
+     "indent the key as the ones above it, or quote a text that contains \": \""},
     {"illegal map key", "a key where none can be",
      "give all keys of a mapping the same indentation"},
     {"illegal block entry", "a \"- \" where none can be",
@@ -273,6 +288,11 @@ Diagnostic translate(const YamlSource& source, const TreeBuilder& tree,
     break;
   }
   YamlMark mark = to_mark(problem.mark);
+  const std::string bad_line = source.line_text(mark.line);
+  if (bad_line.substr(0, bad_line.find_first_not_of(" \t")).find('\t') != std::string::npos) {
+    d.title = "not valid YAML: a tab in the indentation";
+    d.hint = "indent with spaces";
+  }
   // Never beyond the last character: an editor cannot jump there.
   mark.line = std::clamp(mark.line, 1, std::max(1, source.num_lines()));
   while (mark.line > 1 && source.line_text(mark.line).empty() &&
@@ -285,8 +305,13 @@ Diagnostic translate(const YamlSource& source, const TreeBuilder& tree,
   d.found = mark.column > static_cast<int>(line.size()) ? "the end of the line"
                                                         : line.substr(mark.column - 1, 40);
   d.expected = "YAML as docs/scenario_reference.md shows it";
-  if (const auto open = tree.open_bracket())
+  if (problem.msg == "the referenced anchor is not defined") {
+    d.code = "E-YAML-012";
+    d.title = "YAML anchors and aliases are not supported";
+    d.expected = "the value itself";
+  } else if (const auto open = tree.open_bracket()) {
     d.notes.push_back({location_of(source, *open), "opened here"});
+  }
   point_at(d, source, mark);
   return d;
 }
