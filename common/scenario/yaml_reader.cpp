@@ -118,6 +118,20 @@ class TreeBuilder final : public YAML::EventHandler {
     return line.substr(start, std::min<std::size_t>(end, line.size()) - start);
   }
 
+  // The bracket at `mark` if no later one closes it; it need not know quotes to word a message.
+  [[nodiscard]] char unclosed_bracket(const YamlMark& mark) const {
+    const std::string& bytes = source_.bytes;
+    const std::size_t start = source_.line_starts[mark.line - 1] + mark.column - 1;
+    if (start >= bytes.size() || (bytes[start] != '[' && bytes[start] != '{')) return '\0';
+    int depth = 0;
+    for (std::size_t at = start; at < bytes.size(); ++at) {
+      if (bytes[at] == '[' || bytes[at] == '{') ++depth;
+      if (bytes[at] == ']' || bytes[at] == '}') --depth;
+      if (depth == 0) return '\0';
+    }
+    return bytes[start];
+  }
+
   // yaml-cpp takes the end of the file for a closing quote.
   void check_closed(const YamlMark& mark) const {
     const std::string& bytes = source_.bytes;
@@ -183,6 +197,11 @@ class TreeBuilder final : public YAML::EventHandler {
            !open_.back().has_key;
   }
   [[noreturn]] void refuse_complex_key(const YamlMark& mark) const {
+    // yaml-cpp takes some brackets that never close for the start of a key.
+    if (const char bracket = unclosed_bracket(mark); bracket != '\0')
+      refuse(mark, "E-YAML-007", fmt::format("not valid YAML: a \"{}\" is not closed", bracket),
+             word_at(mark), "a closing bracket",
+             fmt::format("add the missing \"{}\"", bracket == '[' ? ']' : '}'));
     refuse(mark, "E-YAML-016", "this cannot be a key", word_at(mark), "a name followed by a colon",
            "write \"name: value\"");
   }

@@ -1,0 +1,230 @@
+// Goal: layers, defaults and "auto" as the scenario page says; all errors at once, at their origin.
+#include "common/scenario/read.h"
+
+#include <doctest/doctest.h>
+
+#include "common/base/file.h"
+#include "common/scenario/explain.h"
+#include "common/scenario/fields.h"
+#include "common/scenario/resolve.h"
+#include "common/scenario/validate.h"
+
+#include <cmath>
+#include <filesystem>
+#include <random>
+
+using namespace tandem;
+
+namespace {
+
+const std::string kSmallest = "tandem: 1\nmodel: gpt-tiny\n";
+
+Scenario read(const std::string& text, const std::vector<std::string>& sets = {}) {
+  const auto scenario = read_scenario_text("dir/t.yaml", text, sets);
+  if (!scenario) FAIL(to_text(scenario.error().diagnostics));
+  return *scenario;
+}
+Error refused(const std::string& text, const std::vector<std::string>& sets = {}) {
+  const auto scenario = read_scenario_text("dir/t.yaml", text, sets);
+  REQUIRE_FALSE(scenario.ok());
+  return scenario.error();
+}
+Diagnostics warnings(const std::string& text) {
+  Diagnostics list;
+  const auto scenario = read_scenario_text("dir/t.yaml", text, {}, &list);
+  REQUIRE(scenario.ok());
+  return list;
+}
+
+}  // namespace
+
+TEST_CASE("the smallest scenario has the documented defaults") {
+  const Scenario s = read("tandem: 1\nmodel: gpt-tiny\nparallel: {pp: 2}\n");
+  CHECK(s.name == "t");
+  CHECK(s.seed == 1);
+  CHECK(s.schedule.kind == "1f1b");
+  CHECK(s.schedule.stages_per_rank == 1);
+  CHECK(s.num_microbatches() == 8);
+  CHECK(s.cluster.local);
+  CHECK(s.training.precision == Precision::fp32);
+  CHECK(s.training.steps == 3);
+  CHECK(s.training.sequence == 32);
+  CHECK(s.training.optimizer.decay_steps == 3);
+  CHECK(s.training.optimizer.min_lr == 3e-4 / 10);
+  CHECK(s.parallel.layer_split == std::vector<int>{4, 4});
+  CHECK(s.parallel.gradient_bucket == 40LL << 20);
+  CHECK(s.model.head_dim == 16);
+  CHECK(s.output.directory == "runs/t");
+  CHECK(s.execute.timeout == 60);
+}
+
+TEST_CASE("the default text of the table is what the structs hold") {
+  const Scenario s = read(kSmallest);
+  for (const Field& field : scenario_fields()) {
+    if (field.get == nullptr || field.path.find("[]") != std::string_view::npos) continue;
+    const std::string fallback(field.fallback);
+    if (fallback.empty() || fallback == "-" || fallback == "auto" || s.origins.contains(std::string(field.path)))
+      continue;
+    if (field.path == "name" || field.path == "output.directory" ||
+        field.path == "cluster.collectives.library")
+      continue;  // sentences
+    const auto again = read_scenario_text(
+        "dir/t.yaml", kSmallest, {std::string(field.path) + "=" + fallback});
+    if (!again) FAIL(to_text(again.error().diagnostics));
+    CHECK_MESSAGE(value_text(field, field.get(*again, 0)) == value_text(field, field.get(s, 0)),
+                  field.path);
+  }
+}
+
+TEST_CASE("--set wins over the file, the file over the preset; origins say so") {
+  const Scenario s = read("tandem: 1\nmodel: {preset: gpt-tiny, layers: 6}\ntraining: {steps: 5}\n",
+                          {"training.steps=7", "training.steps=9", "parallel.layer_split=[3, 3]",
+                           "parallel.pp=2", "schedule=gpipe", "execute.timeout=2 min"});
+  CHECK(s.training.steps == 9);
+  CHECK(s.model.layers == 6);
+  CHECK(s.model.hidden == 64);
+  CHECK(s.schedule.kind == "gpipe");
+  CHECK(s.execute.timeout == 120);
+  CHECK(s.origins.at("training.steps") == Location{"--set training.steps=9"});
+  CHECK(s.origins.at("model.layers").line == 2);
+  CHECK(s.origins.at("model.hidden").file == "scenarios/models/gpt-tiny.yaml");
+  CHECK(s.origin_lines.at("model.layers") == "model: {preset: gpt-tiny, layers: 6}");
+  CHECK_FALSE(s.origins.contains("training.micro_batch"));
+}
+
+TEST_CASE("--set of one entry of a list") {
+  const Scenario s = read(kSmallest + "cluster: dgx-h100 x 2\n",
+                          {"cluster.network[1].latency=5 us", "cluster.nodes=4"});
+  CHECK(s.cluster.network[1].latency == 5e-6);
+  CHECK(s.cluster.network[1].bandwidth == 50e9);
+  CHECK(s.cluster.nodes == 4);
+  CHECK(refused(kSmallest, {"cluster.network[99].latency=5 us"}).failure == Failure::bad_input);
+  CHECK(refused(kSmallest, {"cluster.network[x].latency=5 us"}).failure == Failure::bad_input);
+}
+
+TEST_CASE("a network in the file replaces the whole list of the preset") {
+  const Scenario s = read(kSmallest +
+                          "cluster:\n  preset: dgx-h100\n  network:\n"
+                          "    - {name: link, bandwidth: 1 GB/s, latency: 1 us}\n");
+  REQUIRE(s.cluster.network.size() == 1);
+  CHECK(s.cluster.network[0].name == "link");
+}
+
+TEST_CASE("--set faults: usage for the form, bad input for the value, located at the option") {
+  CHECK(refused(kSmallest, {"parallel.tp"}).failure == Failure::usage);
+  CHECK(refused(kSmallest, {"=2"}).failure == Failure::usage);
+  CHECK(refused(kSmallest, std::vector<std::string>(300, "seed=1")).failure == Failure::usage);
+  const Error error = refused(kSmallest, {"parallel.tp=x"});
+  CHECK(error.failure == Failure::bad_input);
+  CHECK(error.diagnostics.at(0).where == Location{"--set parallel.tp=x"});
+  CHECK(refused(kSmallest, {"paralel.tp=2"}).diagnostics.at(0).code == "E-SCEN-003");
+  CHECK(refused(kSmallest, {"parallel.tp="}).diagnostics.at(0).code == "E-SCEN-011");
+  CHECK(refused(kSmallest, {"parallel.tp=[1"}).diagnostics.at(0).code == "E-YAML-007");
+}
+
+TEST_CASE("all errors are collected, sorted, and one exit-3 outranks exit-4") {
+  const Error error = refused(
+      "tandem: 1\nmodel: gpt-tiny\nparallel: {pp: x, cp: 2}\nseeds: 3\ntraining: {steps: 0}\n"
+      "training: {}\n");
+  CHECK(error.failure == Failure::bad_input);
+  std::vector<std::string> codes;
+  for (const Diagnostic& d : error.diagnostics) codes.push_back(d.code);
+  CHECK(codes == std::vector<std::string>{"E-SCEN-006", "E-SCEN-020", "E-SCEN-003", "E-SCEN-007",
+                                          "E-YAML-017"});
+  CHECK(refused(kSmallest + "parallel: {cp: 2}\n").failure == Failure::infeasible);
+}
+
+TEST_CASE("all violated rules of the degrees are reported together") {
+  const Error error = refused(kSmallest + "parallel: {tp: 3, pp: 9, dp: 2}\ncluster: dgx-h100\n");
+  std::vector<std::string> codes;
+  for (const Diagnostic& d : error.diagnostics) codes.push_back(d.code);
+  CHECK(codes == std::vector<std::string>{"E-SCEN-030", "E-SCEN-032", "E-SCEN-033", "E-SCEN-035"});
+}
+
+TEST_CASE("warnings: fields without effect, latency 0, few microbatches") {
+  const auto effect = warnings(kSmallest + "training: {optimizer: {decay_steps: 9}}\n");
+  REQUIRE(effect.size() == 1);
+  CHECK(effect[0].code == "W-SCEN-001");
+  CHECK(effect[0].where.line == 3);
+  const auto few = warnings(kSmallest + "training: {global_batch: 2}\nparallel: {pp: 4}\n");
+  REQUIRE(few.size() == 1);
+  CHECK(few[0].code == "W-SCEN-002");
+  CHECK(few[0].found == "a bubble of (4-1)/(2+4-1) = 60 % of the step");
+  const auto latency = warnings(
+      kSmallest + "cluster:\n  preset: local\n  network:\n"
+                  "    - {name: host, bandwidth: 2 GB/s, latency: 0 s}\n");
+  REQUIRE(latency.size() == 1);
+  CHECK(latency[0].code == "W-CLUS-001");
+}
+
+TEST_CASE("what only execute refuses") {
+  CHECK(check_executable(read(kSmallest)).empty());
+  const auto bf16 = check_executable(read(kSmallest + "training: {precision: bf16}\n"));
+  REQUIRE(bf16.size() == 1);
+  CHECK(bf16[0].code == "E-SCEN-060");
+  CHECK(bf16[0].where.line == 3);
+  const auto many = check_executable(read(kSmallest + "cluster: dgx-h100 x 1024\n"));
+  REQUIRE(many.size() == 1);
+  CHECK(many[0].code == "E-SCEN-061");
+}
+
+TEST_CASE("a preset file of the user, beside the scenario") {
+  const auto folder = std::filesystem::temp_directory_path() / "tandem_preset_test";
+  std::filesystem::create_directories(folder);
+  const std::string path = (folder / "s.yaml").string();
+  REQUIRE(write_file_atomic((folder / "mine.yaml").string(),
+                            "tandem: 1\nmodel: {layers: 2, hidden: 8, heads: 2, vocab: 9, "
+                            "max_sequence: 4}\n").ok());
+  REQUIRE(write_file_atomic(path, "tandem: 1\nmodel: mine.yaml\n").ok());
+  const auto scenario = read_scenario(path);
+  std::filesystem::remove_all(folder);
+  REQUIRE(scenario.ok());
+  CHECK(scenario->model.layers == 2);
+  CHECK(scenario->model.ffn_hidden == 32);
+}
+
+TEST_CASE("a missing scenario file is exit 3") {
+  const auto scenario = read_scenario("no/such/file.yaml");
+  REQUIRE_FALSE(scenario.ok());
+  CHECK(scenario.error().failure == Failure::bad_input);
+  CHECK(scenario.error().diagnostics.at(0).code == "E-IO-001");
+}
+
+TEST_CASE("split_layers: equal, the first ones take the rest") {
+  CHECK(split_layers(5, 2) == std::vector<int>{3, 2});
+  CHECK(split_layers(8, 3) == std::vector<int>{3, 3, 2});
+}
+
+// Any bytes end in a scenario or in located messages with a hint; the seed is printed on failure.
+TEST_CASE("random edits of a scenario never crash, and every message has its parts") {
+  const std::string base =
+      "tandem: 1\nmodel: {preset: gpt-tiny, layers: 4}\ntraining:\n  global_batch: 16\n"
+      "  optimizer: {lr: 1e-3, betas: [0.9, 0.95], clip: none}\nparallel: {tp: 2, pp: 2}\n"
+      "cluster: {preset: dgx-h100, nodes: 2, slow_devices: [{rank: 3, factor: 1.2}]}\n";
+  const std::string alphabet = "0123456789-+.eE:,[]{}'\"#&*!|>%@ \n\tabcxyz_/\\";
+  for (unsigned seed = 1; seed <= 1500; ++seed) {
+    std::mt19937 random(seed);
+    std::string text = base;
+    const int edits = 1 + static_cast<int>(random() % 4);
+    for (int i = 0; i < edits; ++i) {
+      const std::size_t at = random() % text.size();
+      const char c = alphabet[random() % alphabet.size()];
+      switch (random() % 3) {
+        case 0: text[at] = c; break;
+        case 1: text.insert(at, 1, c); break;
+        default: text.erase(at, 1 + random() % 5);
+      }
+    }
+    const auto scenario = read_scenario_text("t.yaml", text);
+    if (scenario) continue;
+    REQUIRE_FALSE(scenario.error().diagnostics.empty());
+    for (const Diagnostic& d : scenario.error().diagnostics) {
+      CAPTURE(seed);
+      CHECK_FALSE(d.where.file.empty());
+      CHECK_FALSE(d.title.empty());
+      CHECK_FALSE(d.found.empty());
+      CHECK_FALSE(d.expected.empty());
+      CHECK_FALSE(d.hint.empty());
+    }
+  }
+}
