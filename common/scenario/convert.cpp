@@ -80,7 +80,8 @@ class Converter {
 
   std::nullopt_t unavailable(std::string expected, std::string hint) {
     const bool scalar = leaf_.node.kind == Kind::scalar;
-    const std::string value = scalar ? " = " + leaf_.node.text : "";
+    const std::string value = scalar ? fmt::format(" = {}", leaf_.node.text) : "";
+    if (path_ == "model.family") hint = "use gpt, or a preset such as gpt-tiny or gpt3-175b";
     return refuse("E-SCEN-020", fmt::format("{}{} is not available in this version", path_, value),
                   scalar ? leaf_.node.text : "a value", std::move(expected), std::move(hint));
   }
@@ -89,12 +90,11 @@ class Converter {
     const std::string found = node.kind == Kind::list      ? "a list"
                               : node.kind == Kind::mapping ? "a mapping"
                               : node.kind == Kind::null    ? "nothing"
-                              : node.quoted ? "the quoted text \"" + node.text + "\""
+                              : node.quoted ? fmt::format("the quoted text \"{}\"", node.text)
                                             : node.text;
     const std::string hint = node.quoted && node.kind == Kind::scalar
                                  ? "write it without quotes"
-                                 : "see " + std::string(field_.path) +
-                                       " in docs/scenario_reference.md";
+                                 : fmt::format("see {} in docs/scenario_reference.md", field_.path);
     return refuse("E-SCEN-004", path_ + " has the wrong kind of value", found, describe(field_),
                   hint, &node);
   }

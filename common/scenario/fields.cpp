@@ -318,6 +318,12 @@ std::string bound_text(const Field& f, std::string_view what) {
                          : fmt::format("{:.0f}", f.max));
 }
 
+// A word that YAML could take for something else is quoted.
+std::string text_value(const std::string& word) {
+  if (is_plain_name(word) && !parse_double(word)) return word;
+  return fmt::format("\"{}\"", escape_json(word));
+}
+
 }  // namespace
 
 std::span<const Field> scenario_fields() { return kFields; }
@@ -391,7 +397,7 @@ std::string value_text(const Field& f, const FieldValue& v) {
     case FieldType::real: return format_double(v.real);
     case FieldType::boolean: return v.boolean ? "true" : "false";
     case FieldType::choice: return v.word;
-    case FieldType::text: return is_plain_name(v.word) ? v.word : "\"" + escape_json(v.word) + "\"";
+    case FieldType::text: return text_value(v.word);
     case FieldType::bytes: return quantity_text(Dimension::bytes, v.real);
     case FieldType::rate: return quantity_text(Dimension::rate, v.real);
     case FieldType::seconds: return quantity_text(Dimension::seconds, v.real);

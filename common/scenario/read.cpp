@@ -190,8 +190,10 @@ class Reader {
     const Leaf* leaf = find(field);
     const bool by_default = leaf == nullptr && kind.folder == "clusters";
     if (by_default ? default_preset_.empty() : leaf == nullptr) return;
-    if (leaf != nullptr && (leaf->node.kind != YamlNode::Kind::scalar || leaf->node.text.empty()))
-      return;  // assign() refuses it
+    if (leaf != nullptr && (leaf->node.kind != YamlNode::Kind::scalar || leaf->node.text.empty())) {
+      preset_missing_ = true;  // assign() refuses it
+      return;
+    }
     const std::string name = by_default ? default_preset_ : leaf->node.text;
     if (by_default) scenario_.cluster.preset = name;
     auto document = preset_document(kind, name, leaf);

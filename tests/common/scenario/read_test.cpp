@@ -9,7 +9,7 @@
 #include "common/scenario/resolve.h"
 #include "common/scenario/validate.h"
 
-#include <cmath>
+#include <algorithm>
 #include <filesystem>
 #include <random>
 
@@ -193,6 +193,71 @@ TEST_CASE("a missing scenario file is exit 3") {
 TEST_CASE("split_layers: equal, the first ones take the rest") {
   CHECK(split_layers(5, 2) == std::vector<int>{3, 2});
   CHECK(split_layers(8, 3) == std::vector<int>{3, 3, 2});
+}
+
+// Every field is refused by its own rule. A field without a place takes its default only.
+TEST_CASE("each field refuses what its row excludes, at the option and with a hint") {
+  const std::string base = "tandem: 1\nmodel: gpt-tiny\ncluster: {preset: dgx-h100 x 2, "
+                           "slow_devices: [{rank: 0, factor: 2}]}\n";
+  int num_cases = 0;
+  for (const Field& field : scenario_fields()) {
+    if (field.path == "tandem") continue;
+    std::string path(field.path);
+    if (const auto at = path.find("[]"); at != std::string::npos) path.insert(at + 1, "0");
+    std::vector<std::pair<std::string, std::string>> cases = {{"{a: 1}", ""}, {"", "E-SCEN-011"}};
+    if (field.works == "-") {
+      cases = {{"1", "E-SCEN-020"}, {"", "E-SCEN-020"}};
+    } else {
+      switch (field.type) {
+        case FieldType::count:
+          cases.insert(cases.end(), {{"-1", "E-SCEN-007"}, {"010", "E-SCEN-006"}, {"1.5", "E-SCEN-006"},
+                                     {"\"2\"", "E-SCEN-004"}, {"[2]", "E-SCEN-004"},
+                                     {"99999999999999999999", "E-SCEN-006"}});
+          if (field.max < 9e18) cases.emplace_back("9000000000000000000", "E-SCEN-007");
+          break;
+        case FieldType::real:
+          cases.insert(cases.end(), {{".nan", "E-SCEN-008"}, {"1e400", "E-SCEN-008"}, {"x", "E-SCEN-008"},
+                                     {"-1e31", "E-SCEN-009"}, {"1e31", "E-SCEN-009"}, {"[1]", "E-SCEN-004"}});
+          break;
+        case FieldType::boolean:
+          cases.insert(cases.end(), {{"yes", "E-SCEN-010"}, {"1", "E-SCEN-010"}, {"\"true\"", "E-SCEN-004"}});
+          break;
+        case FieldType::choice:
+          cases.insert(cases.end(), {{"nonsense", "E-SCEN-005"}, {"[none]", "E-SCEN-004"}});
+          break;
+        case FieldType::text:
+          cases.insert(cases.end(), {{"[a]", "E-SCEN-004"}, {"\"\"", ""}});
+          break;
+        case FieldType::counts:
+          cases.insert(cases.end(), {{"[]", "E-SCEN-015"}, {"[x]", "E-SCEN-006"}, {"7", "E-SCEN-004"}});
+          break;
+        case FieldType::reals: cases.insert(cases.end(), {{"[1]", "E-SCEN-015"}, {"7", "E-SCEN-004"}}); break;
+        case FieldType::words: cases.insert(cases.end(), {{"[tp]", "E-SCEN-022"}, {"7", "E-SCEN-004"}}); break;
+        default:
+          cases.insert(cases.end(), {{"50", "E-UNIT-001"}, {"5 furlong", "E-UNIT-002"}, {"1,5 s", "E-UNIT-004"},
+                                     {"[1]", "E-SCEN-004"}});
+          cases.emplace_back(field.type == FieldType::seconds ? "5 GB" : "5 s", "E-UNIT-003");
+          const char* huge = field.type == FieldType::bytes     ? "1e9 TB"
+                             : field.type == FieldType::rate    ? "1e9 TB/s"
+                             : field.type == FieldType::seconds ? "99 h"
+                                                                : "1e9 Pflop/s";
+          cases.emplace_back(huge, "E-SCEN-009");
+      }
+    }
+    for (const auto& [value, code] : cases) {
+      const std::string set = path + "=" + value;
+      CAPTURE(set);
+      const Error error = refused(base, {set});
+      ++num_cases;
+      const auto at_option = [&](const Diagnostic& d) { return d.where.file == "--set " + set; };
+      const auto it = std::find_if(error.diagnostics.begin(), error.diagnostics.end(), at_option);
+      REQUIRE(it != error.diagnostics.end());
+      if (!code.empty()) CHECK(it->code == code);
+      CHECK_FALSE(it->hint.empty());
+      CHECK_FALSE(it->expected.empty());
+    }
+  }
+  CHECK(num_cases > 500);
 }
 
 // Any bytes end in a scenario or in located messages with a hint; the seed is printed on failure.

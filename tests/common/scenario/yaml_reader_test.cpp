@@ -4,6 +4,8 @@
 
 #include <doctest/doctest.h>
 
+#include <pthread.h>
+
 #include <chrono>
 
 #include "common/base/limits.h"
@@ -164,3 +166,30 @@ TEST_CASE("hostile texts end within 2 s") {
     CHECK_MESSAGE(used.count() < 30, unit);
   }
 }
+
+#ifndef __SANITIZE_ADDRESS__  // its frames are several times as large
+namespace {
+void* read_on_small_stack(void* ok) {
+  const std::string deep = "a: " + std::string(20'000, '[');
+  const std::string maps = [] {
+    std::string text;
+    for (int i = 0; i < 400; ++i) text += "[{a: ";
+    return text;
+  }();
+  *static_cast<bool*>(ok) = !parse_yaml("t", deep).ok() && !parse_yaml("t", maps).ok();
+  return nullptr;
+}
+}  // namespace
+
+TEST_CASE("nested texts end on a stack of 64 KiB") {
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  REQUIRE(pthread_attr_setstacksize(&attributes, 64 * 1024) == 0);
+  pthread_t thread{};
+  bool ok = false;
+  REQUIRE(pthread_create(&thread, &attributes, read_on_small_stack, &ok) == 0);
+  pthread_join(thread, nullptr);
+  pthread_attr_destroy(&attributes);
+  CHECK(ok);
+}
+#endif
