@@ -218,9 +218,25 @@ constexpr CodeInfo kCodes[] = {
 
     // --- TIME: timelines -------------------------------------------------------------------------
 
+    {"E-TIME-010", kInput, "the timeline of a rank is damaged",
+     "RUN/ranks/K.timeline is cut, changed or of another version.", "a rank that was killed while it wrote"},
+
     // --- RDZV: rendezvous ------------------------------------------------------------------------
 
     // --- EXEC: execution -------------------------------------------------------------------------
+
+    {"E-EXEC-030", kInput, "the training file of a run cannot be used",
+     "RUN/training.json is written by the tools; it was changed, cut or belongs to another version.", "an edited training.json"},
+    {"E-EXEC-031", Failure::execution, "a value that must be finite is not",
+     "The squared gradient norm is infinite or no number: the step stops before the update, nothing was changed.", "a learning rate that diverges"},
+    {"E-EXEC-032", Failure::execution, "a kernel failed",
+     "LibTorch refused a kernel of the plan or ran out of memory.", "a plan for more memory than there is"},
+    {"E-EXEC-033", kInput, "the training text is too short",
+     "A sample is sequence + 1 bytes at an offset below bytes - sequence.", "a file of 10 bytes, sequence 32"},
+    {"E-EXEC-034", kInput, "a file of a rank is missing or damaged",
+     "Verification needs the gradients of every rank of the run.", "a run that did not finish"},
+    {"E-EXEC-035", kInfeasible, "the executor cannot run this plan",
+     "The plan asks for something that this build has no code for.", "dtype bf16 on the CPU"},
 
     // --- CKPT: checkpoints -----------------------------------------------------------------------
 
