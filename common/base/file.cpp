@@ -89,13 +89,12 @@ Result<std::string> read_file(const std::string& path, std::int64_t max_bytes) {
     bytes.resize(before + (got > 0 ? static_cast<std::size_t>(got) : 0));
     if (got == 0) return bytes;
     if (got < 0 && errno != EINTR)
-      return read_error(path, "E-IO-004", "cannot read the file", reason(errno),
-                        "a readable file", "check the disk it is on");
+      return read_error(path, "E-IO-004", "cannot read the file", reason(errno), "a readable file",
+                        "check the disk it is on");
   }
-  return read_error(path, "E-IO-003", "the file is too large",
-                    fmt::format("more than {} bytes", max_bytes),
-                    fmt::format("at most {} bytes", max_bytes),
-                    "check that this is the file you meant");
+  return read_error(
+      path, "E-IO-003", "the file is too large", fmt::format("more than {} bytes", max_bytes),
+      fmt::format("at most {} bytes", max_bytes), "check that this is the file you meant");
 }
 
 AtomicFile::AtomicFile(std::string path, std::string temporary, int fd)

@@ -19,10 +19,10 @@ inline constexpr std::int64_t kTimelineBytes = 4LL << 30;
 inline constexpr std::int64_t kTrainingTextBytes = 1LL << 30;
 
 // --- YAML (measured with yaml-cpp 0.7: beyond these it takes seconds or hundreds of MiB) -------
-inline constexpr int kYamlLineBytes = 4096;      // a longer line is no text for people
-inline constexpr int kYamlBrackets = 65'536;     // of [ ] { } , : the scanner queues a token each
-inline constexpr int kYamlDepth = 32;            // passes in 32 KiB of stack
-inline constexpr int kYamlNodes = 200'000;       // 1 MiB of "- 1" lines is about that
+inline constexpr int kYamlLineBytes = 4096;   // a longer line is no text for people
+inline constexpr int kYamlBrackets = 65'536;  // of [ ] { } , : the scanner queues a token each
+inline constexpr int kYamlDepth = 32;         // passes in 32 KiB of stack
+inline constexpr int kYamlNodes = 200'000;    // 1 MiB of "- 1" lines is about that
 inline constexpr int kYamlScalarBytes = 4096;
 inline constexpr int kYamlKeysPerMapping = 4096;
 inline constexpr int kJsonDepth = 64;
@@ -32,22 +32,24 @@ inline constexpr int kNameBytes = 64;            // fits one cell of every table
 inline constexpr int kPathBytes = 1024;          // of any path inside a scenario
 inline constexpr int kDiagnosticsPrinted = 100;  // then "and N more"
 inline constexpr int kNotesPrinted = 4;
-inline constexpr int kSourceColumns = 120;       // a source line is cut around its caret
+inline constexpr int kSourceColumns = 120;  // a source line is cut around its caret
 
-// --- sizes of a run --------------------------------------------------------------------------------
+// --- sizes of a run
+// --------------------------------------------------------------------------------
 inline constexpr std::int64_t kDevices = 1'048'576;   // ten times the largest known cluster
 inline constexpr std::int64_t kOps = 50'000'000;      // 50 M ops take about 10 GiB
 inline constexpr std::int64_t kExecutedRanks = 4096;  // processes one launcher can watch
 inline constexpr std::int64_t kLayers = 65'536;       // also bounds layer_split and stages
 inline constexpr std::int64_t kMicrobatches = 1'048'576;
 inline constexpr std::int64_t kSteps = 1'000'000'000;
-inline constexpr std::int64_t kWidth = 1LL << 24;     // of hidden, ffn, vocabulary, sequence
+inline constexpr std::int64_t kWidth = 1LL << 24;  // of hidden, ffn, vocabulary, sequence
 inline constexpr std::int64_t kNetworkLevels = 8;
 inline constexpr std::int64_t kSlowDevices = 4096;
-inline constexpr std::int64_t kSets = 256;            // --set options of one command
+inline constexpr std::int64_t kSets = 256;  // --set options of one command
 
-// --- sockets (exec/rendezvous) ---------------------------------------------------------------------
-inline constexpr int kFrameBytes = 64 * 1024;      // largest frame of an authenticated peer
-inline constexpr int kStrangerFrameBytes = 4096;   // all the memory a stranger can make us take
+// --- sockets (exec/rendezvous)
+// ---------------------------------------------------------------------
+inline constexpr int kFrameBytes = 64 * 1024;     // largest frame of an authenticated peer
+inline constexpr int kStrangerFrameBytes = 4096;  // all the memory a stranger can make us take
 
 }  // namespace tandem::limits

@@ -24,13 +24,18 @@ struct Range {
   char32_t first, last;
 };
 // Unicode 14 ranges that terminals draw two columns wide; the blocks, not every hole.
-constexpr std::array<Range, 10> kWide = {{{0x1100, 0x115f}, {0x2e80, 0x303e}, {0x3041, 0x33ff},
-                                          {0x3400, 0x4dbf}, {0x4e00, 0xa4cf}, {0xac00, 0xd7a3},
-                                          {0xf900, 0xfaff}, {0xfe30, 0xfe6f}, {0xff00, 0xff60},
+constexpr std::array<Range, 10> kWide = {{{0x1100, 0x115f},
+                                          {0x2e80, 0x303e},
+                                          {0x3041, 0x33ff},
+                                          {0x3400, 0x4dbf},
+                                          {0x4e00, 0xa4cf},
+                                          {0xac00, 0xd7a3},
+                                          {0xf900, 0xfaff},
+                                          {0xfe30, 0xfe6f},
+                                          {0xff00, 0xff60},
                                           {0x1f300, 0x1faff}}};
-constexpr std::array<Range, 5> kCombining = {{{0x0300, 0x036f}, {0x0483, 0x0489},
-                                              {0x1ab0, 0x1aff}, {0x20d0, 0x20ff},
-                                              {0xfe20, 0xfe2f}}};
+constexpr std::array<Range, 5> kCombining = {
+    {{0x0300, 0x036f}, {0x0483, 0x0489}, {0x1ab0, 0x1aff}, {0x20d0, 0x20ff}, {0xfe20, 0xfe2f}}};
 
 template <std::size_t N>
 bool in_ranges(const std::array<Range, N>& ranges, char32_t c) {
@@ -204,12 +209,23 @@ std::string escape_html(std::string_view text) {
   std::string out;
   for (char c : escape_terminal(text)) {
     switch (c) {
-      case '&': out += "&amp;"; break;
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '"': out += "&quot;"; break;
-      case '\'': out += "&#39;"; break;
-      default: out += c;
+      case '&':
+        out += "&amp;";
+        break;
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '"':
+        out += "&quot;";
+        break;
+      case '\'':
+        out += "&#39;";
+        break;
+      default:
+        out += c;
     }
   }
   return out;
@@ -248,8 +264,9 @@ std::string escape_json(std::string_view text) {
 std::string csv_cell(std::string_view text) {
   // A spreadsheet runs a cell that starts with one of these; a quote in front makes it text.
   // Numbers keep their minus sign.
-  const bool formula = !text.empty() && std::string_view("=+-@\t\r").find(text[0]) !=
-                                            std::string_view::npos && !parse_double(text);
+  const bool formula = !text.empty() &&
+                       std::string_view("=+-@\t\r").find(text[0]) != std::string_view::npos &&
+                       !parse_double(text);
   std::string cell = formula ? "'" : "";
   cell += text;
   if (cell.find_first_of(",\"\r\n") == std::string::npos) return cell;

@@ -37,7 +37,7 @@ namespace tandem {
 // --- UTF-8 ------------------------------------------------------------------------------------
 struct CodePoint {
   char32_t value = 0;
-  int length = 1;    // bytes taken
+  int length = 1;     // bytes taken
   bool valid = true;  // false: `value` is the one invalid byte
 };
 [[nodiscard]] CodePoint decode_utf8(std::string_view text, std::size_t at);

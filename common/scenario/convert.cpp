@@ -71,8 +71,8 @@ class Converter {
     d.expected = std::move(expected);
     d.hint = std::move(hint);
     const YamlNode& node = at != nullptr ? *at : leaf_.node;
-    const bool at_key = !node.key.empty() &&
-                        (node.kind == Kind::null || node.mark.line != node.key_mark.line);
+    const bool at_key =
+        !node.key.empty() && (node.kind == Kind::null || node.mark.line != node.key_mark.line);
     point_at(d, *leaf_.source, at_key ? node.key_mark : node.mark);
     problems_.push_back(std::move(d));
     return std::nullopt;
@@ -111,35 +111,54 @@ class Converter {
       }
     }
     switch (field_.type) {
-      case FieldType::counts: return counts(node);
-      case FieldType::reals: return betas(node);
-      case FieldType::words: return order(node);
-      default: break;
+      case FieldType::counts:
+        return counts(node);
+      case FieldType::reals:
+        return betas(node);
+      case FieldType::words:
+        return order(node);
+      default:
+        break;
     }
     if (node.kind != Kind::scalar) return wrong_kind(node);
     if (node.quoted && field_.type != FieldType::text) return quoted(node);
     switch (field_.type) {
-      case FieldType::count: return count(node);
-      case FieldType::real: return real(node);
-      case FieldType::boolean: return boolean(node);
-      case FieldType::choice: return choice(node, words);
-      case FieldType::text: return text(node);
-      case FieldType::bytes: return quantity(node, Dimension::bytes);
-      case FieldType::rate: return quantity(node, Dimension::rate);
-      case FieldType::seconds: return quantity(node, Dimension::seconds);
-      case FieldType::flops: return quantity(node, Dimension::flops);
-      default: return wrong_kind(node);
+      case FieldType::count:
+        return count(node);
+      case FieldType::real:
+        return real(node);
+      case FieldType::boolean:
+        return boolean(node);
+      case FieldType::choice:
+        return choice(node, words);
+      case FieldType::text:
+        return text(node);
+      case FieldType::bytes:
+        return quantity(node, Dimension::bytes);
+      case FieldType::rate:
+        return quantity(node, Dimension::rate);
+      case FieldType::seconds:
+        return quantity(node, Dimension::seconds);
+      case FieldType::flops:
+        return quantity(node, Dimension::flops);
+      default:
+        return wrong_kind(node);
     }
   }
 
   // Quantities may be quoted, as they contain a space; everything else plain only.
   std::optional<FieldValue> quoted(const YamlNode& node) {
     switch (field_.type) {
-      case FieldType::bytes: return quantity(node, Dimension::bytes);
-      case FieldType::rate: return quantity(node, Dimension::rate);
-      case FieldType::seconds: return quantity(node, Dimension::seconds);
-      case FieldType::flops: return quantity(node, Dimension::flops);
-      default: return wrong_kind(node);
+      case FieldType::bytes:
+        return quantity(node, Dimension::bytes);
+      case FieldType::rate:
+        return quantity(node, Dimension::rate);
+      case FieldType::seconds:
+        return quantity(node, Dimension::seconds);
+      case FieldType::flops:
+        return quantity(node, Dimension::flops);
+      default:
+        return wrong_kind(node);
     }
   }
 
@@ -155,9 +174,8 @@ class Converter {
     const auto low = static_cast<std::int64_t>(field_.min);
     const auto high = bounded ? static_cast<std::int64_t>(field_.max) : INT64_MAX;
     if (*number < low || *number > high) {
-      const std::string title = *number < 1 && low == 1
-                                    ? path_ + " must be at least 1"
-                                    : path_ + " is out of range";
+      const std::string title =
+          *number < 1 && low == 1 ? path_ + " must be at least 1" : path_ + " is out of range";
       return refuse("E-SCEN-007", title, node.text, describe(field_),
                     fmt::format("use {}", *number < low ? low : high), &node);
     }
@@ -205,9 +223,9 @@ class Converter {
     value.boolean = node.text == "true";
     value.word = node.text;
     if (value.boolean || node.text == "false") return value;
-    static const std::set<std::string> kYes = {"yes", "Yes", "YES", "on", "On",   "ON",
+    static const std::set<std::string> kYes = {"yes", "Yes", "YES", "on",   "On",  "ON",
                                                "y",   "Y",   "1",   "True", "TRUE"};
-    static const std::set<std::string> kNo = {"no", "No", "NO", "off", "Off",   "OFF",
+    static const std::set<std::string> kNo = {"no", "No", "NO", "off",   "Off",  "OFF",
                                               "n",  "N",  "0",  "False", "FALSE"};
     const std::string hint = kYes.contains(node.text)  ? "write true"
                              : kNo.contains(node.text) ? "write false"
@@ -242,7 +260,7 @@ class Converter {
   }
 
   std::optional<FieldValue> quantity(const YamlNode& node, Dimension dimension) {
-    const Quantity q = parse_quantity(dimension, node.text);
+    const Quantity q = parse_quantity(dimension, node.text, path_.ends_with(".memory"));
     if (!q.problem.code.empty())
       return refuse(q.problem.code, path_ + ": " + q.problem.title, node.text, q.problem.expected,
                     q.problem.hint, &node);

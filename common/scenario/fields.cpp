@@ -17,26 +17,55 @@ using S = Scenario;
 using V = FieldValue;
 using I = std::size_t;
 
-V of_int(std::int64_t x) { V v; v.integer = x; return v; }
-V of_real(double x) { V v; v.real = x; return v; }
-V of_bool(bool x) { V v; v.boolean = x; return v; }
-V of_index(int x) { V v; v.index = x; return v; }
-V of_text(const std::string& x) { V v; v.word = x; v.absent = x.empty(); return v; }
+V of_int(std::int64_t x) {
+  V v;
+  v.integer = x;
+  return v;
+}
+V of_real(double x) {
+  V v;
+  v.real = x;
+  return v;
+}
+V of_bool(bool x) {
+  V v;
+  v.boolean = x;
+  return v;
+}
+V of_index(int x) {
+  V v;
+  v.index = x;
+  return v;
+}
+V of_text(const std::string& x) {
+  V v;
+  v.word = x;
+  v.absent = x.empty();
+  return v;
+}
 
 // Places of plain members: one line a row instead of two lambdas each.
-#define INT(m) [](S& s, I, const V& v) { s.m = static_cast<decltype(s.m)>(v.integer); }, \
-               [](const S& s, I) { return of_int(static_cast<std::int64_t>(s.m)); }
-#define REAL(m) [](S& s, I, const V& v) { s.m = v.real; }, [](const S& s, I) { return of_real(s.m); }
-#define BOOL(m) [](S& s, I, const V& v) { s.m = v.boolean; }, [](const S& s, I) { return of_bool(s.m); }
-#define TEXT(m) [](S& s, I, const V& v) { s.m = v.word; }, [](const S& s, I) { return of_text(s.m); }
-#define ENUM(m) [](S& s, I, const V& v) { s.m = static_cast<decltype(s.m)>(v.index); }, \
-                [](const S& s, I) { return of_index(static_cast<int>(s.m)); }
-#define PEAK(name) [](S& s, I, const V& v) { s.cluster.device.peak[name] = v.real; }, \
-                   [](const S& s, I) { return of_entry(s.cluster.device.peak, name); }
-#define EFFICIENCY(name) [](S& s, I, const V& v) { s.cluster.device.efficiency[name] = v.real; }, \
-                         [](const S& s, I) { return of_entry(s.cluster.device.efficiency, name); }
-#define OPTION(name) [](S& s, I, const V& v) { s.schedule.options[name] = v.word; }, \
-                     [](const S& s, I) { return of_option(s, name); }
+#define INT(m)                                                              \
+  [](S& s, I, const V& v) { s.m = static_cast<decltype(s.m)>(v.integer); }, \
+      [](const S& s, I) { return of_int(static_cast<std::int64_t>(s.m)); }
+#define REAL(m) \
+  [](S& s, I, const V& v) { s.m = v.real; }, [](const S& s, I) { return of_real(s.m); }
+#define BOOL(m) \
+  [](S& s, I, const V& v) { s.m = v.boolean; }, [](const S& s, I) { return of_bool(s.m); }
+#define TEXT(m) \
+  [](S& s, I, const V& v) { s.m = v.word; }, [](const S& s, I) { return of_text(s.m); }
+#define ENUM(m)                                                           \
+  [](S& s, I, const V& v) { s.m = static_cast<decltype(s.m)>(v.index); }, \
+      [](const S& s, I) { return of_index(static_cast<int>(s.m)); }
+#define PEAK(name)                                                   \
+  [](S& s, I, const V& v) { s.cluster.device.peak[name] = v.real; }, \
+      [](const S& s, I) { return of_entry(s.cluster.device.peak, name); }
+#define EFFICIENCY(name)                                                   \
+  [](S& s, I, const V& v) { s.cluster.device.efficiency[name] = v.real; }, \
+      [](const S& s, I) { return of_entry(s.cluster.device.efficiency, name); }
+#define OPTION(name)                                              \
+  [](S& s, I, const V& v) { s.schedule.options[name] = v.word; }, \
+      [](const S& s, I) { return of_option(s, name); }
 
 V of_entry(const std::map<std::string, double>& table, const char* name) {
   const auto it = table.find(name);
@@ -370,21 +399,40 @@ std::vector<std::string> words_of(std::string_view names) {
 std::string describe(const Field& f) {
   std::string text;
   switch (f.type) {
-    case FieldType::count: text = bound_text(f, "a whole number"); break;
-    case FieldType::real: text = bound_text(f, "a number"); break;
-    case FieldType::boolean: return "true or false";
+    case FieldType::count:
+      text = bound_text(f, "a whole number");
+      break;
+    case FieldType::real:
+      text = bound_text(f, "a number");
+      break;
+    case FieldType::boolean:
+      return "true or false";
     case FieldType::choice: {
       const auto words = words_of(f.names);
       return words.size() == 1 ? words[0] : "one of " + join(words, ", ");
     }
-    case FieldType::text: text = "a text"; break;
-    case FieldType::bytes: text = "a size such as 40 MiB"; break;
-    case FieldType::rate: text = "a rate such as 50 GB/s"; break;
-    case FieldType::seconds: text = "a time such as 2 us"; break;
-    case FieldType::flops: text = "a rate such as 989 Tflop/s"; break;
-    case FieldType::counts: text = bound_text(f, "a list of whole numbers"); break;
-    case FieldType::reals: return "two numbers from 0 to below 1, such as [0.9, 0.95]";
-    case FieldType::words: return "a list of " + std::string(f.names) + ", each once";
+    case FieldType::text:
+      text = "a text";
+      break;
+    case FieldType::bytes:
+      text = "a size such as 40 MiB";
+      break;
+    case FieldType::rate:
+      text = "a rate such as 50 GB/s";
+      break;
+    case FieldType::seconds:
+      text = "a time such as 2 us";
+      break;
+    case FieldType::flops:
+      text = "a rate such as 989 Tflop/s";
+      break;
+    case FieldType::counts:
+      text = bound_text(f, "a list of whole numbers");
+      break;
+    case FieldType::reals:
+      return "two numbers from 0 to below 1, such as [0.9, 0.95]";
+    case FieldType::words:
+      return "a list of " + std::string(f.names) + ", each once";
   }
   for (const std::string& word : words_of(f.names)) text += " or " + word;
   return text;
@@ -393,22 +441,33 @@ std::string describe(const Field& f) {
 std::string value_text(const Field& f, const FieldValue& v) {
   if (v.index >= 0) return words_of(f.names)[static_cast<std::size_t>(v.index)];
   switch (f.type) {
-    case FieldType::count: return fmt::format("{}", v.integer);
-    case FieldType::real: return format_double(v.real);
-    case FieldType::boolean: return v.boolean ? "true" : "false";
-    case FieldType::choice: return v.word;
-    case FieldType::text: return text_value(v.word);
-    case FieldType::bytes: return quantity_text(Dimension::bytes, v.real);
-    case FieldType::rate: return quantity_text(Dimension::rate, v.real);
-    case FieldType::seconds: return quantity_text(Dimension::seconds, v.real);
-    case FieldType::flops: return quantity_text(Dimension::flops, v.real);
-    case FieldType::counts: return fmt::format("[{}]", fmt::join(v.integers, ", "));
+    case FieldType::count:
+      return fmt::format("{}", v.integer);
+    case FieldType::real:
+      return format_double(v.real);
+    case FieldType::boolean:
+      return v.boolean ? "true" : "false";
+    case FieldType::choice:
+      return v.word;
+    case FieldType::text:
+      return text_value(v.word);
+    case FieldType::bytes:
+      return quantity_text(Dimension::bytes, v.real);
+    case FieldType::rate:
+      return quantity_text(Dimension::rate, v.real);
+    case FieldType::seconds:
+      return quantity_text(Dimension::seconds, v.real);
+    case FieldType::flops:
+      return quantity_text(Dimension::flops, v.real);
+    case FieldType::counts:
+      return fmt::format("[{}]", fmt::join(v.integers, ", "));
     case FieldType::reals: {
       std::vector<std::string> parts;
       for (double x : v.reals) parts.push_back(format_double(x));
       return "[" + join(parts, ", ") + "]";
     }
-    case FieldType::words: return "[" + join(v.words, ", ") + "]";
+    case FieldType::words:
+      return "[" + join(v.words, ", ") + "]";
   }
   return {};
 }

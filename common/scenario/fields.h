@@ -13,7 +13,20 @@
 
 namespace tandem {
 
-enum class FieldType { count, real, boolean, choice, text, bytes, rate, seconds, flops, counts, reals, words };
+enum class FieldType {
+  count,
+  real,
+  boolean,
+  choice,
+  text,
+  bytes,
+  rate,
+  seconds,
+  flops,
+  counts,
+  reals,
+  words
+};
 
 // A value of any type, as read or as found in the structs.
 struct FieldValue {
@@ -21,7 +34,7 @@ struct FieldValue {
   std::string word;     // one of the field's words, or the text of a text field
   int index = -1;       // of `word` in the field's words; -1: another kind of value
   std::int64_t integer = 0;
-  double real = 0;      // real, and quantities in their base unit
+  double real = 0;  // real, and quantities in their base unit
   bool boolean = false;
   std::vector<std::int64_t> integers;
   std::vector<double> reals;
@@ -29,9 +42,9 @@ struct FieldValue {
 };
 
 struct Field {
-  std::string_view path;   // "parallel.tp"; "[]" after a list of mappings
+  std::string_view path;  // "parallel.tp"; "[]" after a list of mappings
   FieldType type;
-  std::string_view names;  // words it may be instead of, or (choice) as, a value: "auto", "a, b"
+  std::string_view names;     // words it may be instead of, or (choice) as, a value: "auto", "a, b"
   double min = 0, max = 0;    // of a number; min == max: no bound
   bool above_min = false;     // min itself is excluded
   std::string_view fallback;  // default, as text; "-": must be given; "": absent

@@ -42,8 +42,7 @@ class Walk {
     if (is_section(known + "[]"))
       return wrong_kind(known, node, "a list of mappings, \"- {...}\" for each entry");
     if (is_section(known))
-      return wrong_kind(known, node,
-                        "a mapping with keys of " + join(names_below(known), ", "));
+      return wrong_kind(known, node, "a mapping with keys of " + join(names_below(known), ", "));
     unknown_key(parent, node);
   }
 

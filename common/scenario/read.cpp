@@ -68,9 +68,7 @@ class Reader {
     return std::move(scenario_);
   }
 
-  void add(const Diagnostics& list) {
-    problems_.insert(problems_.end(), list.begin(), list.end());
-  }
+  void add(const Diagnostics& list) { problems_.insert(problems_.end(), list.begin(), list.end()); }
 
   void check_root(const YamlDocument& document) {
     if (document.root.kind == YamlNode::Kind::mapping) return;
@@ -111,8 +109,7 @@ class Reader {
   }
 
   // "cluster.network[1].latency=2 us": a field of an entry that a file or preset has given.
-  void set_entry(const std::string& path, YamlNode node,
-                 std::shared_ptr<const YamlSource> source) {
+  void set_entry(const std::string& path, YamlNode node, std::shared_ptr<const YamlSource> source) {
     Leaf leaf;
     leaf.field = find_field(table_path(path, leaf.index));
     leaf.node = std::move(node);
@@ -161,16 +158,20 @@ class Reader {
     nodes.node.quoted = false;
     it->second.node.text = std::string(trim(text.substr(0, at)));
     const auto [given, is_new] = user_.values.emplace("cluster.nodes", nodes);
-    if (!is_new && given->second.source->is_file)
-      refuse_leaf("cluster.nodes", given->second, "E-CLUS-003", "the number of nodes is given twice",
+    if (is_new) return;
+    if (given->second.source->is_file && !it->second.source->is_file)
+      given->second = nodes;  // --set wins over the file
+    else if (given->second.source->is_file)
+      refuse_leaf("cluster.nodes", given->second, "E-CLUS-003",
+                  "the number of nodes is given twice",
                   given->second.node.text + " here, and " + text, "one of the two",
                   "delete this key, or \" x " + nodes.node.text + "\"");
   }
 
   // A cluster that describes no device and no network starts from `local`.
   void default_cluster() {
-    const bool described = std::any_of(
-        user_.values.begin(), user_.values.end(), [](const auto& entry) {
+    const bool described =
+        std::any_of(user_.values.begin(), user_.values.end(), [](const auto& entry) {
           const std::string& path = entry.first;
           return path.starts_with("cluster.device.") || path.starts_with("cluster.network[") ||
                  path == "cluster.preset" || path == "cluster.nodes" ||
@@ -257,9 +258,8 @@ class Reader {
   }
 
   bool too_many(const std::string& path, const Leaf& leaf) {
-    const auto limit = static_cast<std::size_t>(path.starts_with("cluster.network[")
-                                                    ? limits::kNetworkLevels
-                                                    : limits::kSlowDevices);
+    const auto limit = static_cast<std::size_t>(
+        path.starts_with("cluster.network[") ? limits::kNetworkLevels : limits::kSlowDevices);
     if (leaf.index < limit) return false;
     const std::string list = path.substr(0, path.find('['));
     if (!failed_.insert(list).second) return true;  // said once
@@ -283,8 +283,7 @@ class Reader {
 
   void assign() {
     const auto family = all_.values.find("model.family");
-    const bool other_family =
-        family != all_.values.end() && family->second.node.text != "gpt";
+    const bool other_family = family != all_.values.end() && family->second.node.text != "gpt";
     for (const auto& [path, leaf] : all_.values) {
       scenario_.origins[path] = location_of(*leaf.source, leaf.node.mark);
       if (leaf.source->is_file)
@@ -297,8 +296,8 @@ class Reader {
         if (problems_.size() > before) note_preset(path, leaf, problems_.back());
         continue;
       }
-      const bool automatic = value->index >= 0 && value->word == "auto" &&
-                             leaf.field->type != FieldType::choice;
+      const bool automatic =
+          value->index >= 0 && value->word == "auto" && leaf.field->type != FieldType::choice;
       if (automatic) continue;
       given_.insert(path);
       if (leaf.field->set != nullptr) leaf.field->set(scenario_, leaf.index, *value);
@@ -325,7 +324,8 @@ class Reader {
   // Fields whose default is "-". One message a section: they are missing together.
   void check_required() {
     if (stop_) return;
-    require("model.", "E-MODEL-005", "start from a preset, such as \"model: gpt-tiny\", or add them");
+    require("model.", "E-MODEL-005",
+            "start from a preset, such as \"model: gpt-tiny\", or add them");
     require("cluster.device.", "E-CLUS-007",
             "start from a preset, such as \"preset: h100-sxm\", or add them");
     for (std::size_t i = 0; i < scenario_.cluster.network.size(); ++i)
@@ -348,7 +348,8 @@ class Reader {
                              section.substr(0, section.size() - 1) + " is incomplete",
                              "nothing for " + join(missing, ", "), "a value for each", hint);
     const auto near = std::find_if(all_.values.begin(), all_.values.end(), [&](const auto& entry) {
-      return entry.first.starts_with(section) || (section == "cluster.device." && entry.first.starts_with("cluster."));
+      return entry.first.starts_with(section) ||
+             (section == "cluster.device." && entry.first.starts_with("cluster."));
     });
     if (near != all_.values.end()) point_at(d, *near->second.source, near->second.node.mark);
     problems_.push_back(std::move(d));

@@ -1,4 +1,5 @@
-// JSON Schema (draft 07) and reference page. The schema helps editors; the reader has the last word.
+// JSON Schema (draft 07) and reference page. The schema helps editors; the reader has the last
+// word.
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
@@ -26,11 +27,16 @@ Json number_schema(const Field& f, const char* type) {
 
 Json value_schema(const Field& f) {
   switch (f.type) {
-    case FieldType::count: return number_schema(f, "integer");
-    case FieldType::real: return number_schema(f, "number");
-    case FieldType::boolean: return {{"type", "boolean"}};
-    case FieldType::choice: return {{"enum", words_of(f.names)}};
-    case FieldType::text: return {{"type", "string"}};
+    case FieldType::count:
+      return number_schema(f, "integer");
+    case FieldType::real:
+      return number_schema(f, "number");
+    case FieldType::boolean:
+      return {{"type", "boolean"}};
+    case FieldType::choice:
+      return {{"enum", words_of(f.names)}};
+    case FieldType::text:
+      return {{"type", "string"}};
     case FieldType::counts:
       return {{"type", "array"}, {"items", number_schema(f, "integer")}};
     case FieldType::reals:
@@ -63,8 +69,7 @@ Json entry_schema(const std::string& path) {
   Json section = section_schema(path);
   if (field != nullptr) return {{"anyOf", {field_schema(*field), section}}};
   if (path == "schedule") return {{"anyOf", {field_schema(*find_field("schedule.kind")), section}}};
-  if (path == "model" || path == "cluster")
-    return {{"anyOf", {{{"type", "string"}}, section}}};
+  if (path == "model" || path == "cluster") return {{"anyOf", {{{"type", "string"}}, section}}};
   return section;
 }
 
@@ -105,12 +110,16 @@ std::string json_schema() {
 std::string reference_page() {
   std::string page =
       "# The scenario file: every field\n\n"
-      "Generated from `common/scenario/fields.cpp`; do not edit. A path such as `parallel.tp` is the\n"
-      "key `tp` below `parallel:`; `[]` is an entry of a list. A field marked *later* is known, and\n"
-      "refused with the values that work. Quantities have units: `50 GB/s` (10^9 bytes), `50 GiB/s`\n"
+      "Generated from `common/scenario/fields.cpp`; do not edit. A path such as `parallel.tp` is "
+      "the\n"
+      "key `tp` below `parallel:`; `[]` is an entry of a list. A field marked *later* is known, "
+      "and\n"
+      "refused with the values that work. Quantities have units: `50 GB/s` (10^9 bytes), `50 "
+      "GiB/s`\n"
       "(2^30), `400 Gb/s` (bits), `2 us`, `80 GB`, `989 Tflop/s`.\n\n"
       "Presets of models: ";
-  page += join(preset_names("models"), ", ") + ". Of clusters: " + join(preset_names("clusters"), ", ") +
+  page += join(preset_names("models"), ", ") +
+          ". Of clusters: " + join(preset_names("clusters"), ", ") +
           ". Of devices: " + join(preset_names("devices"), ", ") + ".\n";
   std::string section;
   for (const Field& f : scenario_fields()) {
@@ -121,7 +130,7 @@ std::string reference_page() {
                           heading);
     section = heading;
     const std::string fallback = f.fallback == "-" ? "required" : std::string(f.fallback);
-    const std::string later = f.works == "-"     ? " *Later.*"
+    const std::string later = f.works == "-"    ? " *Later.*"
                               : f.works.empty() ? ""
                                                 : fmt::format(" This version: {}.", f.works);
     page += fmt::format("| `{}` | {} | {} | {}{} |\n", f.path, cell(describe(f)), cell(fallback),

@@ -18,7 +18,9 @@ struct Quantity {
   QuantityProblem problem;
 };
 
-[[nodiscard]] Quantity parse_quantity(Dimension dimension, std::string_view text);
+// `large`: a bare size is likelier to be GB than MB (memory of a device).
+[[nodiscard]] Quantity parse_quantity(Dimension dimension, std::string_view text,
+                                      bool large = false);
 
 // Reads back to exactly this value; the shortest such text.
 [[nodiscard]] std::string quantity_text(Dimension dimension, double value);

@@ -24,8 +24,7 @@ std::string near_divisors(std::int64_t n, std::int64_t x) {
     if (n % d == 0) below = d;
   for (std::int64_t d = x; d <= n && above == 0; ++d)
     if (n % d == 0) above = d;
-  if (below == 0 || above == 0 || below == above)
-    return fmt::format("{}", std::max(below, above));
+  if (below == 0 || above == 0 || below == above) return fmt::format("{}", std::max(below, above));
   return fmt::format("{} or {}", below, above);
 }
 
@@ -54,11 +53,12 @@ class Rules {
 
  private:
   [[nodiscard]] bool good(Paths paths) const {
-    return std::none_of(paths.begin(), paths.end(), [&](std::string_view path) {
-      return failed_.contains(std::string(path));
-    });
+    return std::none_of(paths.begin(), paths.end(),
+                        [&](std::string_view path) { return failed_.contains(std::string(path)); });
   }
-  [[nodiscard]] bool given(std::string_view path) const { return given_.contains(std::string(path)); }
+  [[nodiscard]] bool given(std::string_view path) const {
+    return given_.contains(std::string(path));
+  }
 
   void refuse(Paths paths, std::string code, std::string title, std::string found,
               std::string expected, std::string hint) {
@@ -70,12 +70,12 @@ class Rules {
     const ModelSpec& m = s_.model;
     if (!good({"model.heads", "model.hidden", "model.kv_heads", "model.family"})) return;
     if (m.heads > 0 && !given("model.head_dim") && m.hidden % m.heads != 0)
-      refuse({"model.heads", "model.hidden"}, "E-MODEL-003",
-             fmt::format("model.hidden = {} is not a multiple of model.heads = {}", m.hidden,
-                         m.heads),
-             fmt::format("{} / {} = {:.2f}", m.hidden, m.heads, double(m.hidden) / m.heads),
-             "heads of a whole width",
-             fmt::format("use heads: {}, or give model.head_dim", near_divisors(m.hidden, m.heads)));
+      refuse(
+          {"model.heads", "model.hidden"}, "E-MODEL-003",
+          fmt::format("model.hidden = {} is not a multiple of model.heads = {}", m.hidden, m.heads),
+          fmt::format("{} / {} = {:.2f}", m.hidden, m.heads, double(m.hidden) / m.heads),
+          "heads of a whole width",
+          fmt::format("use heads: {}, or give model.head_dim", near_divisors(m.hidden, m.heads)));
     if (m.heads > 0 && m.heads % m.kv_heads != 0)
       refuse({"model.kv_heads", "model.heads"}, "E-MODEL-004",
              fmt::format("model.heads = {} is not a multiple of model.kv_heads = {}", m.heads,
@@ -104,14 +104,14 @@ class Rules {
       const std::string title = "more devices than Tandem handles";
       const std::string most = fmt::format("at most {} devices", limits::kDevices);
       if (world > limits::kDevices && !s_.cluster.local)
-        return refuse({"cluster.nodes", "cluster.devices_per_node"}, "E-SCEN-038", title,
-                      fmt::format("{}*{} = {} devices", s_.cluster.nodes,
-                                  s_.cluster.devices_per_node, world),
-                      most, "use fewer nodes");
-      return refuse({"parallel.dp", "parallel.pp", "parallel.tp"}, "E-SCEN-038", title,
-                    fmt::format("{}*{}*{} = {:.4g} devices", p.tp, p.pp, p.dp,
-                                static_cast<double>(ranks)),
-                    most, "use smaller degrees");
+        return refuse(
+            {"cluster.nodes", "cluster.devices_per_node"}, "E-SCEN-038", title,
+            fmt::format("{}*{} = {} devices", s_.cluster.nodes, s_.cluster.devices_per_node, world),
+            most, "use fewer nodes");
+      return refuse(
+          {"parallel.dp", "parallel.pp", "parallel.tp"}, "E-SCEN-038", title,
+          fmt::format("{}*{}*{} = {:.4g} devices", p.tp, p.pp, p.dp, static_cast<double>(ranks)),
+          most, "use smaller degrees");
     }
     if (s_.cluster.local && s_.cluster.nodes > 1)
       return refuse({"cluster.nodes"}, "E-CLUS-010", "cluster local has one node",
@@ -121,13 +121,14 @@ class Rules {
     if (world % block != 0)
       return refuse({"parallel.tp", "parallel.pp", "cluster.preset", "cluster.nodes"}, "E-SCEN-030",
                     fmt::format("parallel.tp * parallel.cp * parallel.pp = {}*{}*{} = {} does not "
-                                "divide the {} devices", p.tp, p.cp, p.pp, block, world),
+                                "divide the {} devices",
+                                p.tp, p.cp, p.pp, block, world),
                     fmt::format("{} / {} = {:.3g}", world, block, double(world) / double(block)),
                     "a whole number of data-parallel replicas",
-                    world < block ? fmt::format("use {} devices or more, or smaller degrees", block)
-                                  : fmt::format("make the product {}, or use {} devices",
-                                                near_divisors(world, block),
-                                                near_multiples(world, block)));
+                    world < block
+                        ? fmt::format("use {} devices or more, or smaller degrees", block)
+                        : fmt::format("make the product {}, or use {} devices",
+                                      near_divisors(world, block), near_multiples(world, block)));
     degrees_fit_ = block * p.dp == world;
     if (!degrees_fit_)
       refuse({"parallel.dp", "cluster.preset", "cluster.nodes", "parallel.tp", "parallel.pp"},
@@ -149,10 +150,12 @@ class Rules {
     multiple_of_tp("model.ffn_hidden", "E-SCEN-033", m.ffn_hidden, tp, m.ffn_hidden);
   }
   void multiple_of_tp(std::string_view path, std::string code, int x, int tp, int whole) {
-    if (!good({path, "parallel.tp", "model.hidden", "model.heads"}) || x <= 0 || x % tp == 0) return;
+    if (!good({path, "parallel.tp", "model.hidden", "model.heads"}) || x <= 0 || x % tp == 0)
+      return;
     refuse({"parallel.tp", path}, std::move(code),
            fmt::format("{} = {} is not a multiple of parallel.tp = {}", path, x, tp),
-           fmt::format("{} / {} = {:.3g}", x, tp, double(x) / tp), "an equal share for each tp rank",
+           fmt::format("{} / {} = {:.3g}", x, tp, double(x) / tp),
+           "an equal share for each tp rank",
            fmt::format("use tp: {}, or {}: {}", near_divisors(whole, tp),
                        path.substr(path.find('.') + 1), near_multiples(x, tp)));
   }
@@ -164,20 +167,22 @@ class Rules {
         t.global_batch % step != 0)
       refuse({"training.global_batch", "training.micro_batch", "parallel.dp"}, "E-SCEN-034",
              fmt::format("training.global_batch = {} is not a multiple of micro_batch * dp = {}*{} "
-                         "= {}", t.global_batch, t.micro_batch, s_.parallel.dp, step),
-             fmt::format("{} / {} = {:.3g}", t.global_batch, step, double(t.global_batch) / double(step)),
+                         "= {}",
+                         t.global_batch, t.micro_batch, s_.parallel.dp, step),
+             fmt::format("{} / {} = {:.3g}", t.global_batch, step,
+                         double(t.global_batch) / double(step)),
              "a whole number of microbatches",
              "use global_batch: " + near_multiples(t.global_batch, step));
-    if (good({"training.sequence", "model.max_sequence", "model.family"}) && s_.model.max_sequence > 0 &&
-        s_.model.family == ModelFamily::gpt && t.sequence > s_.model.max_sequence)
-      refuse({"training.sequence", "model.max_sequence"}, "E-SCEN-037",
-             fmt::format("training.sequence = {} exceeds model.max_sequence = {}", t.sequence,
-                         s_.model.max_sequence),
-             fmt::format("{} tokens", t.sequence),
-             fmt::format("at most {} tokens: the model has no more positions",
-                         s_.model.max_sequence),
-             fmt::format("use sequence: {}, or max_sequence: {}", s_.model.max_sequence,
-                         t.sequence));
+    if (good({"training.sequence", "model.max_sequence", "model.family"}) &&
+        s_.model.max_sequence > 0 && s_.model.family == ModelFamily::gpt &&
+        t.sequence > s_.model.max_sequence)
+      refuse(
+          {"training.sequence", "model.max_sequence"}, "E-SCEN-037",
+          fmt::format("training.sequence = {} exceeds model.max_sequence = {}", t.sequence,
+                      s_.model.max_sequence),
+          fmt::format("{} tokens", t.sequence),
+          fmt::format("at most {} tokens: the model has no more positions", s_.model.max_sequence),
+          fmt::format("use sequence: {}, or max_sequence: {}", s_.model.max_sequence, t.sequence));
     optimizer();
   }
 
@@ -204,7 +209,8 @@ class Rules {
       refuse({"schedule.stages_per_rank", "schedule.kind"}, "E-SCEN-045",
              fmt::format("sched/{}: stages_per_rank = {}; this kind has one stage per rank",
                          s_.schedule.kind, v),
-             fmt::format("{} stages per rank", v), "1", "use stages_per_rank: 1, or delete the key");
+             fmt::format("{} stages per rank", v), "1",
+             "use stages_per_rank: 1, or delete the key");
     else if (good({"schedule.kind", "schedule.stages_per_rank", "parallel.pp"}))
       stages(std::int64_t{s_.parallel.pp} * v);
     option_of("backward", "gpipe");
@@ -234,8 +240,11 @@ class Rules {
       works.push_back(fmt::format("{}", layers / num_stages + (i < layers % num_stages ? 1 : 0)));
     refuse({"parallel.layer_split", "parallel.pp", "model.layers"}, "E-SCEN-036",
            fmt::format("parallel.layer_split has {} entries that sum to {}; {} entries and sum {} "
-                       "are needed", split.size(), sum, num_stages, layers),
-           fmt::format("[{}]", fmt::join(split.begin(), split.begin() + std::min<std::size_t>(split.size(), 16), ", ")),
+                       "are needed",
+                       split.size(), sum, num_stages, layers),
+           fmt::format("[{}]",
+                       fmt::join(split.begin(),
+                                 split.begin() + std::min<std::size_t>(split.size(), 16), ", ")),
            fmt::format("{} positive numbers that sum to {}", num_stages, layers),
            num_stages <= 16 ? "use [" + join(works, ", ") + "], or auto" : "use auto");
   }
@@ -374,8 +383,8 @@ class Rules {
   void giants() {
     if (!degrees_fit_ || !good({"training.global_batch", "training.micro_batch", "model.layers"}))
       return;
-    const double m = double(s_.training.global_batch) /
-                     (double(s_.training.micro_batch) * s_.parallel.dp);
+    const double m =
+        double(s_.training.global_batch) / (double(s_.training.micro_batch) * s_.parallel.dp);
     const double ops = estimated_plan_ops(s_);
     if (m > double(limits::kMicrobatches))
       refuse({"training.global_batch", "training.micro_batch"}, "E-SCEN-039",
@@ -427,8 +436,8 @@ class Rules {
 }  // namespace
 
 double estimated_plan_ops(const Scenario& s) {
-  const double m = double(s.training.global_batch) /
-                   (double(s.training.micro_batch) * s.parallel.dp);
+  const double m =
+      double(s.training.global_batch) / (double(s.training.micro_batch) * s.parallel.dp);
   // A layer and microbatch: two segments forward, four backward, with tp as many reductions.
   const double per_layer = s.parallel.tp > 1 ? 12 : 6;
   const double per_stage = 6;  // embedding or head, send, receive, both ways
@@ -444,10 +453,9 @@ void validate(const Scenario& scenario, const std::set<std::string>& given,
 Diagnostics check_executable(const Scenario& s) {
   Diagnostics problems;
   if (s.training.precision != Precision::fp32 && s.training.precision != Precision::fp64)
-    problems.push_back(at_fields(s, {"training.precision"}, "E-SCEN-060",
-                                 "the executor has no kernels for this precision", "bf16",
-                                 "fp32 or fp64",
-                                 "use precision: fp32, or only simulate this scenario"));
+    problems.push_back(at_fields(
+        s, {"training.precision"}, "E-SCEN-060", "the executor has no kernels for this precision",
+        "bf16", "fp32 or fp64", "use precision: fp32, or only simulate this scenario"));
   const std::int64_t world = s.parallel.world();
   if (world > limits::kExecutedRanks)
     problems.push_back(at_fields(s, {"parallel.tp", "parallel.pp", "parallel.dp", "cluster.preset"},

@@ -103,7 +103,8 @@ class TreeBuilder final : public YAML::EventHandler {
     throw Refused{std::move(d)};
   }
   [[noreturn]] void refuse_tag(const YamlMark& mark) const {
-    refuse(mark, "E-YAML-013", "YAML tags are not supported", word_at(mark), "a value without a tag",
+    refuse(mark, "E-YAML-013", "YAML tags are not supported", word_at(mark),
+           "a value without a tag",
            "delete the tag; quoted text is text, plain text is read as its field asks");
   }
   [[noreturn]] void refuse_alias(const YamlMark& mark) const {
@@ -165,8 +166,7 @@ class TreeBuilder final : public YAML::EventHandler {
     const bool bang = mark.column <= static_cast<int>(line.size()) && line[mark.column - 1] == '!';
     if ((tag != "?" && tag != "!") || bang) refuse_tag(mark);
     if (++num_nodes_ > limits::kYamlNodes)
-      refuse(mark, "E-YAML-009", "too many values",
-             fmt::format("more than {}", limits::kYamlNodes),
+      refuse(mark, "E-YAML-009", "too many values", fmt::format("more than {}", limits::kYamlNodes),
              fmt::format("at most {} keys, values and lists", limits::kYamlNodes),
              "check that this is the file you meant");
     return node;
@@ -279,8 +279,7 @@ constexpr std::array<Translation, 17> kTranslations = {{
      "give all entries of a list the same indentation"},
     {"illegal EOF in scalar", "a quote is not closed", "add the missing quote"},
     {"illegal document indicator in scalar", "a quote is not closed", "add the missing quote"},
-    {"illegal tab when looking for indentation", "a tab in the indentation",
-     "indent with spaces"},
+    {"illegal tab when looking for indentation", "a tab in the indentation", "indent with spaces"},
     {"cannot start a scalar with this character", "a value cannot start with this character",
      "quote the value"},
     {"unknown token", "a value cannot start with this character", "quote the value"},
@@ -314,8 +313,7 @@ Diagnostic translate(const YamlSource& source, const TreeBuilder& tree,
   }
   // Never beyond the last character: an editor cannot jump there.
   mark.line = std::clamp(mark.line, 1, std::max(1, source.num_lines()));
-  while (mark.line > 1 && source.line_text(mark.line).empty() &&
-         mark.line == source.num_lines()) {
+  while (mark.line > 1 && source.line_text(mark.line).empty() && mark.line == source.num_lines()) {
     --mark.line;
     mark.column = static_cast<int>(source.line_text(mark.line).size()) + 1;
   }

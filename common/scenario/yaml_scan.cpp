@@ -46,8 +46,8 @@ std::optional<Diagnostic> check_character(const YamlSource& source, std::size_t 
   if (!c.valid) return bad_byte(source.bytes, at, offset);
   const auto value = static_cast<unsigned>(c.value);
   const bool crlf = value == '\r' && source.bytes.compare(at, 2, "\r\n") == 0;
-  const bool control = (value < 0x20 && value != '\n' && value != '\t' && !crlf) ||
-                       (value >= 0x7f && value < 0xa0);
+  const bool control =
+      (value < 0x20 && value != '\n' && value != '\t' && !crlf) || (value >= 0x7f && value < 0xa0);
   if (control) return bad_control(value, offset);
   if (is_deceptive(c.value))
     return refuse("E-YAML-003", "invisible character in the text",
@@ -84,9 +84,9 @@ std::optional<Diagnostic> scan_yaml(YamlSource& source) {
                        fmt::format("at most {} of them in a file", limits::kYamlBrackets),
                        "write long lists with one \"- entry\" a line");
     if (!refused && column == 0 && bytes[at] == '%')
-      refused = refuse("E-YAML-006", "YAML directives are not supported",
-                       source.line_text(mark.line), "a line that does not start with %",
-                       "delete the line");
+      refused =
+          refuse("E-YAML-006", "YAML directives are not supported", source.line_text(mark.line),
+                 "a line that does not start with %", "delete the line");
     if (refused) {
       point_at(*refused, source, mark);
       return refused;

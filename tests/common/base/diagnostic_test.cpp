@@ -3,9 +3,9 @@
 
 #include <doctest/doctest.h>
 
-#include "common/base/diagnostic_codes.h"
-
 #include <set>
+
+#include "common/base/diagnostic_codes.h"
 
 using namespace tandem;
 
@@ -55,7 +55,8 @@ TEST_CASE("to_text: the caret counts columns, not bytes, and escapes take their 
   Diagnostic d = example();
   d.source_line = "\xe6\x97\xa5\x1b: ab";  // a wide character (3 bytes), an escape code (1)
   d.where = {"f", 1, 7, 2};                // "ab"
-  CHECK(to_text(d).find("    1 | \xe6\x97\xa5\\x1b: ab\n      |         ^^\n") != std::string::npos);
+  CHECK(to_text(d).find("    1 | \xe6\x97\xa5\\x1b: ab\n      |         ^^\n") !=
+        std::string::npos);
 }
 
 TEST_CASE("to_text: a caret after the end of the line") {
@@ -115,8 +116,9 @@ TEST_CASE("to_text of a list stops at 100") {
 }
 
 TEST_CASE("codes: unique, well formed, sorted inside their area, explained") {
-  const std::set<std::string> areas = {"CLI",  "IO",  "YAML", "SCEN", "UNIT", "MODEL", "CLUS", "PLAN",
-                                       "SCHED", "CAL", "TIME", "RDZV", "EXEC", "CKPT",  "INT"};
+  const std::set<std::string> areas = {"CLI",   "IO",   "YAML", "SCEN",  "UNIT",
+                                       "MODEL", "CLUS", "PLAN", "SCHED", "CAL",
+                                       "TIME",  "RDZV", "EXEC", "CKPT",  "INT"};
   std::set<std::string_view> seen;
   for (const CodeInfo& row : diagnostic_codes()) {
     const std::string code(row.code);

@@ -30,7 +30,7 @@ TEST_CASE("parse_double takes finite decimals and refuses silent overflow and un
 }
 
 TEST_CASE("format_double reads back") {
-  for (double x : {0.1, 3e-4, 1e-8, 3.35e12, 12345.678, 1e300, -2.5}) 
+  for (double x : {0.1, 3e-4, 1e-8, 3.35e12, 12345.678, 1e300, -2.5})
     CHECK(parse_double(format_double(x)) == x);
   CHECK(format_double(2) == "2");
 }
@@ -56,7 +56,8 @@ TEST_CASE("plain names") {
 
 TEST_CASE("decode_utf8 refuses overlong, surrogate, truncated and too large") {
   CHECK(decode_utf8("\xe6\x97\xa5", 0).value == 0x65e5);
-  for (const char* bad : {"\xc0\x80", "\xed\xa0\x80", "\xe6\x97", "\xf4\x90\x80\x80", "\xff", "\x80"})
+  for (const char* bad :
+       {"\xc0\x80", "\xed\xa0\x80", "\xe6\x97", "\xf4\x90\x80\x80", "\xff", "\x80"})
     CHECK_FALSE(decode_utf8(bad, 0).valid);
 }
 
@@ -82,6 +83,6 @@ TEST_CASE("cutting, joining and widths") {
   CHECK(split("a,,b", ',').size() == 3);
   const std::array<std::string, 2> parts = {"a", "b"};
   CHECK(join(parts, ", ") == "a, b");
-  CHECK(display_width("a\xe6\x97\xa5") == 3);   // a wide character
-  CHECK(display_width("e\xcc\x81") == 1);       // a combining accent
+  CHECK(display_width("a\xe6\x97\xa5") == 3);  // a wide character
+  CHECK(display_width("e\xcc\x81") == 1);      // a combining accent
 }

@@ -2,10 +2,9 @@
 // To write the pages anew: TANDEM_UPDATE=1 scenario_test.
 #include <doctest/doctest.h>
 
-#include <nlohmann/json.hpp>
-
 #include <cstdlib>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <set>
 
 #include "common/base/diagnostic_codes.h"
@@ -57,12 +56,13 @@ TEST_CASE("the schema knows every field") {
 
 // A case is a file of scenarios/invalid; the codes of the list below have theirs in unit tests.
 TEST_CASE("every code of the reader has a case") {
-  std::set<std::string> seen = {"E-YAML-009", "E-SCEN-016", "E-SCEN-017", "E-SCEN-060", "E-SCEN-061",
-                                "W-SCEN-001", "W-SCEN-002", "W-CLUS-001"};
+  std::set<std::string> seen = {"E-YAML-009", "E-SCEN-016", "E-SCEN-017", "E-SCEN-060",
+                                "E-SCEN-061", "W-SCEN-001", "W-SCEN-002", "W-CLUS-001"};
   for (const auto& entry : fs::directory_iterator("scenarios/invalid")) {
     if (entry.path().extension() != ".expect") continue;
     const std::string text = read_file(entry.path().string(), 1 << 20).value();
-    for (auto at = text.find("error E-"); at != std::string::npos; at = text.find("error E-", at + 1)) {
+    for (auto at = text.find("error E-"); at != std::string::npos;
+         at = text.find("error E-", at + 1)) {
       const std::string code = text.substr(at + 6, text.find(':', at) - at - 6);
       CHECK_MESSAGE(find_code(code) != nullptr, code);
       seen.insert(code);

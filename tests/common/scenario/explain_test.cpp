@@ -59,7 +59,8 @@ TEST_CASE("unusual values read back too") {
       "parallel: {tp: 2, pp: 2, layer_split: [5, 3], order: [pp, dp, tp, cp, ep],\n"
       "  gradient_reduce: {bucket: 12345 B, overlap: false}}\n"
       "schedule: {kind: gpipe, backward: lifo, receive: deferred_parity}\n"
-      "cluster: {preset: dgx-a100 x 2, slow_devices: [{rank: 3, factor: 1.25}, {rank: 0, factor: 2}]}\n"
+      "cluster: {preset: dgx-a100 x 2, slow_devices: [{rank: 3, factor: 1.25}, {rank: 0, factor: "
+      "2}]}\n"
       "execute: {timeout: 1.5 s}\nsimulate: {folding: off, fidelity: flow}\n"
       "output: {directory: \"my runs/{name} #1\", ranks: [0, 3], timeline: csv}\n");
   if (!s) FAIL(to_text(s.error().diagnostics));

@@ -1,7 +1,6 @@
 // Suite 1: each file of scenarios/invalid has one fault; the text beside it is the whole message.
 // First line of an .expect: "exit: 3" or "exit: 4". To write them anew: TANDEM_UPDATE=1.
 #include <doctest/doctest.h>
-
 #include <fmt/format.h>
 
 #include <algorithm>

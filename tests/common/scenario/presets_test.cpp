@@ -27,10 +27,12 @@ std::int64_t gpt_parameters(const ModelSpec& m) {
 }  // namespace
 
 TEST_CASE("gpt presets have the published number of parameters") {
-  const std::map<std::string, std::int64_t> published = {
-      {"gpt-tiny", 418'432},         {"gpt2-small", 124'439'808},
-      {"gpt3-6.7b", 6'658'404'352},  {"gpt3-175b", 174'615'846'912},
-      {"megatron-530b", 529'600'819'200}, {"megatron-1t", 1'008'038'758'400}};
+  const std::map<std::string, std::int64_t> published = {{"gpt-tiny", 418'432},
+                                                         {"gpt2-small", 124'439'808},
+                                                         {"gpt3-6.7b", 6'658'404'352},
+                                                         {"gpt3-175b", 174'615'846'912},
+                                                         {"megatron-530b", 529'600'819'200},
+                                                         {"megatron-1t", 1'008'038'758'400}};
   for (const auto& [name, parameters] : published) {
     const Scenario s = read("model: " + name + "\n");
     CHECK_MESSAGE(gpt_parameters(s.model) == parameters, name);

@@ -3,15 +3,15 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <filesystem>
+#include <random>
+
 #include "common/base/file.h"
 #include "common/scenario/explain.h"
 #include "common/scenario/fields.h"
 #include "common/scenario/resolve.h"
 #include "common/scenario/validate.h"
-
-#include <algorithm>
-#include <filesystem>
-#include <random>
 
 using namespace tandem;
 
@@ -63,13 +63,14 @@ TEST_CASE("the default text of the table is what the structs hold") {
   for (const Field& field : scenario_fields()) {
     if (field.get == nullptr || field.path.find("[]") != std::string_view::npos) continue;
     const std::string fallback(field.fallback);
-    if (fallback.empty() || fallback == "-" || fallback == "auto" || s.origins.contains(std::string(field.path)))
+    if (fallback.empty() || fallback == "-" || fallback == "auto" ||
+        s.origins.contains(std::string(field.path)))
       continue;
     if (field.path == "name" || field.path == "output.directory" ||
         field.path == "cluster.collectives.library")
       continue;  // sentences
-    const auto again = read_scenario_text(
-        "dir/t.yaml", kSmallest, {std::string(field.path) + "=" + fallback});
+    const auto again =
+        read_scenario_text("dir/t.yaml", kSmallest, {std::string(field.path) + "=" + fallback});
     if (!again) FAIL(to_text(again.error().diagnostics));
     CHECK_MESSAGE(value_text(field, field.get(*again, 0)) == value_text(field, field.get(s, 0)),
                   field.path);
@@ -98,6 +99,8 @@ TEST_CASE("--set of one entry of a list") {
   CHECK(s.cluster.network[1].latency == 5e-6);
   CHECK(s.cluster.network[1].bandwidth == 50e9);
   CHECK(s.cluster.nodes == 4);
+  CHECK(read(kSmallest + "cluster: {preset: dgx-h100, nodes: 2}\n", {"cluster=dgx-a100 x 4"})
+            .cluster.nodes == 4);
   CHECK(refused(kSmallest, {"cluster.network[99].latency=5 us"}).failure == Failure::bad_input);
   CHECK(refused(kSmallest, {"cluster.network[x].latency=5 us"}).failure == Failure::bad_input);
 }
@@ -150,9 +153,9 @@ TEST_CASE("warnings: fields without effect, latency 0, few microbatches") {
   REQUIRE(few.size() == 1);
   CHECK(few[0].code == "W-SCEN-002");
   CHECK(few[0].found == "a bubble of (4-1)/(2+4-1) = 60 % of the step");
-  const auto latency = warnings(
-      kSmallest + "cluster:\n  preset: local\n  network:\n"
-                  "    - {name: host, bandwidth: 2 GB/s, latency: 0 s}\n");
+  const auto latency = warnings(kSmallest +
+                                "cluster:\n  preset: local\n  network:\n"
+                                "    - {name: host, bandwidth: 2 GB/s, latency: 0 s}\n");
   REQUIRE(latency.size() == 1);
   CHECK(latency[0].code == "W-CLUS-001");
 }
@@ -174,7 +177,8 @@ TEST_CASE("a preset file of the user, beside the scenario") {
   const std::string path = (folder / "s.yaml").string();
   REQUIRE(write_file_atomic((folder / "mine.yaml").string(),
                             "tandem: 1\nmodel: {layers: 2, hidden: 8, heads: 2, vocab: 9, "
-                            "max_sequence: 4}\n").ok());
+                            "max_sequence: 4}\n")
+              .ok());
   REQUIRE(write_file_atomic(path, "tandem: 1\nmodel: mine.yaml\n").ok());
   const auto scenario = read_scenario(path);
   std::filesystem::remove_all(folder);
@@ -197,30 +201,39 @@ TEST_CASE("split_layers: equal, the first ones take the rest") {
 
 // Every field is refused by its own rule. A field without a place takes its default only.
 TEST_CASE("each field refuses what its row excludes, at the option and with a hint") {
-  const std::string base = "tandem: 1\nmodel: gpt-tiny\ncluster: {preset: dgx-h100 x 2, "
-                           "slow_devices: [{rank: 0, factor: 2}]}\n";
+  const std::string base =
+      "tandem: 1\nmodel: gpt-tiny\ncluster: {preset: dgx-h100 x 2, "
+      "slow_devices: [{rank: 0, factor: 2}]}\n";
   int num_cases = 0;
   for (const Field& field : scenario_fields()) {
     if (field.path == "tandem") continue;
     std::string path(field.path);
-    if (const auto at = path.find("[]"); at != std::string::npos) path.insert(at + 1, "0");
+    if (const auto at = path.find("[]"); at != std::string::npos) path.replace(at, 2, "[0]");
     std::vector<std::pair<std::string, std::string>> cases = {{"{a: 1}", ""}, {"", "E-SCEN-011"}};
     if (field.works == "-") {
       cases = {{"1", "E-SCEN-020"}, {"", "E-SCEN-020"}};
     } else {
       switch (field.type) {
         case FieldType::count:
-          cases.insert(cases.end(), {{"-1", "E-SCEN-007"}, {"010", "E-SCEN-006"}, {"1.5", "E-SCEN-006"},
-                                     {"\"2\"", "E-SCEN-004"}, {"[2]", "E-SCEN-004"},
+          cases.insert(cases.end(), {{"-1", "E-SCEN-007"},
+                                     {"010", "E-SCEN-006"},
+                                     {"1.5", "E-SCEN-006"},
+                                     {"\"2\"", "E-SCEN-004"},
+                                     {"[2]", "E-SCEN-004"},
                                      {"99999999999999999999", "E-SCEN-006"}});
           if (field.max < 9e18) cases.emplace_back("9000000000000000000", "E-SCEN-007");
           break;
         case FieldType::real:
-          cases.insert(cases.end(), {{".nan", "E-SCEN-008"}, {"1e400", "E-SCEN-008"}, {"x", "E-SCEN-008"},
-                                     {"-1e31", "E-SCEN-009"}, {"1e31", "E-SCEN-009"}, {"[1]", "E-SCEN-004"}});
+          cases.insert(cases.end(), {{".nan", "E-SCEN-008"},
+                                     {"1e400", "E-SCEN-008"},
+                                     {"x", "E-SCEN-008"},
+                                     {"-1e31", "E-SCEN-009"},
+                                     {"1e31", "E-SCEN-009"},
+                                     {"[1]", "E-SCEN-004"}});
           break;
         case FieldType::boolean:
-          cases.insert(cases.end(), {{"yes", "E-SCEN-010"}, {"1", "E-SCEN-010"}, {"\"true\"", "E-SCEN-004"}});
+          cases.insert(cases.end(),
+                       {{"yes", "E-SCEN-010"}, {"1", "E-SCEN-010"}, {"\"true\"", "E-SCEN-004"}});
           break;
         case FieldType::choice:
           cases.insert(cases.end(), {{"nonsense", "E-SCEN-005"}, {"[none]", "E-SCEN-004"}});
@@ -229,12 +242,19 @@ TEST_CASE("each field refuses what its row excludes, at the option and with a hi
           cases.insert(cases.end(), {{"[a]", "E-SCEN-004"}, {"\"\"", ""}});
           break;
         case FieldType::counts:
-          cases.insert(cases.end(), {{"[]", "E-SCEN-015"}, {"[x]", "E-SCEN-006"}, {"7", "E-SCEN-004"}});
+          cases.insert(cases.end(),
+                       {{"[]", "E-SCEN-015"}, {"[x]", "E-SCEN-006"}, {"7", "E-SCEN-004"}});
           break;
-        case FieldType::reals: cases.insert(cases.end(), {{"[1]", "E-SCEN-015"}, {"7", "E-SCEN-004"}}); break;
-        case FieldType::words: cases.insert(cases.end(), {{"[tp]", "E-SCEN-022"}, {"7", "E-SCEN-004"}}); break;
+        case FieldType::reals:
+          cases.insert(cases.end(), {{"[1]", "E-SCEN-015"}, {"7", "E-SCEN-004"}});
+          break;
+        case FieldType::words:
+          cases.insert(cases.end(), {{"[tp]", "E-SCEN-022"}, {"7", "E-SCEN-004"}});
+          break;
         default:
-          cases.insert(cases.end(), {{"50", "E-UNIT-001"}, {"5 furlong", "E-UNIT-002"}, {"1,5 s", "E-UNIT-004"},
+          cases.insert(cases.end(), {{"50", "E-UNIT-001"},
+                                     {"5 furlong", "E-UNIT-002"},
+                                     {"1,5 s", "E-UNIT-004"},
                                      {"[1]", "E-SCEN-004"}});
           cases.emplace_back(field.type == FieldType::seconds ? "5 GB" : "5 s", "E-UNIT-003");
           const char* huge = field.type == FieldType::bytes     ? "1e9 TB"
@@ -275,9 +295,14 @@ TEST_CASE("random edits of a scenario never crash, and every message has its par
       const std::size_t at = random() % text.size();
       const char c = alphabet[random() % alphabet.size()];
       switch (random() % 3) {
-        case 0: text[at] = c; break;
-        case 1: text.insert(at, 1, c); break;
-        default: text.erase(at, 1 + random() % 5);
+        case 0:
+          text[at] = c;
+          break;
+        case 1:
+          text.insert(at, 1, c);
+          break;
+        default:
+          text.erase(at, 1 + random() % 5);
       }
     }
     const auto scenario = read_scenario_text("t.yaml", text);

@@ -3,7 +3,7 @@
 #include "common/scenario/yaml_reader.h"
 
 #include <doctest/doctest.h>
-
+#include <fmt/format.h>
 #include <pthread.h>
 
 #include <chrono>
@@ -88,10 +88,12 @@ TEST_CASE("one code for each trap") {
   CHECK(code("a: 1\n%x") == "E-YAML-006");
   CHECK(code(std::string("a: \"\0n\"", 8)) == "E-YAML-002");
   CHECK(code("a: \"\xc2\x85\"") == "E-YAML-002");
-  CHECK(code("\xfe\xff" "a") == "E-YAML-001");
+  CHECK(code("\xfe\xff"
+             "a") == "E-YAML-001");
   CHECK(code("a: \xc0\x80") == "E-YAML-001");
   CHECK(code("a\xe2\x80\x8b: 1") == "E-YAML-003");
-  CHECK(code("\xef\xbb\xbf\xef\xbb\xbf" "a: 1") == "E-YAML-003");
+  CHECK(code("\xef\xbb\xbf\xef\xbb\xbf"
+             "a: 1") == "E-YAML-003");
 }
 
 TEST_CASE("the place of a second document is its own") {
@@ -127,7 +129,9 @@ TEST_CASE("unclosed bracket: the note says where it was opened") {
 
 TEST_CASE("limits: at the limit accepted, one beyond refused") {
   const auto depth = [](int n) {
-    return "a: " + std::string(n - 1, '[') + std::string(n - 1, ']');
+    std::string text = "a: ";
+    text.append(n - 1, '[');
+    return text.append(n - 1, ']');
   };
   CHECK(parse_yaml("t", depth(limits::kYamlDepth)).ok());
   CHECK(code(depth(limits::kYamlDepth + 1)) == "E-YAML-008");
@@ -136,7 +140,7 @@ TEST_CASE("limits: at the limit accepted, one beyond refused") {
   CHECK(code(line(limits::kYamlLineBytes + 1)) == "E-YAML-004");
   const auto keys = [](int n) {
     std::string text;
-    for (int i = 0; i < n; ++i) text += "k" + std::to_string(i) + ": 1\n";
+    for (int i = 0; i < n; ++i) text += fmt::format("k{}: 1\n", i);
     return text;
   };
   CHECK(parse_yaml("t", keys(limits::kYamlKeysPerMapping)).ok());
@@ -154,12 +158,15 @@ TEST_CASE("hostile texts end within 2 s") {
   const auto start = std::chrono::steady_clock::now();
   const auto fill = [](const std::string& unit) {
     std::string text;
-    while (text.size() + unit.size() <= static_cast<std::size_t>(limits::kScenarioBytes)) text += unit;
+    while (text.size() + unit.size() <= static_cast<std::size_t>(limits::kScenarioBytes))
+      text += unit;
     return text;
   };
-  for (const char* unit : {"[", "{", "[\n", "- ", "- \n", "a: ", "? ", "'", "\"", "&a ", "*a ", "!",
-                           "[1,\n", "{a: \n", "- - -\n", "a:\n ", "|\n", "#", ",\n", ": \n", "\t", " \n",
-                           "a: b: c\n", "x\n", "---\n", "...\n", "[]\n", "'\n", "\"\\\n", "- 'x'\n"}) {
+  for (const char* unit :
+       {"[",     "{",     "[\n",  "- ",   "- \n",   "a: ",    "? ",        "'",
+        "\"",    "&a ",   "*a ",  "!",    "[1,\n",  "{a: \n", "- - -\n",   "a:\n ",
+        "|\n",   "#",     ",\n",  ": \n", "\t",     " \n",    "a: b: c\n", "x\n",
+        "---\n", "...\n", "[]\n", "'\n",  "\"\\\n", "- 'x'\n"}) {
     const std::string text = fill(unit);
     (void)parse_yaml("t", text);
     const std::chrono::duration<double> used = std::chrono::steady_clock::now() - start;
