@@ -31,6 +31,7 @@ inline constexpr int kJsonDepth = 64;
 inline constexpr int kNameBytes = 64;            // fits one cell of every table we print
 inline constexpr int kPathBytes = 1024;          // of any path inside a scenario
 inline constexpr int kDiagnosticsPrinted = 100;  // then "and N more"
+inline constexpr int kDiagnosticsKept = 1000;    // of one kind while reading: bounds the memory
 inline constexpr int kNotesPrinted = 4;
 inline constexpr int kSourceColumns = 120;  // a source line is cut around its caret
 

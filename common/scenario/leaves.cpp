@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "common/base/limits.h"
 #include "common/base/text.h"
 
 namespace tandem {
@@ -67,6 +68,7 @@ class Walk {
   }
 
   void unknown_key(const std::string& parent, const YamlNode& node) {
+    if (problems_.size() >= limits::kDiagnosticsKept) return;
     std::size_t index = 0;
     const auto names = names_below(table_path(parent, index));
     Diagnostic d;
@@ -82,6 +84,7 @@ class Walk {
   }
 
   void wrong_kind(const std::string& path, const YamlNode& node, std::string expected) {
+    if (problems_.size() >= limits::kDiagnosticsKept) return;
     Diagnostic d;
     d.code = "E-SCEN-004";
     d.title = path + " has the wrong kind of value";

@@ -241,6 +241,7 @@ class TreeBuilder final : public YAML::EventHandler {
   }
 
   void note_duplicate(const YamlNode& node, const YamlMark& first) {
+    if (duplicates_.size() >= limits::kDiagnosticsKept) return;
     Diagnostic d;
     d.code = "E-YAML-017";
     d.title = fmt::format("key \"{}\" is given twice", node.key);
@@ -340,8 +341,10 @@ Error bad_input(Diagnostics list) { return Error{Failure::bad_input, std::move(l
 std::string YamlSource::line_text(int line) const {
   if (line < 1 || line > num_lines()) return {};
   const std::size_t start = line_starts[line - 1];
-  const std::size_t end = bytes.find('\n', start);
-  std::string text = bytes.substr(start, end == std::string::npos ? end : end - start);
+  const std::size_t end = std::min(bytes.find('\n', start), bytes.size());
+  // A line over the limit is refused, and shown around its limit only.
+  constexpr std::size_t kShown = limits::kYamlLineBytes + limits::kSourceColumns;
+  std::string text = bytes.substr(start, std::min(end - start, kShown));
   if (text.ends_with('\r')) text.pop_back();
   return text;
 }
