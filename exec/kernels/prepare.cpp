@@ -1,0 +1,85 @@
+// The dispatch table of the catalogue and the check of operands against its signatures.
+#include <fmt/format.h>
+
+#include "exec/kernels/kernel.h"
+
+namespace tandem::exec {
+namespace {
+
+// In the order of KernelKind.
+constexpr std::array<Binder, kNumKernelKinds> kBinders = {
+    bind_embed_fwd,           bind_pos_add_fwd,        bind_layernorm_fwd,
+    bind_linear_fwd,          bind_attention_fwd,      bind_bias_residual_fwd,
+    bind_gelu_fwd,            bind_ce_max,             bind_ce_sum,
+    bind_ce_grad,             bind_linear_bwd_input,   bind_gelu_bwd_input,
+    bind_layernorm_bwd_input, bind_residual_bwd_input, bind_attention_bwd_input,
+    bind_linear_bwd_weight,   bind_bias_residual_bwd_weight, bind_embed_bwd_weight,
+    bind_pos_add_bwd_weight,  bind_grad_add,           bind_sum_squares,
+    bind_clip_coef,           bind_adamw,              bind_metrics_pack,
+};
+
+Error unsupported(const Kernel& k, std::string found, std::string expected) {
+  return make_error(Failure::infeasible, "E-EXEC-035", "the executor cannot run this plan",
+                    fmt::format("{}: {}", to_text(k), found), std::move(expected),
+                    "simulate it, or choose training.precision fp32 or fp64");
+}
+
+// Empty: fits. `exact`: as many elements as declared, else at least as many (scratch, positions).
+std::string misfit(const View& view, const Operand& declared, bool exact) {
+  if (view.dtype != declared.dtype)
+    return fmt::format("{} is {}, not {}", declared.role, name_of(view.dtype),
+                       name_of(declared.dtype));
+  if (declared.shape.rank == 0) return "";  // the batch: any b and S + 1
+  const std::int64_t have = view.shape.elements(), need = declared.shape.elements();
+  if (exact ? have == need : have >= need) return "";
+  return fmt::format("{} has {} elements, not {}", declared.role, have, need);
+}
+
+}  // namespace
+
+Binder binder(KernelKind kind) { return kBinders[static_cast<std::size_t>(kind)]; }
+
+Result<Prepared> prepare(const KernelCall& call) {
+  const Kernel& k = call.kernel;
+  const PlanTypes& t = call.types;
+  if (t.compute != t.main || (t.compute != DType::f32 && t.compute != DType::f64))
+    return unsupported(k, fmt::format("dtype {} with gradients in {}", name_of(t.compute),
+                                      name_of(t.main)),
+                       "f32 or f64 for both");
+  const Signature s = signature(k, t);
+  const bool counts_fit =
+      (s.more_inputs || call.inputs.size() == s.inputs.size()) &&
+      call.outputs.size() == s.outputs.size() && call.accumulate.size() == s.outputs.size();
+  if (!counts_fit)
+    return unsupported(k, fmt::format("{} inputs, {} outputs", call.inputs.size(),
+                                      call.outputs.size()),
+                       fmt::format("{} inputs, {} outputs", s.inputs.size(), s.outputs.size()));
+  std::string wrong;
+  const auto check = [&](const View& v, const Operand& o, bool exact) {
+    if (wrong.empty()) wrong = misfit(v, o, exact);
+  };
+  for (std::size_t i = 0; i < s.inputs.size(); ++i)
+    check(call.inputs[i], s.inputs[i], s.inputs[i].role != "pos");
+  bool accumulates = false;
+  for (std::size_t i = 0; i < s.outputs.size(); ++i) {
+    check(call.outputs[i], s.outputs[i], s.outputs[i].role != "dpos");
+    accumulates = accumulates || call.accumulate[i];
+    if (call.accumulate[i] && !s.outputs[i].may_accumulate)
+      wrong = fmt::format("{} cannot accumulate", s.outputs[i].role);
+    const int in_place = s.outputs[i].in_place_of;
+    for (std::size_t j = 0; j < call.inputs.size(); ++j)
+      if (call.inputs[j].data == call.outputs[i].data && static_cast<int>(j) != in_place)
+        wrong = fmt::format("{} lies over an input", s.outputs[i].role);
+  }
+  if (accumulates && !s.scratch.empty()) {
+    if (call.scratch.size() < s.scratch.size())
+      wrong = "no scratch for an accumulating call";
+    else
+      for (std::size_t i = 0; i < s.scratch.size(); ++i)
+        check(call.scratch[i], s.scratch[i], false);
+  }
+  if (!wrong.empty()) return unsupported(k, wrong, "operands as the catalogue declares them");
+  return binder(k.kind)(call);
+}
+
+}  // namespace tandem::exec

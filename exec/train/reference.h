@@ -1,0 +1,42 @@
+// The oracle: the same training run as one plain model in one process, by LibTorch's autograd. It
+// shares no kernel with the executor, only names, initial values and batches. Used by tests and by
+// `execute --verify`. The graph exists here and nowhere else.
+//
+// It takes the same microbatches (micro_batch sequences) and one divisor, global_batch * sequence,
+// and always computes in fp64; in an fp32 run parameters start from values rounded to fp32, so what
+// differs is the executor's rounding alone.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "common/base/result.h"
+#include "common/plan/training.h"
+
+namespace tandem::exec {
+
+struct FullTensor {
+  std::int64_t rows = 0, columns = 1;
+  std::vector<double> values;
+};
+using TensorMap = std::map<std::string, FullTensor>;
+
+struct ReferenceStep {
+  double loss = 0, norm = 0, lr = 0;  // norm: before clipping
+  TensorMap gradients;                // before clipping
+};
+
+struct ReferenceRun {
+  std::vector<ReferenceStep> steps;
+  TensorMap parameters;  // after the last update
+};
+
+// config.warmup_steps + config.steps steps. `keep_gradients`: how many steps keep theirs.
+[[nodiscard]] Result<ReferenceRun> run_reference(const TrainingConfig& config, int keep_gradients);
+
+// Names and shapes of all parameters of the model, sorted by name.
+[[nodiscard]] std::map<std::string, std::pair<std::int64_t, std::int64_t>> parameter_shapes(
+    const TrainingConfig& config);
+
+}  // namespace tandem::exec

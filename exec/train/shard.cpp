@@ -1,0 +1,78 @@
+#include "exec/train/shard.h"
+
+#include <algorithm>
+
+#include "common/base/check.h"
+#include "common/base/text.h"
+
+namespace tandem::exec {
+namespace {
+
+// layers.0.attn.qkv.weight with part q: layers.0.attn.q.weight.
+std::string name_of_part(const std::string& fused, std::string_view part) {
+  const std::size_t last = fused.rfind('.');
+  const std::size_t before = last == std::string::npos ? last : fused.rfind('.', last - 1);
+  TANDEM_CHECK(before != std::string::npos, "fused tensor {} has no component to replace", fused);
+  return fused.substr(0, before + 1) + std::string(part) + fused.substr(last);
+}
+
+}  // namespace
+
+std::vector<Shard> shards_of(const Plan& plan, const Buffer& b,
+                             const std::array<int, kNumAxes>& coordinate) {
+  TANDEM_CHECK(b.shape.rank == 1 || b.shape.rank == 2, "tensor {} has {} dimensions",
+               plan.name(b.name), b.shape.rank);
+  const SliceRule& rule = b.slice;
+  const std::string& name = plan.name(b.name);
+  std::vector<std::string> names = {name};
+  if (rule.parts) {
+    names.clear();
+    for (std::string_view part : split(plan.name(rule.parts), ','))
+      names.push_back(name_of_part(name, part));
+  }
+  const auto num_parts = static_cast<std::int64_t>(names.size());
+  const int size = rule.dim >= 0 ? plan.header.mesh.of(rule.axis) : 1;
+  const int index = rule.dim >= 0 ? coordinate[static_cast<std::size_t>(rule.axis)] : 0;
+  std::vector<Shard> out;
+  for (std::int64_t i = 0; i < num_parts; ++i) {
+    Shard s;
+    s.name = names[static_cast<std::size_t>(i)];
+    s.rows = b.shape[0] / num_parts;
+    s.columns = s.local_columns = b.shape.rank == 2 ? b.shape[1] : 1;
+    s.local_begin = i * s.rows * s.columns;
+    s.full_rows = s.rows;
+    s.full_columns = s.columns;
+    if (rule.dim == 0) {
+      s.row_begin = index * s.rows;
+      s.full_rows = rule.valid > 0 ? rule.valid : s.rows * size;
+      s.rows = std::clamp<std::int64_t>(s.full_rows - s.row_begin, 0, s.rows);
+    } else if (rule.dim == 1) {
+      s.column_begin = index * s.columns;
+      s.full_columns = s.columns * size;
+    }
+    out.push_back(std::move(s));
+  }
+  return out;
+}
+
+std::vector<BufferId> tensors(const Plan& plan, ProgramId program, BufferClass cls) {
+  std::vector<bool> is_bucket(plan.buffers.size(), false);
+  for (const Buffer& b : plan.buffers)
+    if (b.alias_of.valid()) is_bucket[b.alias_of.index()] = true;
+  std::vector<BufferId> out;
+  for (std::size_t i = 0; i < plan.buffers.size(); ++i) {
+    const Buffer& b = plan.buffers[i];
+    if (b.program == program && b.cls == cls && !is_bucket[i])
+      out.push_back(BufferId{static_cast<std::int64_t>(i)});
+  }
+  return out;
+}
+
+std::array<int, kNumAxes> coordinates(const Plan& plan, Rank rank) {
+  std::array<int, kNumAxes> out{};
+  for (int a = 0; a < kNumAxes; ++a)
+    out[static_cast<std::size_t>(a)] = plan.header.mesh.coordinate(rank, static_cast<Axis>(a));
+  return out;
+}
+
+}  // namespace tandem::exec
