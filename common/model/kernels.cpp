@@ -356,11 +356,17 @@ KernelCost cost(const Kernel& k, PlanTypes t, bool accumulates) {
 Bytes hidden_scratch(const Kernel& k, PlanTypes t) {
   const Bytes w = size_of(t.compute), s = size_of(t.statistic());
   const auto& d = k.dims;
+  const Bytes query_block = std::min<Bytes>(d[2], 256), key_block = std::min<Bytes>(d[2], 512);
   switch (k.kind) {
-    case K::attention_fwd:  // ATen returns its own out and lse, which are copied into the plan's
-      return d[0] * d[1] * d[2] * d[3] * w + d[0] * d[1] * d[2] * s;
-    case K::attention_bwd_input:  // and its own dq, dk, dv
-      return 3 * d[0] * d[1] * d[2] * d[3] * w;
+    // Flash on one thread: LibTorch returns its own results, which are copied into the plan's, and
+    // works on blocks of at most 256 queries and 512 keys. Materialised: one matrix in backward.
+    case K::attention_fwd:
+      if (k.flags & kMaterialised) return 0;
+      return d[0] * d[1] * d[2] * d[3] * w + d[0] * d[1] * d[2] * s +
+             query_block * (key_block + 2 + d[3]) * s;
+    case K::attention_bwd_input:  // dq, dk, dv and a copy of dO
+      if (k.flags & kMaterialised) return d[2] * d[2] * w;
+      return 4 * d[0] * d[1] * d[2] * d[3] * w + query_block * (2 * key_block + 1) * s;
     default: return 0;
   }
 }

@@ -1,0 +1,517 @@
+// Every entry of the kernel catalogue against plain autograd, in fp64 and fp32. Method: operands are
+// made as signature() declares them, the prepared call runs on them, and the result is compared with
+// the textbook formula and its autograd derivative.
+#include "exec/kernels/kernel.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <deque>
+#include <set>
+
+#include "exec/device/torch_memory.h"
+
+namespace tandem::exec {
+namespace {
+
+using at::Tensor;
+
+at::ScalarType type_of(DType t) {
+  return t == DType::f64 ? at::kDouble : t == DType::i64 ? at::kLong : at::kFloat;
+}
+
+// A call whose operands live in tensors.
+struct Run {
+  Kernel kernel;
+  PlanTypes types;
+  std::vector<Tensor> inputs, outputs, scratch;
+  std::vector<bool> accumulate;
+  std::vector<ElementRange> decay;
+  KernelContext context;
+
+  Run(Kernel k, PlanTypes t, std::vector<Tensor> in) : kernel(k), types(t), inputs(std::move(in)) {
+    const Signature s = signature(k, t);
+    accumulate.assign(s.outputs.size(), false);
+    for (std::size_t i = 0; i < s.outputs.size(); ++i) {
+      const Operand& o = s.outputs[i];
+      if (o.in_place_of >= 0) {
+        outputs.push_back(inputs[static_cast<std::size_t>(o.in_place_of)]);
+        continue;
+      }
+      const std::vector<std::int64_t> sizes(o.shape.dim.begin(), o.shape.dim.begin() + o.shape.rank);
+      outputs.push_back(at::full(sizes, 7, at::TensorOptions().dtype(type_of(o.dtype))));
+    }
+    for (const Operand& o : s.scratch)
+      scratch.push_back(at::full({o.shape.elements()}, 3, type_of(o.dtype)));
+  }
+  static View view(const Tensor& t) {
+    View v;
+    v.data = static_cast<std::byte*>(t.data_ptr());
+    v.dtype = t.scalar_type() == at::kDouble ? DType::f64
+              : t.scalar_type() == at::kLong ? DType::i64 : DType::f32;
+    for (std::int64_t d : t.sizes()) v.shape.dim[static_cast<std::size_t>(v.shape.rank++)] = d;
+    return v;
+  }
+  [[nodiscard]] Result<Prepared> prepared() {
+    KernelCall call{kernel, types, {}, {}, {}, accumulate, decay, &context};
+    for (const Tensor& t : inputs) call.inputs.push_back(view(t));
+    for (const Tensor& t : outputs) call.outputs.push_back(view(t));
+    for (const Tensor& t : scratch) call.scratch.push_back(view(t));
+    return prepare(call);
+  }
+  void operator()() {
+    Result<Prepared> p = prepared();
+    REQUIRE_MESSAGE(p.ok(), to_text(p.error().diagnostics));
+    (*p)();
+  }
+};
+
+struct Types {
+  PlanTypes plan;
+  at::ScalarType scalar;
+  double tolerance;
+};
+const Types kTypes[] = {{{DType::f64, DType::f64}, at::kDouble, 1e-12},
+                        {{DType::f32, DType::f32}, at::kFloat, 2e-5}};
+
+Tensor random(at::IntArrayRef sizes, at::ScalarType t) {
+  return at::randn(sizes, at::kDouble).to(t);
+}
+
+// Largest difference over the largest reference element, at least 1.
+double error(const Tensor& got, const Tensor& expected) {
+  const Tensor e = expected.detach().to(at::kDouble).reshape({-1});
+  const Tensor g = got.detach().to(at::kDouble).reshape({-1});
+  REQUIRE(g.numel() == e.numel());
+  return (g - e).abs().max().item<double>() / std::max(1.0, e.abs().max().item<double>());
+}
+
+Kernel make(KernelKind kind, std::array<std::int64_t, 4> dims, std::uint32_t flags = 0) {
+  Kernel k;
+  k.kind = kind;
+  k.dims = dims;
+  k.flags = flags;
+  return k;
+}
+using K = KernelKind;
+
+// Tokens i64[b, S+1] below `vocab`.
+Tensor tokens(std::int64_t b, std::int64_t s, std::int64_t vocab) {
+  return at::randint(0, vocab, {b, s + 1}, at::kLong);
+}
+
+}  // namespace
+
+TEST_CASE("linear: forward, input and weight gradients") {
+  for (const Types& t : kTypes)
+    for (const bool with_bias : {false, true}) {
+      CAPTURE(with_bias);
+      const std::int64_t n = 24, in = 20, out = 12;
+      Tensor x = random({n, in}, t.scalar).requires_grad_(true);
+      Tensor w = random({out, in}, t.scalar).requires_grad_(true);
+      Tensor b = random({out}, t.scalar).requires_grad_(true);
+      const Tensor y = with_bias ? at::linear(x, w, b) : at::linear(x, w);
+      const Tensor dy = random({n, out}, t.scalar);
+      y.backward(dy);
+      const std::uint32_t flags = with_bias ? std::uint32_t{kBias} : 0;
+      std::vector<Tensor> operands = {x, w};
+      if (with_bias) operands.push_back(b);
+      Run f(make(K::linear_fwd, {n, in, out}, flags), t.plan, operands);
+      f();
+      CHECK(error(f.outputs[0], y) < t.tolerance);
+      Run i(make(K::linear_bwd_input, {n, in, out}), t.plan, {dy, w});
+      i();
+      CHECK(error(i.outputs[0], x.grad()) < t.tolerance);
+      Run g(make(K::linear_bwd_weight, {n, in, out}, flags), t.plan, {dy, x});
+      g();
+      CHECK(error(g.outputs[0], w.grad()) < t.tolerance);
+      if (with_bias) CHECK(error(g.outputs[1], b.grad()) < t.tolerance);
+      // Accumulating adds exactly the product of the first call.
+      const Tensor once = g.outputs[0].clone();
+      g.accumulate.assign(g.accumulate.size(), true);
+      g();
+      CHECK(at::equal(g.outputs[0], once + once));
+    }
+}
+
+TEST_CASE("layer norm") {
+  for (const Types& t : kTypes)
+    for (const std::int64_t width : {5, 64, 300}) {  // fewer than the lanes; all; more than a block
+      CAPTURE(width);
+      const std::int64_t n = 9;
+      Tensor x = random({n, width}, t.scalar).requires_grad_(true);
+      Tensor w = random({width}, t.scalar).requires_grad_(true);
+      Tensor b = random({width}, t.scalar).requires_grad_(true);
+      const Tensor y = at::layer_norm(x, {width}, w, b, 1e-5);
+      const Tensor dy = random({n, width}, t.scalar);
+      y.backward(dy);
+      Kernel k = make(K::layernorm_fwd, {n, width});
+      k.real = 1e-5;
+      Run f(k, t.plan, {x, w, b});
+      f();
+      CHECK(error(f.outputs[0], y) < t.tolerance);
+      CHECK(error(f.outputs[1][0], x.mean(1)) < t.tolerance);
+      Run i(make(K::layernorm_bwd_input, {n, width}), t.plan, {dy.clone(), x, f.outputs[1], w});
+      i();
+      CHECK(error(i.outputs[0], x.grad()) < t.tolerance);
+      CHECK(error(i.outputs[1], w.grad()) < t.tolerance);
+      CHECK(error(i.outputs[2], b.grad()) < t.tolerance);
+      Run again(make(K::layernorm_bwd_input, {n, width}), t.plan, {dy.clone(), x, f.outputs[1], w});
+      again.outputs[0] = at::empty_like(dy);  // dx beside dy
+      again.outputs[1] = i.outputs[1].clone();
+      again.accumulate = {false, true, false};
+      again();
+      CHECK(at::equal(again.outputs[0], i.outputs[0]));
+      CHECK(at::equal(again.outputs[1], i.outputs[1] + i.outputs[1]));
+      CHECK(at::equal(again.outputs[2], i.outputs[2]));
+    }
+}
+
+TEST_CASE("attention: flash and materialised") {
+  for (const Types& t : kTypes)
+    for (const KernelFlag kind : {kFlash, kMaterialised}) {
+      CAPTURE(kind);
+      const std::int64_t b = 2, heads = 3, seq = 20, dh = 8;
+      Tensor qkv = random({seq, b, 3 * heads * dh}, t.scalar).requires_grad_(true);
+      const auto part = [&](int i) {
+        return qkv.view({seq, b, 3, heads, dh}).select(2, i).permute({1, 2, 0, 3});
+      };
+      const Tensor mask = at::ones({seq, seq}, at::kBool).triu(1);
+      const Tensor scores = at::matmul(part(0), part(1).transpose(-2, -1)) / std::sqrt(double(dh));
+      const Tensor probs = at::softmax(scores.masked_fill(mask, -INFINITY), -1);
+      const Tensor out = at::matmul(probs, part(2)).permute({2, 0, 1, 3}).reshape({seq, b, heads * dh});
+      const Tensor dout = random({seq, b, heads * dh}, t.scalar);
+      out.backward(dout);
+      Run f(make(K::attention_fwd, {b, heads, seq, dh}, kCausal | kind), t.plan, {qkv});
+      f();
+      CHECK(error(f.outputs[0], out) < t.tolerance);
+      if (kind == kMaterialised) CHECK(error(f.outputs[1], probs) < t.tolerance);
+      else CHECK(error(f.outputs[1], scores.masked_fill(mask, -INFINITY).logsumexp(-1)) < t.tolerance);
+      Run i(make(K::attention_bwd_input, {b, heads, seq, dh}, kCausal | kind), t.plan,
+            {dout, qkv, f.outputs[1], f.outputs[0]});
+      i();
+      CHECK(error(i.outputs[0], qkv.grad()) < t.tolerance);
+    }
+}
+
+TEST_CASE("gelu: erf and tanh, in place backward") {
+  for (const Types& t : kTypes)
+    for (const KernelFlag kind : {kErf, kTanh}) {
+      Tensor x = random({100}, t.scalar).requires_grad_(true);
+      const Tensor y = at::gelu(x, kind == kTanh ? "tanh" : "none");
+      const Tensor dy = random({100}, t.scalar);
+      y.backward(dy);
+      Run f(make(K::gelu_fwd, {100}, kind), t.plan, {x});
+      f();
+      CHECK(error(f.outputs[0], y) < t.tolerance);
+      Run i(make(K::gelu_bwd_input, {100}, kind), t.plan, {dy.clone(), x});
+      i();
+      CHECK(error(i.outputs[0], x.grad()) < t.tolerance);
+    }
+}
+
+TEST_CASE("embedding: rows of other ranks give 0 and take no gradient") {
+  for (const Types& t : kTypes) {
+    const std::int64_t b = 2, s = 6, vocab = 10, width = 7, n = b * s;
+    const Tensor batch = tokens(b, s, vocab);
+    Tensor w = random({vocab, width}, t.scalar).requires_grad_(true);
+    // Rows are position * b + sequence.
+    const Tensor x = at::embedding(w, batch.slice(1, 0, s).t()).reshape({n, width});
+    const Tensor dy = random({n, width}, t.scalar);
+    x.backward(dy);
+    Run whole(make(K::embed_fwd, {n, vocab, width}), t.plan, {batch, w});
+    whole();
+    CHECK(at::equal(whole.outputs[0], x));
+    Tensor sum = at::zeros({n, width}, t.scalar);
+    std::vector<Tensor> gradients;
+    for (int rank = 0; rank < 2; ++rank) {
+      Kernel k = make(K::embed_fwd, {n, vocab / 2, width});
+      k.coords.add(Axis::tp);
+      Run f(k, t.plan, {batch, w.slice(0, rank * 5, rank * 5 + 5).contiguous()});
+      f.context.coordinate[0] = rank;
+      f();
+      sum += f.outputs[0];
+      k.kind = K::embed_bwd_weight;
+      Run g(k, t.plan, {dy, batch});
+      g.context.coordinate[0] = rank;
+      g();
+      const Tensor once = g.outputs[0].clone();
+      g.accumulate = {true};
+      g();
+      CHECK(error(g.outputs[0], once * 2) < t.tolerance);
+      gradients.push_back(once);
+    }
+    CHECK(at::equal(sum, x));
+    CHECK(error(at::cat(gradients), w.grad()) < t.tolerance);
+  }
+}
+
+TEST_CASE("residual, bias and positions") {
+  for (const Types& t : kTypes) {
+    const std::int64_t s = 6, b = 3, width = 300, n = s * b;
+    const Tensor x = random({n, width}, t.scalar), bias = random({width}, t.scalar),
+                 residual = random({n, width}, t.scalar), pos = random({s + 2, width}, t.scalar);
+    Run add(make(K::bias_residual_fwd, {n, width}), t.plan, {x, bias, residual});
+    add();
+    CHECK(at::equal(add.outputs[0], x + bias + residual));
+    Run dbias(make(K::bias_residual_bwd_weight, {n, width}), t.plan, {x});
+    dbias();
+    CHECK(error(dbias.outputs[0], x.sum(0)) < t.tolerance);
+    Run back(make(K::residual_bwd_input, {n, width}), t.plan, {x.clone(), residual});
+    back();
+    CHECK(at::equal(back.outputs[0], x + residual));
+    Run p(make(K::pos_add_fwd, {s, b, width}), t.plan, {x, pos});
+    p();
+    CHECK(at::equal(p.outputs[0].view({s, b, width}), x.view({s, b, width}) + pos.slice(0, 0, s).unsqueeze(1)));
+    Run dpos(make(K::pos_add_bwd_weight, {s, b, width}), t.plan, {x});
+    dpos();
+    CHECK(error(dpos.outputs[0], x.view({s, b, width}).sum(1)) < t.tolerance);
+    const Tensor once = dpos.outputs[0].clone();
+    dpos.accumulate = {true};
+    dpos();
+    CHECK(at::equal(dpos.outputs[0], once + once));
+    Run sum(make(K::grad_add, {n * width}), t.plan, {x.clone(), residual});
+    sum();
+    CHECK(at::equal(sum.outputs[0], x + residual));
+  }
+}
+
+TEST_CASE("cross-entropy: vocabulary in one part, in two, and padded") {
+  for (const Types& t : kTypes)
+    for (const std::int64_t vocab : {40, 37})
+      for (const int tp : {1, 2}) {
+        CAPTURE(vocab);
+        CAPTURE(tp);
+        const std::int64_t b = 2, s = 5, n = b * s, padded = 40, classes = padded / tp, divisor = 77;
+        const Tensor batch = tokens(b, s, vocab);
+        Tensor logits = (random({n, padded}, t.scalar) * 5).requires_grad_(true);
+        const Tensor labels = batch.slice(1, 1, s + 1).t().reshape({-1});
+        const Tensor log_p = at::log_softmax(logits.slice(1, 0, vocab), -1);
+        const Tensor loss = -log_p.gather(1, labels.unsqueeze(1)).sum() / double(divisor);
+        loss.backward();
+        std::deque<Run> runs;
+        std::vector<Tensor> local;
+        Tensor max, sums;
+        for (int r = 0; r < tp; ++r)
+          local.push_back(logits.detach().slice(1, r * classes, (r + 1) * classes).clone());
+        const auto kernel = [&](KernelKind kind, std::int64_t last) {
+          Kernel k = make(kind, {n, classes, last});
+          k.coords.add(Axis::tp);
+          return k;
+        };
+        for (int r = 0; r < tp; ++r) {
+          Run m(kernel(K::ce_max, vocab), t.plan, {local[static_cast<std::size_t>(r)]});
+          m.context.coordinate[0] = r;
+          m();
+          max = r == 0 ? m.outputs[0] : at::maximum(max, m.outputs[0]);
+        }
+        for (int r = 0; r < tp; ++r) {
+          Run m(kernel(K::ce_sum, 0), t.plan, {local[static_cast<std::size_t>(r)], max, batch});
+          m.context.coordinate[0] = r;
+          m();
+          sums = r == 0 ? m.outputs[0] : sums + m.outputs[0];
+        }
+        for (int r = 0; r < tp; ++r) {
+          Run m(kernel(K::ce_grad, divisor), t.plan,
+                {local[static_cast<std::size_t>(r)], max, sums, batch});
+          m.context.coordinate[0] = r;
+          m.outputs[1].fill_(1.0);
+          m.accumulate = {false, r == 1};
+          m();
+          CHECK(std::abs(m.outputs[1].item<double>() - loss.item<double>() - (r == 1 ? 1.0 : 0.0)) <
+                t.tolerance * 10);
+        }
+        CHECK(error(at::cat(local, 1), logits.grad()) < t.tolerance);
+      }
+}
+
+TEST_CASE("sum of squares counts at the owner only; clip; metrics") {
+  for (const Types& t : kTypes) {
+    const Tensor a = random({37}, t.scalar), b = random({4, 16}, t.scalar);
+    Kernel k = make(K::sum_squares, {37 + 64}, kWhole);
+    k.owner.add(Axis::dp);
+    Run s(k, t.plan, {a, b});
+    s();
+    const double expected = a.to(at::kDouble).pow(2).sum().item<double>() +
+                            b.to(at::kDouble).pow(2).sum().item<double>();
+    CHECK(s.outputs[0].item<double>() == doctest::Approx(expected).epsilon(1e-13));
+    s.context.coordinate[static_cast<std::size_t>(Axis::dp)] = 1;
+    s.accumulate = {true};
+    s();
+    CHECK(s.outputs[0].item<double>() == doctest::Approx(expected).epsilon(1e-13));
+    s.accumulate = {false};
+    s();
+    CHECK(s.outputs[0].item<double>() == 0);
+
+    Kernel clip = make(K::clip_coef, {});
+    clip.real = 1.0;
+    Run c(clip, t.plan, {at::full({1}, 16.0, at::kDouble)});
+    c();
+    CHECK(c.outputs[0].item<double>() == doctest::Approx(1.0 / (4 + 1e-6)).epsilon(1e-6));
+    clip.real.reset();
+    Run none(clip, t.plan, {at::full({1}, 16.0, at::kDouble)});
+    none();
+    CHECK(none.outputs[0].item<double>() == 1);
+
+    Kernel metrics = make(K::metrics_pack, {8}, kHasNorm);
+    metrics.owner.add(Axis::tp).add(Axis::dp);
+    Run norm(metrics, t.plan, {at::full({1}, 16.0, at::kDouble)});
+    norm();
+    CHECK(norm.outputs[0][kMetricNormSquared].item<double>() == 16);
+    CHECK(norm.outputs[0][kMetricNonFinite].item<double>() == 0);
+    CHECK(norm.outputs[0].sum().item<double>() == 16);
+    metrics.flags = kHasLoss;
+    Run loss(metrics, t.plan, {at::full({1}, 2.5, at::kDouble)});
+    loss.outputs[0] = norm.outputs[0];
+    loss.accumulate = {true};
+    loss.context.tokens_per_step = 64;
+    loss();
+    CHECK(loss.outputs[0][kMetricLoss].item<double>() == 2.5);
+    CHECK(loss.outputs[0][kMetricTokens].item<double>() == 64);
+    CHECK(loss.outputs[0][kMetricNormSquared].item<double>() == 16);
+  }
+}
+
+TEST_CASE("adamw: golden of models.md 5, ranges of decay, padding") {
+  const Types& t = kTypes[0];
+  Tensor theta = at::zeros({64}, at::kDouble), m = at::zeros({64}, at::kDouble),
+         v = at::zeros({64}, at::kDouble);
+  theta[0] = 1.0;
+  theta[1] = 1.0;
+  const double expected[] = {0.890000002000000, 0.854263057855827, 0.811052265478415};
+  const double gradients[] = {0.5, -0.25, 0.125};
+  for (int step = 0; step < 3; ++step) {
+    Tensor g = at::zeros({64}, at::kDouble);
+    g[0] = gradients[step] * 2;  // halved by the coefficient
+    Run u(make(K::adamw, {64}, kDecay2d), t.plan, {theta, g, m, v, at::full({1}, 0.5, at::kDouble)});
+    u.decay = {{0, 1}};
+    const double lr = 0.1, wd = 0.1, b1 = 0.9, b2 = 0.95;
+    u.context.adamw = {b1, b2, 1e-8, 1 - lr * wd, lr / (1 - std::pow(b1, step + 1)),
+                       std::sqrt(1 - std::pow(b2, step + 1))};
+    u();
+    CHECK(std::abs(theta[0].item<double>() - expected[step]) < 1e-15 * 5);
+  }
+  CHECK(theta[1].item<double>() == 1.0);  // outside the ranges: no decay, no gradient
+  CHECK(theta.slice(0, 2).abs().max().item<double>() == 0);
+}
+
+// A call of every kind with sensible dimensions.
+std::vector<Run> one_of_each(const Types& t) {
+  const std::int64_t b = 2, s = 8, n = b * s, w = 16, v = 12, heads = 2, dh = 8;
+  const Tensor x = random({n, w}, t.scalar), vec = random({w}, t.scalar);
+  const Tensor batch = tokens(b, s, v), logits = random({n, v}, t.scalar);
+  const Tensor stat = at::ones({2, n}, t.scalar), one = at::ones({1}, at::kDouble);
+  const Tensor qkv = random({s, b, 3 * heads * dh}, t.scalar), flat = random({64}, t.scalar);
+  const Tensor lse = at::ones({b, heads, s}, t.scalar), table = random({v, w}, t.scalar);
+  const auto run = [&](Kernel k, std::vector<Tensor> in) { return Run(k, t.plan, std::move(in)); };
+  const std::int64_t f = 24;
+  const Tensor wide = random({n, f}, t.scalar), weight = random({f, w}, t.scalar);
+  std::vector<Run> runs;
+  runs.push_back(run(make(K::embed_fwd, {n, v, w}), {batch, table}));
+  runs.push_back(run(make(K::pos_add_fwd, {s, b, w}), {x, random({s, w}, t.scalar)}));
+  runs.push_back(run(make(K::layernorm_fwd, {n, w}), {x, vec, vec.clone()}));
+  runs.push_back(run(make(K::linear_fwd, {n, w, f}, kBias), {x, weight, random({f}, t.scalar)}));
+  runs.push_back(run(make(K::attention_fwd, {b, heads, s, dh}, kCausal | kFlash), {qkv}));
+  runs.push_back(run(make(K::bias_residual_fwd, {n, w}), {x, vec, x.clone()}));
+  runs.push_back(run(make(K::gelu_fwd, {64}, kErf), {flat}));
+  runs.push_back(run(make(K::ce_max, {n, v, v}), {logits}));
+  runs.push_back(run(make(K::ce_sum, {n, v}), {logits, at::ones({n}, t.scalar), batch}));
+  runs.push_back(run(make(K::ce_grad, {n, v, n}), {logits.clone(), at::ones({n}, t.scalar), stat, batch}));
+  runs.push_back(run(make(K::linear_bwd_input, {n, w, f}), {wide, weight}));
+  runs.push_back(run(make(K::gelu_bwd_input, {64}, kErf), {flat.clone(), flat}));
+  runs.push_back(run(make(K::layernorm_bwd_input, {n, w}), {x.clone(), x, stat, vec}));
+  runs.push_back(run(make(K::residual_bwd_input, {n, w}), {x.clone(), x}));
+  runs.push_back(run(make(K::attention_bwd_input, {b, heads, s, dh}, kCausal | kFlash),
+                     {random({s, b, heads * dh}, t.scalar), qkv, lse, random({s, b, heads * dh}, t.scalar)}));
+  runs.push_back(run(make(K::linear_bwd_weight, {n, w, f}, kBias), {wide, x}));
+  runs.push_back(run(make(K::bias_residual_bwd_weight, {n, w}), {x}));
+  runs.push_back(run(make(K::embed_bwd_weight, {n, v, w}), {x, batch}));
+  runs.push_back(run(make(K::pos_add_bwd_weight, {s, b, w}), {x}));
+  runs.push_back(run(make(K::grad_add, {64}), {flat.clone(), flat}));
+  runs.push_back(run(make(K::sum_squares, {64}, kWhole), {flat}));
+  runs.push_back(run(make(K::clip_coef, {}), {one}));
+  runs.push_back(run(make(K::adamw, {64}, kDecayAll),
+                     {flat.clone(), flat, at::zeros({64}, t.scalar), at::ones({64}, t.scalar), at::ones({1}, t.scalar)}));
+  runs.push_back(run(make(K::metrics_pack, {8}, kHasNorm | kHasLoss), {one, one.clone()}));
+  return runs;
+}
+
+TEST_CASE("catalogue: every entry has code, and takes no more scratch than it declares") {
+  set_up_torch(1);
+  for (const Types& t : kTypes) {
+    std::set<KernelKind> seen;
+    std::vector<Run> runs = one_of_each(t);
+    for (Run& r : runs) {
+      CAPTURE(to_text(r.kernel));
+      seen.insert(r.kernel.kind);
+      CHECK((binder(r.kernel.kind) != nullptr));
+      Result<Prepared> p = r.prepared();
+      REQUIRE_MESSAGE(p.ok(), to_text(p.error().diagnostics));
+      (*p)();  // the first call may set up a library
+      reset_torch_peak();
+      const std::int64_t before = torch_memory().live;
+      (*p)();
+      CHECK(torch_memory().peak - before <= hidden_scratch(r.kernel, t.plan));
+      CHECK(torch_memory().live == before);
+    }
+    CHECK(seen.size() == kNumKernelKinds);
+  }
+}
+
+TEST_CASE("attention takes no more scratch than it declares, at every block size") {
+  set_up_torch(1);
+  for (const Types& t : kTypes)
+    for (const std::int64_t seq : {32, 200, 800})
+      for (const KernelFlag kind : {kFlash, kMaterialised}) {
+        CAPTURE(seq);
+        CAPTURE(kind);
+        const std::int64_t b = 1, heads = 2, dh = 16;
+        const Tensor qkv = random({seq, b, 3 * heads * dh}, t.scalar);
+        Run f(make(K::attention_fwd, {b, heads, seq, dh}, kCausal | kind), t.plan, {qkv});
+        f();
+        Run i(make(K::attention_bwd_input, {b, heads, seq, dh}, kCausal | kind), t.plan,
+              {random({seq, b, heads * dh}, t.scalar), qkv, f.outputs[1], f.outputs[0]});
+        for (Run* r : {&f, &i}) {
+          Result<Prepared> p = r->prepared();
+          reset_torch_peak();
+          const std::int64_t before = torch_memory().live;
+          (*p)();
+          CHECK(torch_memory().peak - before <= hidden_scratch(r->kernel, t.plan));
+        }
+      }
+}
+
+TEST_CASE("prepare refuses operands that differ from the signature") {
+  for (const Types& t : kTypes) {
+    std::vector<Run> runs = one_of_each(t);
+    for (Run& r : runs) {
+      CAPTURE(to_text(r.kernel));
+      REQUIRE(!r.inputs.empty());
+      Run shorter = r;
+      shorter.inputs.pop_back();
+      if (r.kernel.kind != K::sum_squares) CHECK(!shorter.prepared().ok());
+      Run other = r;
+      other.outputs[0] = at::zeros({r.outputs[0].numel() + 1000}, r.outputs[0].scalar_type());
+      if (r.kernel.kind != K::pos_add_bwd_weight) CHECK(!other.prepared().ok());
+      Run type = r;
+      type.outputs[0] = r.outputs[0].to(at::kLong);
+      CHECK(!type.prepared().ok());
+    }
+  }
+  Run half(make(K::gelu_fwd, {64}, kErf), {DType::f32, DType::f32}, {at::zeros({64}, at::kFloat)});
+  half.types = {DType::bf16, DType::f32};
+  REQUIRE(!half.prepared().ok());
+  CHECK(half.prepared().error().diagnostics[0].code == "E-EXEC-035");
+}
+
+TEST_CASE("an accumulating linear gradient needs its scratch") {
+  const Types& t = kTypes[0];
+  Run g(make(K::linear_bwd_weight, {4, 4, 4}), t.plan, {at::ones({4, 4}, at::kDouble), at::ones({4, 4}, at::kDouble)});
+  g.accumulate = {true};
+  g.scratch.clear();
+  CHECK(!g.prepared().ok());
+}
+
+}  // namespace tandem::exec
