@@ -1,0 +1,32 @@
+// What the interpreter asks of a transport: run one communication op and return when it has ended.
+// Called from the worker thread of the op's stream, so a communicator is a FIFO of its own.
+#pragma once
+
+#include <cstddef>
+
+#include "common/base/result.h"
+#include "common/plan/plan.h"
+
+namespace tandem::exec {
+
+class CommBackend {
+ public:
+  virtual ~CommBackend() = default;
+  // `data`: the op's buffer, in place; `bytes`: its size. Blocks. Returns the moment (monotonic ns)
+  // when all members were there.
+  [[nodiscard]] virtual Result<Nanoseconds> run(OpId op, int step, std::byte* data,
+                                                Bytes bytes) = 0;
+  // Makes every blocked and later run() fail soon. Any thread; more than once is fine.
+  virtual void abort() = 0;
+};
+
+// Told about every op: a flight recorder. Called from issuing and worker threads; must not block.
+class OpObserver {
+ public:
+  virtual ~OpObserver() = default;
+  virtual void queued(OpId op, int step) = 0;
+  virtual void started(OpId op, int step) = 0;
+  virtual void done(OpId op, int step) = 0;
+};
+
+}  // namespace tandem::exec

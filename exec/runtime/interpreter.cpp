@@ -1,0 +1,379 @@
+#include "exec/runtime/interpreter.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <exception>
+
+#include "common/plan/print.h"
+#include "exec/device/clock.h"
+#include "exec/device/torch_memory.h"
+#include "exec/train/init.h"
+
+namespace tandem::exec {
+namespace {
+
+Error cannot_run(const Plan& plan, OpId op, std::string found) {
+  return make_error(Failure::infeasible, "E-EXEC-035", "the executor cannot run this plan",
+                    describe(plan, op) + ": " + std::move(found), "ops that this build executes",
+                    "simulate it, or change the schedule");
+}
+
+// Elements of a bucket that lie in tensors of two dimensions: those decay.
+std::vector<ElementRange> decaying(const Plan& plan, BufferId bucket) {
+  const Buffer& root = plan.buffer(bucket);
+  std::vector<ElementRange> out;
+  bool has_views = false;
+  for (const Buffer& b : plan.buffers) {
+    if (!b.alias_of.valid() || b.alias_of != bucket) continue;
+    has_views = true;
+    const std::int64_t begin = b.alias_offset / size_of(root.dtype);
+    if (b.shape.rank == 2) out.emplace_back(begin, begin + b.shape.elements());
+  }
+  if (!has_views && root.shape.rank == 2) out.emplace_back(0, root.shape.elements());
+  std::sort(out.begin(), out.end());
+  return out;
+}
+
+std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+
+}  // namespace
+
+Result<std::unique_ptr<Interpreter>> Interpreter::create(const Plan& plan, Rank rank,
+                                                         const TrainingConfig& config,
+                                                         CommBackend& comm, OpObserver* observer) {
+  set_up_torch(config.threads_per_rank);
+  Result<BatchSource> data = BatchSource::open(config);
+  if (!data) return data.error();
+  Result<Arena> arena = Arena::create(plan, plan.program_of(rank));
+  if (!arena) return arena.error();
+  std::unique_ptr<Interpreter> out(new Interpreter(plan, rank, config, comm, observer,
+                                                   std::move(*data), std::move(*arena)));
+  if (Status bound = out->bind(); !bound) return bound.error();
+  init_parameters(plan, rank, config, [&](BufferId id) { return out->view(id); });
+  out->start_streams();
+  reset_torch_peak();
+  return out;
+}
+
+Interpreter::Interpreter(const Plan& plan, Rank rank, const TrainingConfig& config,
+                         CommBackend& comm, OpObserver* observer, BatchSource data, Arena arena)
+    : plan_(plan), rank_(rank), config_(config), comm_(comm), observer_(observer),
+      data_(std::move(data)), arena_(std::move(arena)), ops_(plan.ops_of(plan.program_of(rank))),
+      latches_(ops_.size()), comm_calls_(ops_.size(), 0) {
+  context_.coordinate = coordinates(plan, rank);
+  context_.tokens_per_step = std::int64_t{plan.header.microbatches} * plan.header.micro_batch *
+                             plan.header.sequence;
+  peak_.rank = rank.value;
+  for (BufferId id : plan.persistent(plan.program_of(rank))) {
+    const Bytes bytes = Plan::own_bytes(plan.buffer(id));
+    live_[static_cast<std::size_t>(plan.buffer(id).cls)] += bytes;
+    live_total_ += bytes;
+  }
+  peak_.by_class = peak_.at_peak = live_;
+  peak_.total = live_total_;
+}
+
+Interpreter::~Interpreter() {
+  // A worker may still wait for something that never comes.
+  for (Latch& latch : latches_) latch.abort();
+  streams_.clear();
+}
+
+Status Interpreter::bind() {
+  const std::int32_t first = static_cast<std::int32_t>(
+      plan_.programs[plan_.program_of(rank_).index()].first_op);
+  for (const Op& op : ops_) {
+    PreparedOp p;
+    for (OpId w : plan_.waits_of(op)) p.waits.push_back(w.value - first);
+    first_call_.push_back(calls_per_step_);
+    calls_per_step_ += op.calls.count;
+    if (op.kind == OpKind::post_validate)
+      return cannot_run(plan_, id_of(static_cast<std::int32_t>(prepared_.size())), "post_validate");
+    if (op.kind == OpKind::compute) {
+      if (Status s = bind_calls(op, p); !s) return s;
+    } else if (op.buffer.valid()) {
+      p.buffer = view(op.buffer);
+    }
+    p.is_metrics = is_collective(op.kind) && op.tag && plan_.name(op.tag) == "metrics";
+    prepared_.push_back(std::move(p));
+  }
+  return Ok{};
+}
+
+Status Interpreter::bind_calls(const Op& op, PreparedOp& prepared) {
+  for (const Call& c : plan_.calls_of(op)) {
+    KernelCall call;
+    call.kernel = plan_.kernel(c.kernel);
+    call.types = plan_.header.types;
+    call.context = &context_;
+    for (const OperandRef& o : plan_.operands_of(c.inputs)) call.inputs.push_back(view(o.id));
+    for (const OperandRef& o : plan_.operands_of(c.outputs)) {
+      call.outputs.push_back(view(o.id));
+      call.accumulate.push_back(o.accumulate);
+    }
+    for (const OperandRef& o : plan_.operands_of(c.scratch)) call.scratch.push_back(view(o.id));
+    if (call.kernel.kind == KernelKind::adamw)
+      call.decay = decaying(plan_, plan_.operands_of(c.outputs)[0].id);
+    Result<Prepared> bound = prepare(call);
+    if (!bound) return bound.error();
+    prepared.calls.push_back(std::move(*bound));
+  }
+  return Ok{};
+}
+
+void Interpreter::start_streams() {
+  std::vector<std::vector<std::int32_t>> lists(plan_.streams.size());
+  for (std::size_t i = 0; i < ops_.size(); ++i)
+    lists[ops_[i].stream.index()].push_back(static_cast<std::int32_t>(i));
+  stream_of_.assign(ops_.size(), nullptr);
+  for (std::size_t s = 0; s < lists.size(); ++s) {
+    if (lists[s].empty() || ops_[static_cast<std::size_t>(lists[s][0])].kind == OpKind::host_wait)
+      continue;
+    streams_.push_back(std::make_unique<Stream>(
+        plan_.streams[s], lists[s], [n = config_.threads_per_rank] { set_up_torch(n); },
+        [this](std::int32_t op, std::int32_t step) { run_op(op, step); }));
+    for (std::int32_t op : lists[s]) stream_of_[static_cast<std::size_t>(op)] = streams_.back().get();
+  }
+}
+
+OpId Interpreter::id_of(std::int32_t op) const {
+  return OpId{static_cast<std::int64_t>(
+                  plan_.programs[plan_.program_of(rank_).index()].first_op) + op};
+}
+
+Span& Interpreter::span_of(std::int32_t op) {
+  const auto i = static_cast<std::size_t>(op);
+  if (timed_step_ < 0) return untimed_[i];
+  return timeline_.spans[static_cast<std::size_t>(timed_step_) * ops_.size() + i];
+}
+
+// --- the host ------------------------------------------------------------------------------------
+
+Result<StepResult> Interpreter::run_step(bool timed) {
+  {
+    const std::lock_guard lock(failure_mutex_);
+    if (failure_) return *failure_;
+  }
+  if (timed) {
+    timed_step_ = static_cast<int>(timeline_.steps.size());
+    timeline_.spans.resize(timeline_.spans.size() + ops_.size());
+    timeline_.calls.resize(timeline_.calls.size() + calls_per_step_);
+    timeline_.memory.reserve(timeline_.memory.size() + 2 * ops_.size());
+  } else {
+    timed_step_ = -1;
+    untimed_.resize(ops_.size());
+    untimed_calls_.resize(calls_per_step_);
+  }
+  set_optimizer_step();
+  pending_frees_.clear();
+  const Nanoseconds started = now_ns();
+  for (std::int32_t op = 0; op < static_cast<std::int32_t>(ops_.size()); ++op)
+    if (!issue(op)) break;
+  return end_step(started);
+}
+
+void Interpreter::set_optimizer_step() {
+  const double lr = learning_rate(config_, step_), k = step_ + 1;
+  context_.adamw = {config_.beta1, config_.beta2, config_.eps, 1 - lr * config_.weight_decay,
+                    lr / (1 - std::pow(config_.beta1, k)),
+                    std::sqrt(1 - std::pow(config_.beta2, k))};
+}
+
+bool Interpreter::issue(std::int32_t op) {
+  const Op& o = ops_[static_cast<std::size_t>(op)];
+  if (o.allocates.count) {
+    if (!wait_for_frees()) return false;
+    allocate(op);
+  }
+  if (o.frees.count) pending_frees_.push_back(op);
+  Span& span = span_of(op);
+  span = {id_of(op), rank_.value, timed_step_, now_ns(), 0, 0, 0, 0};
+  if (observer_) observer_->queued(span.op, step_);
+  if (o.kind == OpKind::host_wait)
+    host_wait(op);
+  else
+    stream_of_[static_cast<std::size_t>(op)]->issue();
+  return !latches_[static_cast<std::size_t>(op)].is_above(INT32_MAX - 1);
+}
+
+bool Interpreter::wait_for_frees() {
+  for (std::int32_t op : pending_frees_)
+    if (!latches_[static_cast<std::size_t>(op)].wait_above(step_)) return false;
+  pending_frees_.clear();
+  return true;
+}
+
+void Interpreter::allocate(std::int32_t op) {
+  const std::lock_guard lock(memory_mutex_);
+  for (BufferId id : plan_.allocates_of(ops_[static_cast<std::size_t>(op)])) {
+    const Buffer& b = plan_.buffer(id);
+    live_[static_cast<std::size_t>(b.cls)] += Plan::own_bytes(b);
+    live_total_ += Plan::own_bytes(b);
+  }
+  for (std::size_t c = 0; c < live_.size(); ++c)
+    peak_.by_class[c] = std::max(peak_.by_class[c], live_[c]);
+  if (live_total_ > peak_.total) {
+    peak_.total = live_total_;
+    peak_.at_peak = live_;
+    peak_.op_at_peak = id_of(op);
+  }
+  sample(op, now_ns());
+}
+
+void Interpreter::host_wait(std::int32_t op) {
+  Span& span = span_of(op);
+  if (observer_) observer_->started(span.op, step_);
+  for (std::int32_t w : prepared_[static_cast<std::size_t>(op)].waits)
+    if (!latches_[static_cast<std::size_t>(w)].wait_above(step_)) return;
+  span.ready = span.started = now_ns();
+  const double value = *prepared_[static_cast<std::size_t>(op)].buffer.as<double>();
+  if (!std::isfinite(value)) {
+    const Buffer& b = plan_.buffer(ops_[static_cast<std::size_t>(op)].buffer);
+    fail(make_error(Failure::execution, "E-EXEC-031", "a value that must be finite is not",
+                    fmt::format("{} = {} in step {}", plan_.name(b.name), value, step_),
+                    "a finite value", "lower training.optimizer.lr; nothing was updated"));
+    return;
+  }
+  end_op(op, step_, span);
+}
+
+Result<StepResult> Interpreter::end_step(Nanoseconds started) {
+  for (const auto& stream : streams_)
+    if (!latches_[static_cast<std::size_t>(stream->ops().back())].wait_above(step_)) break;
+  {
+    const std::lock_guard lock(failure_mutex_);
+    if (failure_) return *failure_;
+  }
+  StepResult result;
+  result.started = started;
+  result.ended = now_ns();
+  result.loss = metrics_[kMetricLoss];
+  result.tokens = metrics_[kMetricTokens];
+  result.non_finite = metrics_[kMetricNonFinite];
+  result.norm = std::sqrt(metrics_[kMetricNormSquared]);
+  result.lr = learning_rate(config_, step_);
+  if (timed_step_ >= 0)
+    timeline_.steps.push_back({rank_.value, timed_step_, result.started, result.ended});
+  kernel_scratch_peak_ = std::max(kernel_scratch_peak_, torch_memory().peak);
+  ++step_;
+  return result;
+}
+
+void Interpreter::fail(Error error) {
+  {
+    const std::lock_guard lock(failure_mutex_);
+    if (failure_) return;
+    failure_ = std::move(error);
+  }
+  for (Latch& latch : latches_) latch.abort();
+  comm_.abort();
+}
+
+// --- the workers ---------------------------------------------------------------------------------
+
+void Interpreter::run_op(std::int32_t op, std::int32_t step) {
+  const Op& o = ops_[static_cast<std::size_t>(op)];
+  const PreparedOp& p = prepared_[static_cast<std::size_t>(op)];
+  for (std::int32_t w : p.waits)
+    if (!latches_[static_cast<std::size_t>(w)].wait_above(step)) return;
+  Span& span = span_of(op);
+  const Nanoseconds cpu = thread_cpu_ns();
+  span.ready = span.started = now_ns();
+  if (observer_) observer_->started(span.op, step);
+  try {
+    switch (o.kind) {
+      case OpKind::compute: run_calls(op, step); break;
+      case OpKind::all_reduce:
+      case OpKind::all_gather:
+      case OpKind::reduce_scatter:
+      case OpKind::all_to_all:
+      case OpKind::broadcast:
+      case OpKind::send:
+      case OpKind::recv:
+      case OpKind::shift:
+        if (!run_communication(op, step, span)) return;
+        break;
+      case OpKind::copy:
+        data_.fill(p.buffer.as<std::int64_t>(), step, o.microbatch, context_.at(Axis::dp),
+                   plan_.header.mesh.of(Axis::dp));
+        break;
+      case OpKind::host_wait:      // the host's
+      case OpKind::post_validate:  // refused by bind()
+        break;
+    }
+  } catch (const std::exception& e) {
+    fail(make_error(Failure::execution, "E-EXEC-032", "a kernel failed",
+                    describe(plan_, id_of(op)) + ": " + first_line(e.what()), "a kernel that runs",
+                    "look for memory with `tandem model`; else report it"));
+    return;
+  }
+  span.cpu = thread_cpu_ns() - cpu;
+  end_op(op, step, span);
+}
+
+void Interpreter::run_calls(std::int32_t op, std::int32_t) {
+  const PreparedOp& p = prepared_[static_cast<std::size_t>(op)];
+  const std::size_t first = first_call_[static_cast<std::size_t>(op)];
+  CallSpan* spans = timed_step_ < 0
+                        ? untimed_calls_.data() + first
+                        : timeline_.calls.data() +
+                              static_cast<std::size_t>(timed_step_) * calls_per_step_ + first;
+  Nanoseconds begin = now_ns(), cpu = thread_cpu_ns();
+  for (std::size_t i = 0; i < p.calls.size(); ++i) {
+    p.calls[i]();
+    const Nanoseconds end = now_ns(), cpu_end = thread_cpu_ns();
+    spans[i] = {id_of(op), rank_.value, timed_step_, static_cast<std::int32_t>(i), begin, end,
+                cpu_end - cpu};
+    begin = end;
+    cpu = cpu_end;
+  }
+}
+
+bool Interpreter::run_communication(std::int32_t op, std::int32_t step, Span& span) {
+  const PreparedOp& p = prepared_[static_cast<std::size_t>(op)];
+  Result<Nanoseconds> started = comm_.run(
+      span.op, step, p.buffer.data, p.buffer.shape.elements() * size_of(p.buffer.dtype));
+  if (!started) {
+    fail(started.error());
+    return false;
+  }
+  span.started = std::max(*started, span.ready);
+  ++comm_calls_[static_cast<std::size_t>(op)];
+  if (p.is_metrics)
+    std::copy_n(p.buffer.as<double>(),
+                std::min<std::int64_t>(p.buffer.shape.elements(), 8), metrics_.begin());
+  return true;
+}
+
+void Interpreter::end_op(std::int32_t op, std::int32_t step, Span& span) {
+  span.ended = now_ns();
+  if (observer_) observer_->done(span.op, step);
+  if (ops_[static_cast<std::size_t>(op)].frees.count) free_buffers(op);
+  latches_[static_cast<std::size_t>(op)].set(step + 1);
+}
+
+void Interpreter::free_buffers(std::int32_t op) {
+  const std::lock_guard lock(memory_mutex_);
+  for (BufferId id : plan_.frees_of(ops_[static_cast<std::size_t>(op)])) {
+    const Buffer& b = plan_.buffer(id);
+    live_[static_cast<std::size_t>(b.cls)] -= Plan::own_bytes(b);
+    live_total_ -= Plan::own_bytes(b);
+  }
+  sample(op, now_ns());
+}
+
+void Interpreter::sample(std::int32_t op, Nanoseconds time) {
+  if (timed_step_ >= 0)
+    timeline_.memory.push_back({id_of(op), rank_.value, timed_step_, time, live_});
+}
+
+Timeline Interpreter::take_timeline() {
+  timeline_.clock = Clock::monotonic_ns;
+  timeline_.peaks = {peak_};
+  timeline_.meta["kind"] = "measured";
+  return std::move(timeline_);
+}
+
+}  // namespace tandem::exec

@@ -1,0 +1,129 @@
+// Runs one rank's program of a plan on CPU streams; sim/engine/engine.cpp is the other answer to the
+// same question. What an op means: architecture.md 3.2 and common/plan/plan.h.
+//
+//   host     issues ops in the order of the program; an op that allocates is issued when all earlier
+//            frees have been carried out; `host_wait` blocks it until its waits have ended
+//   stream   a worker thread takes its ops in order; an op runs when its `waits` have ended; its
+//            frees are carried out when it has ended
+//   step     ends when every stream is idle; steps do not overlap
+//
+// Everything that can be done once is done in create(): buffers have fixed addresses (arena.h) and
+// kernels are bound to them, so a step runs closures.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "common/plan/plan.h"
+#include "common/plan/training.h"
+#include "common/timeline/timeline.h"
+#include "exec/device/arena.h"
+#include "exec/device/stream.h"
+#include "exec/kernels/kernel.h"
+#include "exec/runtime/comm.h"
+#include "exec/train/data.h"
+
+namespace tandem::exec {
+
+struct StepResult {
+  double loss = 0, norm = 0, lr = 0;  // norm: of the gradient, before clipping
+  double tokens = 0, non_finite = 0;
+  Nanoseconds started = 0, ended = 0;
+};
+
+// The plan, configuration, backend and observer outlive the interpreter. One thread calls it.
+class Interpreter {
+ public:
+  // Takes memory, fills parameters, binds kernels. `observer` may be null.
+  [[nodiscard]] static Result<std::unique_ptr<Interpreter>> create(const Plan& plan, Rank rank,
+                                                                   const TrainingConfig& config,
+                                                                   CommBackend& comm,
+                                                                   OpObserver* observer = nullptr);
+  ~Interpreter();
+  Interpreter(const Interpreter&) = delete;
+  Interpreter& operator=(const Interpreter&) = delete;
+
+  // Step 0, 1, ...; recorded in the timeline if `timed`. After a failure every call fails.
+  [[nodiscard]] Result<StepResult> run_step(bool timed);
+
+  // Memory of a buffer: between steps those that live for the run hold their values.
+  [[nodiscard]] View view(BufferId id) const { return arena_.view(plan_, id); }
+
+  // What the timed steps recorded, in steps from 0; peaks over all steps. Moves it out.
+  [[nodiscard]] Timeline take_timeline();
+  // Most that LibTorch held beside the plan's buffers.
+  [[nodiscard]] Bytes kernel_scratch_peak() const { return kernel_scratch_peak_; }
+  [[nodiscard]] Bytes slab_bytes() const { return arena_.slab_bytes(); }
+  // How often each op of the program has communicated, over all steps.
+  [[nodiscard]] const std::vector<std::int64_t>& communication_calls() const { return comm_calls_; }
+
+ private:
+  struct PreparedOp {
+    std::vector<std::int32_t> waits;   // ops of this program
+    std::vector<Prepared> calls;
+    View buffer;                       // of communication, copy, host_wait
+    bool is_metrics = false;           // its values are the step's
+  };
+  Interpreter(const Plan& plan, Rank rank, const TrainingConfig& config, CommBackend& comm,
+              OpObserver* observer, BatchSource data, Arena arena);
+  [[nodiscard]] Status bind();
+  [[nodiscard]] Status bind_calls(const Op& op, PreparedOp& prepared);
+  void start_streams();
+  void set_optimizer_step();
+  bool issue(std::int32_t op);             // host; false: the run has failed
+  bool wait_for_frees();                   // host
+  void allocate(std::int32_t op);          // host
+  void host_wait(std::int32_t op);         // host
+  void run_op(std::int32_t op, std::int32_t step);  // worker
+  void run_calls(std::int32_t op, std::int32_t step);
+  bool run_communication(std::int32_t op, std::int32_t step, Span& span);
+  void free_buffers(std::int32_t op);      // worker
+  void end_op(std::int32_t op, std::int32_t step, Span& span);
+  void fail(Error error);
+  void sample(std::int32_t op, Nanoseconds time);  // with memory_mutex_ held
+  Span& span_of(std::int32_t op);
+  [[nodiscard]] OpId id_of(std::int32_t op) const;
+  [[nodiscard]] Result<StepResult> end_step(Nanoseconds started);
+
+  const Plan& plan_;
+  const Rank rank_;
+  const TrainingConfig config_;
+  CommBackend& comm_;
+  OpObserver* observer_;
+  BatchSource data_;
+  Arena arena_;
+  KernelContext context_;
+  std::span<const Op> ops_;
+  std::vector<PreparedOp> prepared_;
+  std::vector<Latch> latches_;             // by op: above the step once it has ended
+  std::vector<std::int64_t> comm_calls_;   // by op; written by its worker only
+  std::vector<Stream*> stream_of_;         // by op; null for the host
+  std::vector<std::int32_t> pending_frees_;  // issued ops with frees not yet seen done
+
+  int step_ = 0;          // of the run
+  int timed_step_ = -1;   // of the timeline; -1: not recorded
+  std::array<double, 8> metrics_{};
+
+  std::mutex memory_mutex_;
+  std::array<std::int64_t, kNumBufferClasses> live_{};
+  std::int64_t live_total_ = 0;
+  PeakMemory peak_;
+  Bytes kernel_scratch_peak_ = 0;
+
+  Timeline timeline_;
+  std::vector<Span> untimed_;               // where spans of untimed steps go
+  std::vector<CallSpan> untimed_calls_;
+  std::vector<std::size_t> first_call_;     // by op: its first entry of a step's calls
+  std::size_t calls_per_step_ = 0;
+
+  std::mutex failure_mutex_;
+  std::optional<Error> failure_;
+
+  // Last: its threads use everything above.
+  std::vector<std::unique_ptr<Stream>> streams_;
+};
+
+}  // namespace tandem::exec

@@ -1,0 +1,200 @@
+#include "exec/train/verify.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <set>
+#include <tuple>
+
+#include "exec/train/reference.h"
+#include "exec/train/shard.h"
+
+namespace tandem::exec {
+namespace {
+
+double element(const RankTensor& t, std::int64_t i) {
+  const char* at = t.data.data() + i * t.element_bytes;
+  if (t.element_bytes == 8) {
+    double v = 0;
+    std::memcpy(&v, at, 8);
+    return v;
+  }
+  float v = 0;
+  std::memcpy(&v, at, 4);
+  return v;
+}
+
+// One full tensor put together from the ranks.
+struct Assembled {
+  FullTensor tensor;
+  std::int64_t filled = 0;
+};
+// The block of a shard that a rank brought first: others must equal it.
+struct FirstCopy {
+  int rank = 0;
+  const RankTensor* tensor = nullptr;
+  Shard shard;
+};
+
+class Assembler {
+ public:
+  Assembler(const Plan& plan, VerifyReport& report) : plan_(plan), report_(report) {}
+
+  void add(Rank rank, const RankTensor& t, TensorKind kind) {
+    const auto coordinate = coordinates(plan_, rank);
+    for (Shard& s : shards_of(plan_, plan_.buffer(t.buffer), coordinate)) {
+      const auto key = std::tuple(s.name, s.row_begin, s.column_begin);
+      const auto [it, is_new] = first_.try_emplace(key, FirstCopy{rank.value, &t, s});
+      if (is_new)
+        place(s, t);
+      else
+        compare(it->second, rank, s, t, kind);
+    }
+  }
+  [[nodiscard]] const std::map<std::string, Assembled>& tensors() const { return tensors_; }
+
+ private:
+  void place(const Shard& s, const RankTensor& t) {
+    Assembled& a = tensors_[s.name];
+    if (a.tensor.values.empty()) {
+      a.tensor.rows = s.full_rows;
+      a.tensor.columns = s.full_columns;
+      a.tensor.values.assign(static_cast<std::size_t>(s.full_rows * s.full_columns), 0);
+    }
+    for (std::int64_t r = 0; r < s.rows; ++r)
+      for (std::int64_t c = 0; c < s.columns; ++c)
+        a.tensor.values[static_cast<std::size_t>((s.row_begin + r) * s.full_columns +
+                                                 s.column_begin + c)] =
+            element(t, s.local_begin + r * s.local_columns + c);
+    a.filled += s.rows * s.columns;
+  }
+  void compare(const FirstCopy& first, Rank rank, const Shard& s, const RankTensor& t,
+               TensorKind kind) {
+    const auto bytes = static_cast<std::size_t>(s.rows * s.local_columns * t.element_bytes);
+    const auto begin = [](const Shard& shard, const RankTensor& tensor) {
+      return tensor.data.data() + shard.local_begin * tensor.element_bytes;
+    };
+    if (first.tensor->element_bytes == t.element_bytes && first.shard.rows == s.rows &&
+        std::memcmp(begin(first.shard, *first.tensor), begin(s, t), bytes) == 0)
+      return;
+    if (report_.replicas_equal)
+      report_.replica_difference =
+          fmt::format("{} of {}, step {}: ranks {} and {}",
+                      kind == TensorKind::gradient ? "gradient" : "parameter", s.name, t.step,
+                      first.rank, rank.value);
+    report_.replicas_equal = false;
+  }
+
+  const Plan& plan_;
+  VerifyReport& report_;
+  std::map<std::tuple<std::string, std::int64_t, std::int64_t>, FirstCopy> first_;
+  std::map<std::string, Assembled> tensors_;
+};
+
+double largest(const std::vector<double>& values) {
+  double out = 0;
+  for (double v : values) out = std::max(out, std::abs(v));
+  return out;
+}
+// NaN counts as infinitely wrong.
+double difference(const std::vector<double>& a, const std::vector<double>& b) {
+  double out = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    const double d = std::abs(a[i] - b[i]);
+    out = std::isnan(d) ? INFINITY : std::max(out, d);
+  }
+  return out;
+}
+
+Error missing(std::string what) {
+  return make_error(Failure::bad_input, "E-EXEC-034", "a file of a rank is missing or damaged",
+                    std::move(what), "every parameter of the model from the ranks together",
+                    "run `tandem execute --verify` again");
+}
+
+// Empty: the assembled tensors are exactly those of the model.
+std::string coverage(const std::map<std::string, Assembled>& got, const TensorMap& expected) {
+  for (const auto& [name, t] : expected) {
+    const auto it = got.find(name);
+    if (it == got.end()) return "no " + name;
+    if (it->second.filled != static_cast<std::int64_t>(t.values.size()) ||
+        it->second.tensor.values.size() != t.values.size())
+      return fmt::format("{} of {} elements of {}", it->second.filled, t.values.size(), name);
+  }
+  for (const auto& [name, a] : got)
+    if (!expected.contains(name)) return name + ", which the model does not have";
+  return "";
+}
+
+}  // namespace
+
+std::vector<BufferId> reduced_gradients(const Plan& plan, ProgramId program) {
+  std::set<BufferId> parts;
+  for (const Op& op : plan.ops_of(program))
+    for (const Call& c : plan.calls_of(op))
+      if (plan.kernel(c.kernel).kind == KernelKind::grad_add)
+        parts.insert(plan.operands_of(c.inputs)[1].id);
+  std::vector<BufferId> out;
+  for (BufferId id : tensors(plan, program, BufferClass::grad))
+    if (!parts.contains(id)) out.push_back(id);
+  return out;
+}
+
+Result<VerifyReport> verify_run(const Plan& plan, const TrainingConfig& config,
+                                const std::vector<RankTensors>& ranks,
+                                const std::vector<double>& losses,
+                                const std::vector<double>& norms) {
+  const int steps = config.warmup_steps + config.steps;
+  if (static_cast<int>(losses.size()) != steps || losses.size() != norms.size())
+    return missing(fmt::format("losses of {} steps of {}", losses.size(), steps));
+  Result<ReferenceRun> reference = run_reference(config, steps);
+  if (!reference) return reference.error();
+  VerifyReport report;
+  report.losses = losses;
+  const bool fp64 = config.precision == "fp64";
+  for (int step = 0; step < steps; ++step) {
+    const ReferenceStep& ref = reference->steps[static_cast<std::size_t>(step)];
+    report.reference_losses.push_back(ref.loss);
+    report.reference_norms.push_back(ref.norm);
+    const double rel = std::abs(losses[static_cast<std::size_t>(step)] - ref.loss) / std::abs(ref.loss);
+    report.max_rel_loss = std::isnan(rel) ? INFINITY : std::max(report.max_rel_loss, rel);
+    Assembler together(plan, report);
+    for (const RankTensors& r : ranks)
+      for (const RankTensor& t : r.tensors)
+        if (t.kind == TensorKind::gradient && t.step == step) together.add(r.rank, t, t.kind);
+    if (std::string gap = coverage(together.tensors(), ref.gradients); !gap.empty())
+      return missing("gradients of step " + std::to_string(step) + ": " + gap);
+    double worst = 0;
+    for (const auto& [name, expected] : ref.gradients) {
+      const double floor = (fp64 ? 1e-6 : 1e-3) * ref.norm;
+      const double error =
+          difference(together.tensors().at(name).tensor.values, expected.values) /
+          std::max({largest(expected.values), floor, 1e-300});
+      worst = std::max(worst, error);
+      if ((step == 0 || fp64) && error > report.max_rel_grad) {
+        report.max_rel_grad = error;
+        report.worst_tensor = name;
+        report.worst_step = step;
+      }
+    }
+    report.rel_grad_by_step.push_back(worst);
+    report.num_tensors = static_cast<int>(ref.gradients.size());
+  }
+  report.max_rel_norm = std::abs(norms[0] - report.reference_norms[0]) / report.reference_norms[0];
+  Assembler last(plan, report);
+  for (const RankTensors& r : ranks)
+    for (const RankTensor& t : r.tensors)
+      if (t.kind == TensorKind::parameter) last.add(r.rank, t, t.kind);
+  if (std::string gap = coverage(last.tensors(), reference->parameters); !gap.empty())
+    return missing("parameters: " + gap);
+  for (const auto& [name, expected] : reference->parameters)
+    report.max_abs_parameter =
+        std::max(report.max_abs_parameter,
+                 difference(last.tensors().at(name).tensor.values, expected.values));
+  return report;
+}
+
+}  // namespace tandem::exec
