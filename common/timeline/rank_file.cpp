@@ -154,6 +154,7 @@ Result<Timeline> decode_rank_timeline(std::string_view bytes, const std::string&
   in.section(kMemory, t.memory);
   in.section(kSteps, t.steps);
   in.section(kPeaks, t.peaks);
+  if (in.failed()) return damaged(file, "lengths that do not fit the file");
   if (in.number(4) != kMeta || in.number(4) != 0) return damaged(file, "no meta section");
   const std::uint64_t num_meta = in.number(8);
   for (std::uint64_t i = 0; i < num_meta && !in.failed(); ++i) {

@@ -1,0 +1,98 @@
+// training.json: what is written reads back; what is wrong is refused by name. The rate of a step
+// against the numbers of models.md 5.
+#include "common/plan/training.h"
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+
+#include "common/base/file.h"
+#include "common/base/sha256.h"
+
+namespace tandem {
+namespace {
+
+TrainingConfig sample() {
+  TrainingConfig c;
+  c.seed = 0xffffffffffffffffULL;
+  c.layers = 2, c.hidden = 64, c.heads = 4, c.ffn_hidden = 256, c.vocab = 256;
+  c.max_sequence = c.sequence = 32;
+  c.global_batch = 8, c.micro_batch = 2;
+  c.lr = 1e-3, c.min_lr = 1e-4, c.lr_warmup_steps = 10, c.decay_steps = 100, c.cosine = true;
+  c.clip.reset();
+  c.data_path = "a \"quoted\" path";
+  return c;
+}
+
+std::string replaced(std::string text, const std::string& from, const std::string& to) {
+  const std::size_t at = text.find(from);
+  REQUIRE(at != std::string::npos);
+  return text.replace(at, from.size(), to);
+}
+
+std::string code_of(const std::string& text) {
+  const Result<TrainingConfig> r = training_from_json(text, "training.json");
+  return r.ok() ? "ok" : r.error().diagnostics[0].code;
+}
+
+}  // namespace
+
+TEST_CASE("training.json reads back what was written") {
+  const std::string text = to_json(sample());
+  const Result<TrainingConfig> read = training_from_json(text, "training.json");
+  REQUIRE(read.ok());
+  CHECK(read->seed == 0xffffffffffffffffULL);
+  CHECK(!read->clip);
+  CHECK(read->lr == 1e-3);
+  CHECK(read->data_path == "a \"quoted\" path");
+  CHECK(to_json(*read) == text);
+  TrainingConfig clipped = sample();
+  clipped.clip = 0.1;
+  CHECK(training_from_json(to_json(clipped), "f")->clip == 0.1);
+}
+
+TEST_CASE("training.json: wrong content is refused") {
+  const std::string good = to_json(sample());
+  CHECK(code_of(good) == "ok");
+  CHECK(code_of("") == "E-EXEC-030");
+  CHECK(code_of("[]") == "E-EXEC-030");
+  CHECK(code_of(good.substr(0, good.size() / 2)) == "E-EXEC-030");
+  CHECK(code_of(replaced(good, "\"version\": 1", "\"version\": 2")) == "E-EXEC-030");
+  CHECK(code_of(replaced(good, "\"steps\": 3", "\"steps\": \"3\"")) == "E-EXEC-030");
+  CHECK(code_of(replaced(good, "\"steps\": 3", "\"steps\": 3.5")) == "E-EXEC-030");
+  CHECK(code_of(replaced(good, "\"steps\": 3", "\"stepz\": 3")) == "E-EXEC-030");
+  CHECK(code_of(replaced(good, "\"steps\": 3,", "\"steps\": 3, \"more\": 1,")) == "E-EXEC-030");
+  CHECK(code_of(replaced(good, "\"steps\": 3", "\"steps\": 99999999999")) == "E-EXEC-030");
+  CHECK(code_of(replaced(good, "\"heads\": 4", "\"heads\": 5")) == "E-EXEC-030");
+  CHECK(code_of(replaced(good, "\"heads\": 4", "\"heads\": 0")) == "E-EXEC-030");
+  CHECK(code_of(replaced(good, "\"sequence\": 32", "\"sequence\": 33")) == "E-EXEC-030");
+  CHECK(code_of(replaced(good, "\"init\": \"normal\"", "\"init\": \"zeros\"")) == "E-EXEC-030");
+}
+
+TEST_CASE("learning rate: warm-up, cosine, minimum") {
+  const TrainingConfig c = sample();
+  CHECK(learning_rate(c, 0) == doctest::Approx(1e-4).epsilon(1e-12));
+  CHECK(learning_rate(c, 4) == doctest::Approx(5e-4).epsilon(1e-12));
+  CHECK(learning_rate(c, 9) == doctest::Approx(1e-3).epsilon(1e-12));
+  CHECK(learning_rate(c, 10) == doctest::Approx(1e-3).epsilon(1e-12));
+  CHECK(learning_rate(c, 11) == doctest::Approx(9.99725872e-4).epsilon(1e-9));
+  CHECK(learning_rate(c, 55) == doctest::Approx(5.5e-4).epsilon(1e-12));
+  CHECK(learning_rate(c, 99) == doctest::Approx(1.00274128e-4).epsilon(1e-8));
+  CHECK(learning_rate(c, 100) == 1e-4);
+  CHECK(learning_rate(c, 1'000'000) == 1e-4);
+  TrainingConfig flat = c;
+  flat.cosine = false;
+  CHECK(learning_rate(flat, 4) == doctest::Approx(5e-4).epsilon(1e-12));
+  CHECK(learning_rate(flat, 5000) == 1e-3);
+}
+
+// Losses of runs on the built-in text are comparable between versions only while these bytes are.
+TEST_CASE("the shipped text is the one that tools/make_corpus wrote") {
+  const Result<std::string> text =
+      read_file(TANDEM_SOURCE_DIR "/scenarios/data/corpus.txt", 10 << 20);
+  REQUIRE(text.ok());
+  CHECK(text->size() >= 100'000);
+  CHECK(sha256_hex(*text) == "d6a70630cf9775f06e1345859aca3f10ad013cfb178514d720b8712794c1ed6a");
+}
+
+}  // namespace tandem
