@@ -1,0 +1,40 @@
+// One rank of a measured run: steps, files of the rank, and the comparison with the reference. The
+// two extern "C" functions are all that libtandem_exec.so shows; the tool opens it with dlopen.
+//
+// A rank reads RUN/plan.txt and RUN/training.json and writes
+//   RUN/ranks/K.json       losses, norms, rates, times, peaks, bytes by communicator and tag
+//   RUN/ranks/K.timeline   spans of the timed steps (common/timeline/rank_file.h)
+//   RUN/ranks/K.grads      with `verify`: reduced gradients of each step, parameters at the end
+//   RUN/metrics.jsonl      rank 0: one line a step, as it ends
+#pragma once
+
+#include <string>
+
+#include "common/plan/plan.h"
+#include "common/plan/training.h"
+#include "exec/runtime/comm.h"
+
+namespace tandem::exec {
+
+struct RunInput {
+  Plan plan;
+  std::string plan_id;
+  TrainingConfig config;
+};
+[[nodiscard]] Result<RunInput> read_run(const std::string& run_dir);
+
+// Runs all steps of one rank and writes its files. K.json is written on failure too.
+[[nodiscard]] Status run_rank(const RunInput& input, Rank rank, CommBackend& comm,
+                              OpObserver* observer, const std::string& run_dir);
+
+// Puts the ranks' files together, computes the reference and writes RUN/verify.json.
+[[nodiscard]] Status verify_files(const std::string& run_dir);
+
+}  // namespace tandem::exec
+
+extern "C" {
+// argv of the tool's `__rank` subcommand. Returns an exit code; messages go to stderr.
+__attribute__((visibility("default"))) int tandem_rank_main(int argc, char** argv);
+// argv[1]: the run directory.
+__attribute__((visibility("default"))) int tandem_verify_main(int argc, char** argv);
+}

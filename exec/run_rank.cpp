@@ -1,0 +1,277 @@
+// Steps and files of one rank; see execute.h. No LibTorch header, no host layer.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <malloc.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <tuple>
+
+#include "common/base/file.h"
+#include "common/base/limits.h"
+#include "common/base/text.h"
+#include "common/plan/parse.h"
+#include "common/plan/print.h"
+#include "common/timeline/rank_file.h"
+#include "exec/execute.h"
+#include "exec/runtime/interpreter.h"
+#include "exec/train/rank_tensors.h"
+#include "exec/train/shard.h"
+#include "exec/train/verify.h"
+
+namespace tandem::exec {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string rank_file(const std::string& run_dir, Rank rank, const char* suffix) {
+  return fmt::format("{}/ranks/{}.{}", run_dir, rank.value, suffix);
+}
+
+Json by_class(const std::array<std::int64_t, kNumBufferClasses>& bytes) {
+  Json out = Json::object();
+  for (int c = 0; c < kNumBufferClasses; ++c)
+    if (bytes[static_cast<std::size_t>(c)] != 0)
+      out[std::string(name_of(static_cast<BufferClass>(c)))] = bytes[static_cast<std::size_t>(c)];
+  return out;
+}
+
+// Calls and bytes handed over, by communicator, tag and kind, over all steps.
+Json communication(const Plan& plan, Rank rank, const std::vector<std::int64_t>& calls) {
+  struct Sum {
+    std::int64_t calls = 0, bytes_in = 0;
+  };
+  std::map<std::tuple<std::string, std::string, std::string>, Sum> sums;
+  const auto ops = plan.ops_of(plan.program_of(rank));
+  for (std::size_t i = 0; i < ops.size(); ++i) {
+    if (!is_communication(ops[i].kind)) continue;
+    const Communicator& c = plan.communicators[ops[i].comm.index()];
+    Sum& s = sums[{plan.name(c.name), plan.name(ops[i].tag), std::string(name_of(ops[i].kind))}];
+    s.calls += calls[i];
+    if (ops[i].kind != OpKind::recv) s.bytes_in += calls[i] * Plan::bytes_in(ops[i]);
+  }
+  Json out = Json::array();
+  for (const auto& [key, s] : sums)
+    out.push_back({{"communicator", std::get<0>(key)}, {"tag", std::get<1>(key)},
+                   {"kind", std::get<2>(key)}, {"calls", s.calls}, {"bytes_in", s.bytes_in}});
+  return out;
+}
+
+// RUN/metrics.jsonl: a line a step, flushed as it ends, so that progress can be watched. A failure
+// to write never stops training: it is returned at the end.
+class MetricsFile {
+ public:
+  MetricsFile(const std::string& run_dir, bool wanted) : path_(run_dir + "/metrics.jsonl") {
+    if (!wanted) return;
+    fd_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (fd_ < 0) error_ = errno;
+  }
+  ~MetricsFile() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  MetricsFile(const MetricsFile&) = delete;
+  MetricsFile& operator=(const MetricsFile&) = delete;
+  void add(int step, const StepResult& r, bool timed) {
+    if (fd_ < 0) return;
+    const double seconds = static_cast<double>(r.ended - r.started) * 1e-9;
+    const Json line = {{"step", step}, {"loss", r.loss}, {"grad_norm", r.norm}, {"lr", r.lr},
+                       {"tokens", r.tokens}, {"step_s", seconds},
+                       {"tokens_per_s", seconds > 0 ? r.tokens / seconds : 0.0}, {"timed", timed}};
+    const std::string text = line.dump() + "\n";
+    if (::write(fd_, text.data(), text.size()) == static_cast<ssize_t>(text.size())) return;
+    error_ = errno;
+    ::close(fd_);
+    fd_ = -1;
+  }
+  [[nodiscard]] Status status() const {
+    if (error_ == 0) return Ok{};
+    return make_error(Failure::output, "E-IO-010", "cannot write the file",
+                      std::strerror(error_), "room and permission for the run directory",
+                      "choose another -o", Location{path_});
+  }
+
+ private:
+  std::string path_;
+  int fd_ = -1;
+  int error_ = 0;
+};
+
+// What becomes K.json.
+struct Outcome {
+  std::vector<StepResult> steps;
+  std::optional<Error> error;
+};
+
+Json describe_error(const Error& error) {
+  const Diagnostic& d = error.diagnostics.front();
+  return {{"code", d.code}, {"title", d.title}, {"found", d.found}};
+}
+
+Status write_outcome(const RunInput& in, Rank rank, const Outcome& outcome,
+                     const Interpreter* interpreter, const Timeline& timeline,
+                     const std::string& run_dir) {
+  Json root = {{"format", "tandem-rank"}, {"version", 1}, {"rank", rank.value},
+               {"plan_id", in.plan_id}, {"ok", !outcome.error}};
+  if (outcome.error) root["error"] = describe_error(*outcome.error);
+  root["warmup_steps"] = in.config.warmup_steps;
+  for (const char* key : {"losses", "norms", "lr", "tokens", "step_ns"}) root[key] = Json::array();
+  for (const StepResult& s : outcome.steps) {
+    root["losses"].push_back(s.loss);
+    root["norms"].push_back(s.norm);
+    root["lr"].push_back(s.lr);
+    root["tokens"].push_back(s.tokens);
+    root["step_ns"].push_back(s.ended - s.started);
+  }
+  if (!timeline.peaks.empty()) {
+    const PeakMemory& p = timeline.peaks[0];
+    root["peak_bytes"] = p.total;
+    root["peak_by_class"] = by_class(p.by_class);
+    root["at_peak"] = by_class(p.at_peak);
+    root["op_at_peak"] = p.op_at_peak.value;
+  }
+  if (interpreter) {
+    root["kernel_scratch_bytes"] = interpreter->kernel_scratch_peak();
+    root["slab_bytes"] = interpreter->slab_bytes();
+    root["communication"] = communication(in.plan, rank, interpreter->communication_calls());
+  }
+  rusage usage{};
+  ::getrusage(RUSAGE_SELF, &usage);
+  root["max_rss_bytes"] = std::int64_t{usage.ru_maxrss} * 1024;
+  return write_file_atomic(rank_file(run_dir, rank, "json"), root.dump(1) + "\n");
+}
+
+// Steps until the end or the first failure.
+void run_steps(const RunInput& in, Rank rank, Interpreter& interpreter, MetricsFile& metrics,
+               RankTensorWriter* tensors, Outcome& outcome) {
+  const ProgramId program = in.plan.program_of(rank);
+  const int total = in.config.warmup_steps + in.config.steps;
+  for (int step = 0; step < total; ++step) {
+    const bool timed = step >= in.config.warmup_steps;
+    Result<StepResult> result = interpreter.run_step(timed);
+    if (!result) {
+      outcome.error = result.error();
+      return;
+    }
+    outcome.steps.push_back(*result);
+    metrics.add(step, *result, timed);
+    if (tensors)
+      for (BufferId id : reduced_gradients(in.plan, program))
+        tensors->add(TensorKind::gradient, step, id, interpreter.view(id));
+  }
+  if (tensors)
+    for (BufferId id : exec::tensors(in.plan, program, BufferClass::param))
+      tensors->add(TensorKind::parameter, total - 1, id, interpreter.view(id));
+}
+
+}  // namespace
+
+Result<RunInput> read_run(const std::string& run_dir) {
+  RunInput in;
+  const std::string plan_path = run_dir + "/plan.txt", training_path = run_dir + "/training.json";
+  Result<std::string> text = read_file(plan_path, limits::kPlanTextBytes);
+  if (!text) return text.error();
+  Result<Plan> plan = parse_plan(*text, plan_path);
+  if (!plan) return plan.error();
+  in.plan = std::move(*plan);
+  in.plan_id = plan_id(in.plan);
+  text = read_file(training_path, limits::kTableBytes);
+  if (!text) return text.error();
+  Result<TrainingConfig> config = training_from_json(*text, training_path);
+  if (!config) return config.error();
+  in.config = std::move(*config);
+  return in;
+}
+
+Status run_rank(const RunInput& in, Rank rank, CommBackend& comm, OpObserver* observer,
+                const std::string& run_dir) {
+  Outcome outcome;
+  MetricsFile metrics(run_dir, rank.value == 0);
+  std::optional<RankTensorWriter> tensors;
+  if (in.config.verify) {
+    Result<RankTensorWriter> writer = RankTensorWriter::create(rank_file(run_dir, rank, "grads"), rank);
+    if (!writer) return writer.error();
+    tensors = std::move(*writer);
+  }
+  Result<std::unique_ptr<Interpreter>> interpreter =
+      Interpreter::create(in.plan, rank, in.config, comm, observer);
+  if (!interpreter) {
+    comm.abort();
+    outcome.error = interpreter.error();
+    (void)write_outcome(in, rank, outcome, nullptr, {}, run_dir);
+    return *outcome.error;
+  }
+  ::malloc_trim(0);  // what parsing the plan left behind
+  run_steps(in, rank, **interpreter, metrics, tensors ? &*tensors : nullptr, outcome);
+  if (outcome.error) {
+    // Workers may still run: nothing of the interpreter is read, and it ends first.
+    interpreter->reset();
+    (void)write_outcome(in, rank, outcome, nullptr, {}, run_dir);
+    return *outcome.error;
+  }
+  Timeline timeline = (*interpreter)->take_timeline();
+  timeline.meta["plan_id"] = in.plan_id;
+  timeline.meta["device"] = "cpu";
+  timeline.meta["threads_per_rank"] = std::to_string(in.config.threads_per_rank);
+  if (Status s = write_outcome(in, rank, outcome, interpreter->get(), timeline, run_dir); !s)
+    return s;
+  if (Status s = write_rank_timeline(rank_file(run_dir, rank, "timeline"), timeline, rank.value); !s)
+    return s;
+  if (tensors)
+    if (Status s = tensors->commit(); !s) return s;
+  return metrics.status();
+}
+
+Status verify_files(const std::string& run_dir) {
+  Result<RunInput> in = read_run(run_dir);
+  if (!in) return in.error();
+  std::vector<RankTensors> ranks;
+  for (int r = 0; r < in->plan.header.mesh.world(); ++r) {
+    Result<RankTensors> t = read_rank_tensors(rank_file(run_dir, Rank{r}, "grads"));
+    if (!t) return t.error();
+    if (t->rank != Rank{r})
+      return make_error(Failure::bad_input, "E-EXEC-034", "a file of a rank is missing or damaged",
+                        fmt::format("gradients of rank {}", t->rank.value),
+                        fmt::format("gradients of rank {}", r), "run again",
+                        Location{rank_file(run_dir, Rank{r}, "grads")});
+    ranks.push_back(std::move(*t));
+  }
+  const std::string first = rank_file(run_dir, Rank{0}, "json");
+  Result<std::string> text = read_file(first, limits::kTableBytes);
+  if (!text) return text.error();
+  const Json root = Json::parse(*text, nullptr, false);
+  std::vector<double> losses, norms;
+  try {
+    losses = root.at("losses").get<std::vector<double>>();
+    norms = root.at("norms").get<std::vector<double>>();
+  } catch (const nlohmann::json::exception&) {
+    return make_error(Failure::bad_input, "E-EXEC-034", "a file of a rank is missing or damaged",
+                      "no losses and norms", "the file that rank 0 wrote", "run again",
+                      Location{first});
+  }
+  Result<VerifyReport> report = verify_run(in->plan, in->config, ranks, losses, norms);
+  if (!report) return report.error();
+  const Json out = {{"format", "tandem-verify"},
+                    {"version", 1},
+                    {"plan_id", in->plan_id},
+                    {"max_rel_loss", report->max_rel_loss},
+                    {"max_rel_norm", report->max_rel_norm},
+                    {"max_rel_grad", report->max_rel_grad},
+                    {"worst_tensor", report->worst_tensor},
+                    {"worst_step", report->worst_step},
+                    {"rel_grad_by_step", report->rel_grad_by_step},
+                    {"max_abs_parameter", report->max_abs_parameter},
+                    {"tensors", report->num_tensors},
+                    {"replicas_equal", report->replicas_equal},
+                    {"replica_difference", report->replica_difference},
+                    {"losses", report->losses},
+                    {"reference_losses", report->reference_losses},
+                    {"reference_norms", report->reference_norms}};
+  return write_file_atomic(run_dir + "/verify.json", out.dump(1) + "\n");
+}
+
+}  // namespace tandem::exec
