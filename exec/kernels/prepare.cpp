@@ -18,11 +18,12 @@ constexpr std::array<Binder, kNumKernelKinds> kBinders = {
     bind_clip_coef,           bind_adamw,              bind_metrics_pack,
 };
 
-Error unsupported(const Kernel& k, std::string found, std::string expected) {
+Error unsupported(const Kernel& k, std::string found, std::string expected, const char* hint) {
   return make_error(Failure::infeasible, "E-EXEC-035", "the executor cannot run this plan",
-                    fmt::format("{}: {}", to_text(k), found), std::move(expected),
-                    "simulate it, or choose training.precision fp32 or fp64");
+                    fmt::format("{}: {}", to_text(k), found), std::move(expected), hint);
 }
+constexpr const char* kPrecision = "simulate it, or choose training.precision fp32 or fp64";
+constexpr const char* kOperands = "make the plan with this version of Tandem";
 
 // Empty: fits. `exact`: as many elements as declared, else at least as many (scratch, positions).
 std::string misfit(const View& view, const Operand& declared, bool exact) {
@@ -45,7 +46,7 @@ Result<Prepared> prepare(const KernelCall& call) {
   if (t.compute != t.main || (t.compute != DType::f32 && t.compute != DType::f64))
     return unsupported(k, fmt::format("dtype {} with gradients in {}", name_of(t.compute),
                                       name_of(t.main)),
-                       "f32 or f64 for both");
+                       "f32 or f64 for both", kPrecision);
   const Signature s = signature(k, t);
   const bool counts_fit =
       (s.more_inputs || call.inputs.size() == s.inputs.size()) &&
@@ -53,7 +54,8 @@ Result<Prepared> prepare(const KernelCall& call) {
   if (!counts_fit)
     return unsupported(k, fmt::format("{} inputs, {} outputs", call.inputs.size(),
                                       call.outputs.size()),
-                       fmt::format("{} inputs, {} outputs", s.inputs.size(), s.outputs.size()));
+                       fmt::format("{} inputs, {} outputs", s.inputs.size(), s.outputs.size()),
+                       kOperands);
   std::string wrong;
   const auto check = [&](const View& v, const Operand& o, bool exact) {
     if (wrong.empty()) wrong = misfit(v, o, exact);
@@ -78,7 +80,7 @@ Result<Prepared> prepare(const KernelCall& call) {
       for (std::size_t i = 0; i < s.scratch.size(); ++i)
         check(call.scratch[i], s.scratch[i], false);
   }
-  if (!wrong.empty()) return unsupported(k, wrong, "operands as the catalogue declares them");
+  if (!wrong.empty()) return unsupported(k, wrong, "operands as the catalogue declares them", kOperands);
   return binder(k.kind)(call);
 }
 
