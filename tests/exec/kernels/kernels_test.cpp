@@ -12,6 +12,7 @@
 #include <set>
 
 #include "exec/device/torch_memory.h"
+#include "exec/kernels/gemm.h"
 
 namespace tandem::exec {
 namespace {
@@ -134,6 +135,33 @@ TEST_CASE("linear: forward, input and weight gradients") {
       g();
       CHECK(at::equal(g.outputs[0], once + once));
     }
+}
+
+TEST_CASE("fast matrix products equal LibTorch's, below, at and beyond the block sizes") {
+  set_up_torch(1);
+  if (!has_fast_gemm()) MESSAGE("skipped: this CPU has no AVX-512");
+  if (!has_fast_gemm()) return;
+  const std::int64_t sizes[][3] = {{1, 1, 1},     {3, 5, 7},       {64, 128, 512},
+                                   {37, 129, 51}, {130, 257, 513}, {200, 300, 1100}};
+  for (const auto& [m, n, k] : sizes) {
+    CAPTURE(m);
+    const Tensor a = random({m, k}, at::kFloat), b = random({k, n}, at::kFloat);
+    const Tensor at_ = a.t().contiguous(), bt = b.t().contiguous();
+    const Tensor expected = at::mm(a.to(at::kDouble), b.to(at::kDouble));
+    Tensor c = at::full({m, n}, 9, at::kFloat);
+    const auto p = [](const Tensor& t) { return static_cast<float*>(t.data_ptr()); };
+    gemm_nn(m, n, k, p(a), p(b), p(c));
+    CHECK(error(c, expected) < 1e-5);
+    c.fill_(9);
+    gemm_nt(m, n, k, p(a), p(bt), p(c));
+    CHECK(error(c, expected) < 1e-5);
+    const Tensor again = c.clone();
+    gemm_nt(m, n, k, p(a), p(bt), p(c));
+    CHECK(at::equal(again, c));
+    c.fill_(9);
+    gemm_tn(m, n, k, p(at_), p(b), p(c));
+    CHECK(error(c, expected) < 1e-5);
+  }
 }
 
 TEST_CASE("layer norm") {
