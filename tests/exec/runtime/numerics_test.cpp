@@ -1,0 +1,330 @@
+// Whole plans against plain autograd: goal and method of models.md 9. Ranks are threads with an
+// in-memory transport; every plan comes from the builder and runs three steps.
+//   fp64: losses, the norm and EVERY gradient of every step within 1e-10, parameters within 1e-10
+//   replicas bitwise equal; PP with `clip: none` bitwise equal to pp = 1
+//   measured peak bytes of every rank = peak of the plan walked by hand
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstring>
+#include <thread>
+
+#include "common/plan/build.h"
+#include "exec/runtime/interpreter.h"
+#include "exec/train/reference.h"
+#include "exec/train/shard.h"
+#include "exec/train/verify.h"
+#include "tests/exec/runtime/memory_comm.h"
+
+namespace tandem::exec {
+namespace {
+
+struct Layout {
+  int tp = 1, pp = 1, dp = 1, micro_batch = 2;
+  std::string schedule = "1f1b";
+  std::string precision = "fp64";
+  bool clip = true, tied = true;
+  int vocab = 256, layers = 4, sequence = 32;
+  AttentionKind attention = AttentionKind::flash;
+};
+
+Scenario scenario_of(const Layout& l) {
+  Scenario s;
+  s.name = "numerics";
+  s.seed = 1234;
+  ModelSpec& m = s.model;
+  m.layers = l.layers, m.hidden = 64, m.heads = m.kv_heads = 4, m.head_dim = 16, m.ffn_hidden = 256;
+  m.vocab = l.vocab, m.max_sequence = 32, m.tied_embeddings = l.tied;
+  TrainingSpec& t = s.training;
+  t.sequence = l.sequence, t.init = Init::test, t.global_batch = 8, t.micro_batch = l.micro_batch;
+  t.precision = l.precision == "fp64" ? Precision::fp64 : Precision::fp32;
+  t.steps = 3;
+  t.attention = l.attention;
+  if (!l.clip) t.optimizer.clip.reset();
+  t.data.kind = DataKind::random;
+  s.parallel.tp = l.tp, s.parallel.pp = l.pp, s.parallel.dp = l.dp;
+  s.parallel.layer_split.assign(static_cast<std::size_t>(l.pp), l.layers / l.pp);
+  s.schedule.kind = l.schedule;
+  return s;
+}
+
+TrainingConfig config_of(const Layout& l) {
+  TrainingConfig c;
+  c.seed = 1234;
+  c.steps = 3, c.warmup_steps = 0;
+  c.layers = l.layers, c.hidden = 64, c.heads = 4, c.ffn_hidden = 256, c.vocab = l.vocab;
+  c.max_sequence = 32, c.sequence = l.sequence;
+  c.tied_embeddings = l.tied;
+  c.init = "test";
+  c.precision = l.precision;
+  c.global_batch = 8, c.micro_batch = l.micro_batch;
+  c.lr = 1e-2, c.min_lr = 1e-3, c.lr_warmup_steps = 2, c.decay_steps = 10, c.cosine = true;
+  if (!l.clip) c.clip.reset();
+  c.data_kind = "random";
+  return c;
+}
+
+struct RunOutcome {
+  Plan plan;
+  std::vector<std::vector<StepResult>> steps;  // by rank
+  std::vector<Timeline> timelines;
+  // Gradients and parameters of all ranks; `bytes` back the views.
+  std::vector<RankTensors> tensors;
+};
+
+void copy_tensors(const Plan& plan, Rank rank, const Interpreter& interpreter, TensorKind kind,
+                  int step, RankTensors& out, std::vector<std::unique_ptr<std::string>>& keep) {
+  const ProgramId program = plan.program_of(rank);
+  const auto ids = kind == TensorKind::gradient ? reduced_gradients(plan, program)
+                                                : tensors(plan, program, BufferClass::param);
+  for (BufferId id : ids) {
+    const View v = interpreter.view(id);
+    keep.push_back(std::make_unique<std::string>(
+        reinterpret_cast<const char*>(v.data),
+        static_cast<std::size_t>(v.shape.elements() * size_of(v.dtype))));
+    out.tensors.push_back({kind, step, id, size_of(v.dtype), *keep.back()});
+  }
+}
+
+// All ranks as threads; fails the test on any error.
+RunOutcome execute(const Layout& layout, std::vector<std::unique_ptr<std::string>>& keep) {
+  Result<Plan> plan = build_plan(scenario_of(layout));
+  REQUIRE_MESSAGE(plan.ok(), (plan.ok() ? "" : to_text(plan.error().diagnostics)));
+  RunOutcome out;
+  out.plan = std::move(*plan);
+  const TrainingConfig config = config_of(layout);
+  const int world = out.plan.header.mesh.world();
+  REQUIRE(world == layout.tp * layout.pp * layout.dp);
+  out.steps.resize(static_cast<std::size_t>(world));
+  out.timelines.resize(static_cast<std::size_t>(world));
+  out.tensors.resize(static_cast<std::size_t>(world));
+  std::vector<std::string> errors(static_cast<std::size_t>(world));
+  std::vector<std::vector<std::unique_ptr<std::string>>> kept(static_cast<std::size_t>(world));
+  Meeting meeting(out.plan);
+  std::vector<std::thread> threads;
+  for (int r = 0; r < world; ++r)
+    threads.emplace_back([&, r] {
+      const auto i = static_cast<std::size_t>(r);
+      MemoryComm comm(meeting, Rank{r});
+      auto interpreter = Interpreter::create(out.plan, Rank{r}, config, comm);
+      if (!interpreter) {
+        errors[i] = to_text(interpreter.error().diagnostics);
+        comm.abort();
+        return;
+      }
+      out.tensors[i].rank = Rank{r};
+      for (int step = 0; step < config.steps; ++step) {
+        Result<StepResult> result = (*interpreter)->run_step(true);
+        if (!result) {
+          errors[i] = to_text(result.error().diagnostics);
+          return;
+        }
+        out.steps[i].push_back(*result);
+        copy_tensors(out.plan, Rank{r}, **interpreter, TensorKind::gradient, step, out.tensors[i],
+                     kept[i]);
+      }
+      copy_tensors(out.plan, Rank{r}, **interpreter, TensorKind::parameter, config.steps - 1,
+                   out.tensors[i], kept[i]);
+      out.timelines[i] = (*interpreter)->take_timeline();
+    });
+  for (std::thread& t : threads) t.join();
+  for (const std::string& e : errors) REQUIRE_MESSAGE(e.empty(), e);
+  for (auto& k : kept)
+    for (auto& text : k) keep.push_back(std::move(text));
+  return out;
+}
+
+VerifyReport verified(const Layout& layout, const RunOutcome& run) {
+  std::vector<double> losses, norms;
+  for (const StepResult& s : run.steps[0]) {
+    losses.push_back(s.loss);
+    norms.push_back(s.norm);
+    CHECK(s.tokens == 8 * layout.sequence);
+    CHECK(s.non_finite == 0);
+  }
+  Result<VerifyReport> report = verify_run(run.plan, config_of(layout), run.tensors, losses, norms);
+  REQUIRE_MESSAGE(report.ok(), (report.ok() ? "" : to_text(report.error().diagnostics)));
+  return *report;
+}
+
+void check_fp64(const Layout& layout) {
+  CAPTURE(layout.tp);
+  CAPTURE(layout.pp);
+  CAPTURE(layout.dp);
+  CAPTURE(layout.schedule);
+  std::vector<std::unique_ptr<std::string>> keep;
+  const RunOutcome run = execute(layout, keep);
+  const VerifyReport report = verified(layout, run);
+  INFO(report.worst_tensor);
+  CHECK(report.max_rel_loss < 1e-10);
+  CHECK(report.max_rel_norm < 1e-10);
+  CHECK(report.max_rel_grad < 1e-10);
+  CHECK(report.max_abs_parameter < 1e-10);
+  CHECK_MESSAGE(report.replicas_equal, report.replica_difference);
+  for (const auto& steps : run.steps)  // every rank reports the run's values
+    for (std::size_t k = 0; k < steps.size(); ++k) {
+      CHECK(steps[k].loss == run.steps[0][k].loss);
+      CHECK(steps[k].norm == run.steps[0][k].norm);
+    }
+}
+
+// Peak live bytes of a program by its issue order: allocations before, frees after each op.
+Bytes walked_peak(const Plan& plan, ProgramId program) {
+  Bytes live = 0;
+  for (BufferId id : plan.persistent(program)) live += Plan::own_bytes(plan.buffer(id));
+  Bytes peak = live;
+  for (const Op& op : plan.ops_of(program)) {
+    for (BufferId id : plan.allocates_of(op)) live += Plan::own_bytes(plan.buffer(id));
+    peak = std::max(peak, live);
+    for (BufferId id : plan.frees_of(op)) live -= Plan::own_bytes(plan.buffer(id));
+  }
+  return peak;
+}
+
+}  // namespace
+
+TEST_CASE("fp64: one rank") { check_fp64({}); }
+TEST_CASE("fp64: one rank, untied, materialised, padded vocabulary, short sequence") {
+  check_fp64({.tied = false});
+  check_fp64({.attention = AttentionKind::materialised});
+  check_fp64({.tp = 2, .vocab = 251});
+  check_fp64({.sequence = 16});
+}
+TEST_CASE("fp64: pp 2, 1f1b and gpipe") {
+  check_fp64({.pp = 2});
+  check_fp64({.pp = 2, .schedule = "gpipe"});
+}
+TEST_CASE("fp64: pp 4, 1f1b and gpipe") {
+  check_fp64({.pp = 4});
+  check_fp64({.pp = 4, .schedule = "gpipe"});
+}
+TEST_CASE("fp64: tp 2, tp 4, dp 2") {
+  check_fp64({.tp = 2});
+  check_fp64({.tp = 4});
+  check_fp64({.dp = 2});
+}
+TEST_CASE("fp64: two axes") {
+  check_fp64({.tp = 2, .pp = 2});
+  check_fp64({.pp = 2, .dp = 2});
+  check_fp64({.tp = 2, .dp = 2});
+  check_fp64({.tp = 2, .pp = 2, .schedule = "gpipe", .tied = false});
+}
+TEST_CASE("fp64: tp 2, pp 2, dp 2") { check_fp64({.tp = 2, .pp = 2, .dp = 2}); }
+
+TEST_CASE("fp32: gradients of step 0 within 1e-5, losses within 1e-4") {
+  for (const Layout& l : {Layout{.precision = "fp32"}, Layout{.tp = 2, .pp = 2, .dp = 2, .precision = "fp32"}}) {
+    std::vector<std::unique_ptr<std::string>> keep;
+    const VerifyReport report = verified(l, execute(l, keep));
+    INFO(report.worst_tensor);
+    CHECK(report.max_rel_grad < 1e-5);
+    CHECK(report.max_rel_loss < 1e-4);
+    CHECK_MESSAGE(report.replicas_equal, report.replica_difference);
+  }
+}
+
+TEST_CASE("pp without clipping is bitwise pp = 1: losses, gradients, parameters") {
+  for (const std::string precision : {"fp64", "fp32"}) {
+    std::vector<std::unique_ptr<std::string>> keep;
+    const RunOutcome one = execute({.precision = precision, .clip = false}, keep);
+    std::map<std::tuple<std::string, int, int>, std::string_view> expected;
+    for (const RankTensor& t : one.tensors[0].tensors)
+      expected[{one.plan.name(one.plan.buffer(t.buffer).name), static_cast<int>(t.kind), t.step}] =
+          t.data;
+    for (const auto& [pp, schedule] : {std::pair(2, "1f1b"), std::pair(4, "1f1b"), std::pair(2, "gpipe"), std::pair(4, "gpipe")}) {
+      CAPTURE(pp);
+      CAPTURE(schedule);
+      const RunOutcome many = execute({.pp = pp, .schedule = schedule, .precision = precision, .clip = false}, keep);
+      for (std::size_t k = 0; k < 3; ++k) CHECK(many.steps[0][k].loss == one.steps[0][k].loss);
+      int compared = 0;
+      for (const RankTensors& r : many.tensors)
+        for (const RankTensor& t : r.tensors) {
+          const std::string name = many.plan.name(many.plan.buffer(t.buffer).name);
+          const auto it = expected.find({name, static_cast<int>(t.kind), t.step});
+          REQUIRE_MESSAGE(it != expected.end(), name);
+          const bool equal = it->second == t.data;
+          CHECK_MESSAGE(equal, name);
+          ++compared;
+        }
+      CHECK(compared >= static_cast<int>(expected.size()));
+    }
+  }
+}
+
+TEST_CASE("two runs are bitwise equal") {
+  std::vector<std::unique_ptr<std::string>> keep;
+  const Layout l{.tp = 2, .pp = 2, .precision = "fp32"};
+  const RunOutcome a = execute(l, keep), b = execute(l, keep);
+  for (std::size_t r = 0; r < a.tensors.size(); ++r) {
+    REQUIRE(a.tensors[r].tensors.size() == b.tensors[r].tensors.size());
+    for (std::size_t i = 0; i < a.tensors[r].tensors.size(); ++i)
+      CHECK((a.tensors[r].tensors[i].data == b.tensors[r].tensors[i].data));
+  }
+}
+
+TEST_CASE("measured timeline: every op once a step, times in order, peak as the plan says") {
+  std::vector<std::unique_ptr<std::string>> keep;
+  const Layout l{.tp = 2, .pp = 2};
+  const RunOutcome run = execute(l, keep);
+  for (std::size_t r = 0; r < run.timelines.size(); ++r) {
+    const Timeline& t = run.timelines[r];
+    const ProgramId program = run.plan.program_of(Rank{static_cast<int>(r)});
+    const Program& p = run.plan.programs[program.index()];
+    REQUIRE(t.spans.size() == 3 * p.num_ops);
+    for (std::size_t i = 0; i < t.spans.size(); ++i) {
+      const Span& s = t.spans[i];
+      CHECK(s.op.index() == p.first_op + i % p.num_ops);
+      CHECK(s.step == static_cast<int>(i / p.num_ops));
+      CHECK(s.issued <= s.ended);
+      CHECK(s.ready <= s.started);
+      CHECK(s.started <= s.ended);
+      CHECK(s.cpu >= 0);
+      for (OpId w : run.plan.waits_of(run.plan.op(s.op)))
+        CHECK(t.spans[i - i % p.num_ops + (w.index() - p.first_op)].ended <= s.ready);
+    }
+    REQUIRE(t.steps.size() == 3);
+    REQUIRE(t.peaks.size() == 1);
+    CHECK(t.peaks[0].total == walked_peak(run.plan, program));
+    Bytes at_peak = 0;
+    for (Bytes b : t.peaks[0].at_peak) at_peak += b;
+    CHECK(at_peak == t.peaks[0].total);
+    // At the end of a step only what lives for the run is live.
+    Bytes persistent = 0, last = 0;
+    for (BufferId id : run.plan.persistent(program)) persistent += Plan::own_bytes(run.plan.buffer(id));
+    for (Bytes b : t.memory.back().live) last += b;
+    CHECK(last == persistent);
+    for (const CallSpan& c : t.calls) CHECK(c.started <= c.ended);
+  }
+}
+
+TEST_CASE("a diverging run stops by name and updates nothing") {
+  const Layout l{.pp = 2};
+  Result<Plan> plan = build_plan(scenario_of(l));
+  REQUIRE(plan.ok());
+  TrainingConfig config = config_of(l);
+  config.lr = 1e300;
+  config.lr_warmup_steps = 0;
+  config.cosine = false;
+  Meeting meeting(*plan);
+  std::vector<std::string> codes(2);
+  std::vector<int> steps(2, 0);
+  std::vector<std::thread> threads;
+  for (int r = 0; r < 2; ++r)
+    threads.emplace_back([&, r] {
+      MemoryComm comm(meeting, Rank{r});
+      auto interpreter = Interpreter::create(*plan, Rank{r}, config, comm);
+      for (int step = 0; step < 3; ++step) {
+        Result<StepResult> result = (*interpreter)->run_step(false);
+        if (!result) {
+          codes[static_cast<std::size_t>(r)] = result.error().diagnostics[0].code;
+          break;
+        }
+        ++steps[static_cast<std::size_t>(r)];
+      }
+    });
+  for (std::thread& t : threads) t.join();
+  CHECK(codes[0] == "E-EXEC-031");
+  CHECK(codes[1] == "E-EXEC-031");
+  CHECK(steps[0] == 1);
+}
+
+}  // namespace tandem::exec
