@@ -217,7 +217,29 @@ constexpr CodeInfo kCodes[] = {
     // --- CAL: calibration tables -------------------------------------------------------------------
 
     // --- TIME: timelines -------------------------------------------------------------------------
-
+    {"E-TIME-001", kInput, "this is no timeline that can be read",
+     "Timelines are read from Perfetto traces and CSV files that tandem wrote; the Chrome JSON export is for viewers only.",
+     "tandem compare photo.png"},
+    {"E-TIME-002", kInput, "the timeline is damaged",
+     "The file is cut off, or its bytes do not follow the format. The message names the packet and byte, or the line and column.",
+     "a copy of half a .pftrace"},
+    {"E-TIME-003", kInput, "a record of the timeline is impossible",
+     "Times must be in order and within 11.6 days, ids and bytes not negative, and every op there once in every step.",
+     "a span that ends before it starts"},
+    {"E-TIME-004", kInput, "the timeline does not fit the plan",
+     "It names a rank, an op or a kernel call that the plan has not, or an op of another rank's program.",
+     "a timeline of another plan"},
+    {"E-TIME-005", kInput, "a rank is missing from the timeline",
+     "Every rank of the plan, or every rank that the timeline says it holds, must have spans.",
+     "a file put together from some ranks"},
+    {"E-TIME-006", kInput, "the two timelines belong to different plans",
+     "Ops are joined by their id, which means the same only within one plan.",
+     "compare of two runs with different schedules"},
+    {"E-TIME-007", kInput, "the two timelines have nothing in common",
+     "One holds no steps, or they hold different ranks.", "an empty timeline"},
+    {"W-TIME-001", kInput, "the clocks of the ranks differ",
+     "A communication ended on one rank before another rank was there. Waiting and transfer times of such ranks are off by about that much; step times are not.",
+     "hosts without time synchronisation"},
     {"E-TIME-010", kInput, "the timeline of a rank is damaged",
      "RUN/ranks/K.timeline is cut, changed or of another version.", "a rank that was killed while it wrote"},
 
