@@ -1,0 +1,186 @@
+#include "sim/compute/compute_cost.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <tuple>
+
+#include "common/base/text.h"
+
+namespace tandem::sim {
+namespace {
+
+constexpr int kMostLevels = 64;
+constexpr double kExtrapolate = 4;  // times beyond the ends of a table
+
+// What of a kernel selects a table of points.
+using TableKey = std::tuple<KernelKind, std::uint32_t, bool>;
+struct Sample {
+  double work, seconds;  // FLOPs or bytes
+};
+using Table = std::vector<Sample>;  // ascending work, one sample each
+
+double amount_of_work(const Kernel& k, PlanTypes types, bool accumulate) {
+  const KernelCost c = cost(k, types, accumulate);
+  return c.flops > 0 ? c.flops : c.bytes;
+}
+
+// Equal amounts (other shapes) are averaged.
+Table make_table(std::vector<Sample> samples) {
+  std::sort(samples.begin(), samples.end(), [](const Sample& a, const Sample& b) {
+    return std::tie(a.work, a.seconds) < std::tie(b.work, b.seconds);
+  });
+  Table out;
+  for (std::size_t i = 0; i < samples.size();) {
+    std::size_t j = i;
+    double sum = 0;
+    for (; j < samples.size() && samples[j].work == samples[i].work; ++j) sum += samples[j].seconds;
+    out.push_back({samples[i].work, sum / static_cast<double>(j - i)});
+    i = j;
+  }
+  return out;
+}
+
+std::optional<double> interpolate(const Table& t, double work) {
+  if (t.empty() || work <= 0) return std::nullopt;
+  if (work < t.front().work / kExtrapolate || work > t.back().work * kExtrapolate)
+    return std::nullopt;
+  if (work <= t.front().work) return t.front().seconds * (work / t.front().work);
+  if (work >= t.back().work) return t.back().seconds * (work / t.back().work);
+  std::size_t i = 1;
+  while (t[i].work < work) ++i;
+  const double part = (work - t[i - 1].work) / (t[i].work - t[i - 1].work);
+  return t[i - 1].seconds + part * (t[i].seconds - t[i - 1].seconds);
+}
+
+// The calibration's points of one level of busy cores.
+struct MeasuredLevel {
+  std::map<std::pair<std::string, bool>, double> exact;
+  std::map<TableKey, Table> tables;
+};
+
+std::vector<MeasuredLevel> measured_levels(const Calibration& c, PlanTypes types) {
+  int levels = 1;
+  for (const KernelPoint& p : c.kernels) levels = std::max(levels, std::min(p.busy, kMostLevels));
+  std::vector<MeasuredLevel> out(static_cast<std::size_t>(levels));
+  std::vector<std::map<TableKey, std::vector<Sample>>> samples(out.size());
+  for (const KernelPoint& p : c.kernels) {
+    const auto kernel = kernel_from_text(split(p.kernel, ' '));
+    if (!kernel || p.busy > levels) continue;
+    const auto level = static_cast<std::size_t>(p.busy - 1);
+    out[level].exact[{p.kernel, p.accumulate}] = p.seconds;
+    samples[level][{kernel->kind, kernel->flags, p.accumulate}].push_back(
+        {amount_of_work(*kernel, types, p.accumulate), p.seconds});
+  }
+  for (std::size_t level = 0; level < out.size(); ++level)
+    for (auto& [key, list] : samples[level]) out[level].tables[key] = make_table(std::move(list));
+  return out;
+}
+
+struct Found {
+  double seconds;
+  CostSource source;
+};
+
+std::optional<Found> look_up(const MeasuredLevel& level, const Kernel& k, const std::string& key,
+                             PlanTypes types, bool accumulate) {
+  if (const auto it = level.exact.find({key, accumulate}); it != level.exact.end())
+    return Found{it->second, CostSource::measured};
+  const auto it = level.tables.find({k.kind, k.flags, accumulate});
+  if (it == level.tables.end()) return std::nullopt;
+  const auto seconds = interpolate(it->second, amount_of_work(k, types, accumulate));
+  if (!seconds) return std::nullopt;
+  return Found{*seconds, CostSource::interpolated};
+}
+
+double efficiency(const DeviceSpec& device, std::string_view name, double otherwise) {
+  const auto it = device.efficiency.find(std::string(name));
+  return it == device.efficiency.end() || !(it->second > 0) ? otherwise : it->second;
+}
+
+}  // namespace
+
+std::string_view name_of(CostSource s) {
+  constexpr std::array<std::string_view, kNumCostSources> kNames = {"measured", "interpolated",
+                                                                    "roofline"};
+  return kNames[static_cast<std::size_t>(s)];
+}
+
+std::string_view precision_name(DType t) {
+  switch (t) {
+    case DType::f64: return "fp64";
+    case DType::f32: return "fp32";
+    case DType::bf16: return "bf16";
+    case DType::f16: return "fp16";
+    default: return name_of(t);
+  }
+}
+
+double roofline_seconds(const Kernel& k, PlanTypes types, bool accumulate,
+                        const DeviceSpec& device) {
+  const KernelCost c = cost(k, types, accumulate);
+  const std::string_view cls = name_of(catalogue(k.kind).cost_class);
+  const double e_c = efficiency(device, cls, 1);
+  const double e_m = efficiency(device, c.flops > 0 ? "memory" : cls,
+                                efficiency(device, "memory", 1));
+  double seconds = c.bytes / (device.memory_bandwidth * e_m);
+  if (c.flops > 0) {
+    const auto peak = device.peak.find(std::string(precision_name(types.compute)));
+    TANDEM_CHECK(peak != device.peak.end(), "create() let a device without a peak through");
+    seconds = std::max(seconds, c.flops / (peak->second * e_c));
+  }
+  return seconds;
+}
+
+bool accumulates(const Plan& plan, const Call& call) {
+  for (const OperandRef& o : plan.operands_of(call.outputs))
+    if (o.accumulate) return true;
+  return false;
+}
+
+Result<ComputeCost> ComputeCost::create(const Plan& plan, const DeviceSpec& device,
+                                        const Calibration* calibration) {
+  const PlanTypes types = plan.header.types;
+  const std::string precision(precision_name(types.compute));
+  const auto peak = device.peak.find(precision);
+  if (peak == device.peak.end() || !(peak->second > 0) || !(device.memory_bandwidth > 0))
+    return make_error(Failure::infeasible, "E-CLUS-006",
+                      "the device has no peak rate for the precision", precision,
+                      "cluster.device.peak and memory_bandwidth above 0",
+                      "add the rate, or choose another training.precision");
+  if (calibration && calibration->precision != precision)
+    return make_error(Failure::bad_input, "E-CAL-006", "the calibration is of another precision",
+                      calibration->precision, precision,
+                      "calibrate in this precision, or leave cluster.calibration out");
+  const std::vector<MeasuredLevel> levels =
+      calibration ? measured_levels(*calibration, types) : std::vector<MeasuredLevel>(1);
+  ComputeCost out;
+  out.num_levels_ = static_cast<int>(levels.size());
+  out.copy_bytes_per_s_ = calibration && calibration->copy_bytes_per_s > 0
+                              ? calibration->copy_bytes_per_s
+                              : device.memory_bandwidth / 2;  // read and written
+  for (const Kernel& k : plan.kernels) {
+    const std::string key = calibration ? calibration_key(k) : std::string();
+    for (const bool accumulate : {false, true}) {
+      std::optional<Found> found;
+      for (const MeasuredLevel& level : levels)  // below the first measured level: its figure
+        if (!found) found = look_up(level, k, key, types, accumulate);
+      const CostSource source = found ? found->source : CostSource::roofline;
+      double seconds = found ? found->seconds : roofline_seconds(k, types, accumulate, device);
+      for (const MeasuredLevel& level : levels) {
+        if (const auto here = look_up(level, k, key, types, accumulate)) seconds = here->seconds;
+        out.work_.push_back(seconds_to_ps(seconds));
+      }
+      out.source_.push_back(source);
+    }
+  }
+  return out;
+}
+
+Picoseconds ComputeCost::copy(Bytes bytes) const {
+  return seconds_to_ps(static_cast<double>(bytes) / copy_bytes_per_s_);
+}
+
+}  // namespace tandem::sim

@@ -1,0 +1,95 @@
+// The cost of every communication of a plan on a cluster, prepared once: phases by (group class,
+// kind, bytes), and how much of which link each phase takes.
+//
+//   Folding   one simulated group stands for all groups of its class, which send at the same time
+//             at the same rate. So a phase is one variable with load(l) = hops of *all* these
+//             groups that cross link l: shared NICs are charged for what is not simulated.
+//   Quotient  links with the same capacity and the same loads of the same phases are one link.
+//   Closed    a phase whose links no other communication uses needs no solver: its time is the
+//             closed form (fidelity auto). closed_form: every phase, with its own group's load.
+//   Local     no links: `delay`, then `cpu` on every member's share of the node's cores.
+//               calibrated   seconds and cpu_share of the measured curve
+//               else         the latencies are delay, the bytes are CPU work
+#pragma once
+
+#include <map>
+#include <span>
+#include <tuple>
+#include <vector>
+
+#include "common/model/calibration.h"
+#include "common/plan/plan.h"
+#include "sim/cluster/cluster.h"
+#include "sim/engine/fold.h"
+#include "sim/network/alpha_beta.h"
+#include "sim/network/max_min.h"
+
+namespace tandem::sim {
+
+struct ChargedPhase {
+  Picoseconds latency = 0;  // all steps
+  double bytes = 0;
+  int pattern = 0;
+};
+
+struct Charge {
+  std::uint32_t first_phase = 0, num_phases = 0;
+  bool closed = false;       // `fixed` is the whole time
+  Picoseconds fixed = 0;
+  Picoseconds delay = 0, cpu = 0;  // local
+};
+
+class Charges {
+ public:
+  Charges(const Plan& plan, const Cluster& cluster, const Folding& folding, Fidelity fidelity,
+          const Calibration* calibration)
+      : plan_(plan), cluster_(cluster), folding_(folding), fidelity_(fidelity),
+        calibration_(calibration) {}
+
+  // The number of the charge of an op of this group class; `from`, `to`: pipeline coordinates of
+  // a message. Before prepare().
+  int add(int group, const Op& op, int from, int to);
+  // Loads of all links; after the last add().
+  void prepare();
+
+  [[nodiscard]] const Charge& charge(int id) const { return charges_[static_cast<std::size_t>(id)]; }
+  [[nodiscard]] std::span<const ChargedPhase> phases(const Charge& c) const {
+    return {phases_.data() + c.first_phase, c.num_phases};
+  }
+  // Quotient links of a pattern, and their capacities.
+  [[nodiscard]] std::span<const PathEntry> path(int pattern) const {
+    return patterns_[static_cast<std::size_t>(pattern)].path;
+  }
+  [[nodiscard]] const std::vector<double>& capacity() const { return capacity_; }
+
+ private:
+  struct Pattern {
+    int group = 0;
+    bool message = false;
+    std::vector<std::pair<int, int>> hops;  // member indices
+    int from = -1, to = -1;                 // message
+    double own_rate = 0, rate = 0;          // alone: of its own group, of all groups of the class
+    bool shared = false;                    // another communication uses one of its links
+    std::vector<PathEntry> path;
+  };
+  int add_local(Charge c, OpKind kind, Bytes bytes, std::span<const Rank> members,
+                const std::vector<StepPhase>& steps);
+  int add_pattern(int group, StepPhase&& phase, int from, int to);
+  std::vector<Rank> members_of(const std::vector<Rank>& group, int from, int to) const;
+  void close(Charge& c);
+
+  const Plan& plan_;
+  const Cluster& cluster_;
+  const Folding& folding_;
+  Fidelity fidelity_;
+  const Calibration* calibration_;
+  std::map<std::tuple<int, OpKind, Bytes, int, int>, int> ids_;
+  // (group, from, to, steps' hops): equal hops are one pattern
+  std::map<std::tuple<int, int, int, std::vector<std::pair<int, int>>>, int> pattern_ids_;
+  std::vector<Charge> charges_;
+  std::vector<ChargedPhase> phases_;
+  std::vector<Pattern> patterns_;
+  std::vector<double> capacity_;
+};
+
+}  // namespace tandem::sim
