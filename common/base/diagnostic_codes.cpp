@@ -207,14 +207,42 @@ constexpr CodeInfo kCodes[] = {
      "Rank and factor are required.", "slow_devices: [{rank: 1}]"},
     {"E-CLUS-014", kInput, "too many entries in a list of the cluster",
      "At most 8 network levels and 4,096 slow devices.", "nine levels"},
+    {"E-CLUS-015", kInfeasible, "the plan has more ranks than the cluster",
+     "Each rank needs a device of its own.", "16 ranks on one node of 8 devices"},
+    {"E-CLUS-016", kInfeasible, "a level of the network cannot be simulated",
+     "One level of scope node and one of scope cluster; kinds switch, fat_tree, ring and full_mesh (of at most 1,024).",
+     "two levels of scope node"},
     {"W-CLUS-001", kInput, "a network level has no latency",
      "Small messages will look free.", "latency: 0 us"},
 
     // --- PLAN: plan text and verification ------------------------------------------------------------
 
+    {"E-PLAN-080", kInfeasible, "the plan needs more memory than a device has",
+     "The message shows the op at the peak, its time and the bytes of each class there. Kernels' own scratch is included.",
+     "175 billion parameters on 8 devices"},
+    {"E-PLAN-081", kInfeasible, "the plan cannot finish",
+     "Ops wait for each other. Verification refuses such plans; this is the simulator's own finding.",
+     "two ranks that both send before they receive on one communicator"},
+    {"E-PLAN-082", kInfeasible, "an op that cannot be simulated",
+     "post_validate belongs to a later version.", "optimizer_barrier: post_validated"},
+
     // --- SCHED: schedules by themselves ----------------------------------------------------------------
 
     // --- CAL: calibration tables -------------------------------------------------------------------
+    {"E-CAL-001", kInput, "the calibration is not a JSON object",
+     "A .cal.json file is written by `tandem calibrate`.", "an empty file"},
+    {"E-CAL-002", kInput, "the calibration lacks a value, or one has the wrong type",
+     "The message names the path inside the file.", "kernels: 3"},
+    {"E-CAL-003", kInput, "a value of the calibration is out of range",
+     "Times and rates are positive and finite, kernels are those of the catalogue, segments ascend.",
+     "seconds: -1"},
+    {"E-CAL-004", kInput, "too many entries in the calibration",
+     "At most 200,000 in a table, and 64 levels of nesting.", "a million kernels"},
+    {"E-CAL-005", kInput, "an entry of the calibration is given twice",
+     "One figure for each kernel and number of busy cores, one curve for each kind and size of group.",
+     "two entries of one kernel"},
+    {"E-CAL-006", kInput, "the calibration is of another precision",
+     "Its times would be wrong without a sign of it.", "a calibration in fp32 for a run in bf16"},
 
     // --- TIME: timelines -------------------------------------------------------------------------
     {"E-TIME-001", kInput, "this is no timeline that can be read",
