@@ -46,10 +46,13 @@ class Text {
  public:
   explicit Text(const Comparison& c) : c_(c) {}
   std::string run() {
-    std::string summary = summary_line(c_);  // a line for each of its parts
-    for (std::size_t at = 0; (at = summary.find("; ", at)) != std::string::npos; at += 2)
-      summary.replace(at, 2, "\n");
-    put("{}\n", summary);
+    for (char ch : summary_line(c_)) {  // a line for each of its parts
+      if (ch == ';')
+        out_ += "\n ";
+      else
+        out_ += ch;
+    }
+    put("\n");
     waterfall();
     ops();
     order();
