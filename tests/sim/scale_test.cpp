@@ -17,7 +17,7 @@ TEST_CASE("scale: tp 8, pp 16, dp 8, 64 microbatches, 100,000 ops on 128 nodes")
   s.dp = 8;
   s.pp = 16;
   s.microbatches = 64;
-  s.layers = 6;
+  s.layers = 12;
   s.message = 2048 * 12288;
   s.tp_elements = 2048 * 12288;
   s.gradient = 1 << 28;
