@@ -123,6 +123,8 @@ struct MeasuredDurations {
 [[nodiscard]] std::string to_text(const Comparison& c);
 // The summary alone: "predicted 123 ms, measured 131 ms, -6.1 %; the largest part ...".
 [[nodiscard]] std::string summary_line(const Comparison& c);
+// Differences by kind of part, largest first: "waiting -1.54 ms, compute -374 us, host -44 us".
+[[nodiscard]] std::string kinds_line(const Comparison& c);
 // Keys of cli.md: error_rel, waterfall{name: seconds}, replay_error_rel, median_op_error,
 // peak_memory_error; and predicted_s, measured_s, parts[], worst_ops[], order[], memory[], ...
 [[nodiscard]] nlohmann::json to_json(const Comparison& c);

@@ -93,6 +93,7 @@ class Text {
     const auto predicted = static_cast<double>(c_.predicted_ns);
     const auto measured = static_cast<double>(c_.measured_ns);
     row("step", predicted, measured, predicted - measured, bar(0, predicted - measured, low, high));
+    put("  by kind: {}\n", kinds_line(c_));
   }
 
   void row(const std::string& name, double predicted, double measured, double difference,
@@ -169,6 +170,23 @@ std::string summary_line(const Comparison& c) {
   if (c.replay_error_rel)
     out += fmt::format("; with measured durations {}", text_of_error(*c.replay_error_rel));
   return out;
+}
+
+std::string kinds_line(const Comparison& c) {
+  std::array<std::int64_t, kNumPartKinds> sums{};
+  for (const WaterfallPart& p : c.waterfall)
+    sums[static_cast<std::size_t>(p.key.kind)] += p.difference_sum_ns();
+  std::vector<std::size_t> order;
+  for (std::size_t k = 0; k < sums.size(); ++k)
+    if (sums[k] != 0) order.push_back(k);
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    return std::abs(sums[a]) > std::abs(sums[b]);
+  });
+  std::string out;
+  for (std::size_t k : order)
+    out += fmt::format("{}{} {}", out.empty() ? "" : ", ", name_of(static_cast<PartKind>(k)),
+                       signed_time(c.mean_ns(sums[k])));
+  return out.empty() ? "none" : out;
 }
 
 std::string to_text(const Comparison& c) { return Text(c).run(); }

@@ -152,7 +152,8 @@ class Page {
     put("<section aria-labelledby=\"h-waterfall\"><h2 id=\"h-waterfall\">Where the difference comes "
         "from</h2>\n<p>Every rank's step is cut along its compute stream; the parts sum to the step. "
         "A bar to the right: predicted longer than measured. To the left: predicted shorter.</p>\n"
-        "<div id=\"waterfall\" class=\"scroll\">");
+        "<p>By kind: {}.</p>\n<div id=\"waterfall\" class=\"scroll\">",
+        kinds_line(*c_));
     out_ += waterfall_svg(*c_);
     put("</div>\n<details><summary>All parts as a table</summary><div class=\"scroll\"><table>"
         "<caption>Mean over {} ranks</caption><tr><th>part</th><th class=\"n\">predicted</th>"

@@ -147,7 +147,12 @@ std::string timeline_svg(const Plan& plan, const Timeline& predicted, const Time
   for (const Span& s : predicted.spans)
     if (s.step == predicted_step) ranks.insert(s.rank);
   const std::size_t num_all = ranks.size();
-  while (static_cast<int>(ranks.size()) > options.max_ranks) ranks.erase(std::prev(ranks.end()));
+  if (static_cast<int>(num_all) > options.max_ranks) {  // evenly spread, so that stages differ
+    const std::vector<int> all(ranks.begin(), ranks.end());
+    const auto n = static_cast<std::size_t>(std::max(1, options.max_ranks));
+    ranks.clear();
+    for (std::size_t i = 0; i < n; ++i) ranks.insert(all[i * num_all / n]);
+  }
   double length = 1;
   for (Side& side : sides) {
     side.origin = INT64_MAX;
@@ -169,7 +174,7 @@ std::string timeline_svg(const Plan& plan, const Timeline& predicted, const Time
         "<defs><pattern id=\"wait\" width=\"5\" height=\"5\" patternUnits=\"userSpaceOnUse\" "
         "patternTransform=\"rotate(45)\"><rect width=\"2\" height=\"5\" fill=\"#b9bec5\"/></pattern>"
         "</defs>\n",
-        options.width, bottom + 44 + kLegend,
+        options.width, bottom + (ranks.size() < num_all ? 44 : 26) + kLegend,
         escape_xml(options.title.empty() ? "Timeline of a step" : options.title));
   if (!options.title.empty())
     d.put("<text x=\"12\" y=\"20\" font-size=\"14\" font-weight=\"bold\" fill=\"#1a1c1f\">{}</text>\n",
@@ -180,7 +185,7 @@ std::string timeline_svg(const Plan& plan, const Timeline& predicted, const Time
     d.put("<line x1=\"{0:.1f}\" y1=\"{1}\" x2=\"{0:.1f}\" y2=\"{2}\" stroke=\"#e2e5e9\"/>"
           "<text x=\"{0:.1f}\" y=\"{3}\" text-anchor=\"middle\" fill=\"#5a6068\">{4:.6g}</text>\n",
           x(t), top, bottom, bottom + 15, t / unit.ns);
-  d.put("<text x=\"{}\" y=\"{}\" text-anchor=\"end\" fill=\"#5a6068\">time in the step [{}]</text>\n",
+  d.put("<text x=\"{}\" y=\"{}\" text-anchor=\"end\" fill=\"#5a6068\">time [{}]</text>\n",
         kLeft - 14, bottom + 15, unit.name);
   std::set<Phase> used;
   int y = top + 4;

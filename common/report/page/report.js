@@ -19,7 +19,6 @@ const CLASSES = {matmul: '#0072B2', attention: '#D55E00', norm: '#009E73', eleme
   embedding: '#F0E442', loss: '#CC79A7', optimizer: '#E69F00', reduction: '#999999'};
 const MEMORY = ['#0072B2', '#56B4E9', '#009E73', '#9AD4BE', '#CC79A7', '#D55E00', '#E69F00', '#F0E442',
   '#8C564B', '#7F7F7F', '#BDBDBD', '#5D3A9B', '#1A1A1A'];
-const TRANSFER = '#6B7280';
 
 function timeText(ns) {
   const a = Math.abs(ns);
@@ -48,7 +47,7 @@ function ticks(low, high, count, base) {
 }
 
 // --- rows ------------------------------------------------------------------------------------
-// A row is a lane of one rank and one timeline: {rank, side, label, spans[], y, h, kind}.
+// A row is a lane of one rank and one timeline: {side, rank, label, kind, y, h, list, top}.
 const STRIDE = 6;  // op, stream, issued, ready, started, ended
 const sides = data.timelines.map((t) => t.label);
 const length = Math.max(1, ...data.timelines.map((t) => t.length));
@@ -153,7 +152,7 @@ function draw() {
   spacer.style.height = Math.max(0, height + AXIS - h) + 'px';
   const g = resize(canvas, w, h);
   const fg = css('--fg'), muted = css('--muted'), grid = css('--grid'), bg = css('--bg');
-  const waiting = hatch(g, css('--wait'));
+  const waiting = hatch(g, css('--wait')), transfer = css('--transfer');
   g.fillStyle = bg;
   g.fillRect(0, 0, w, h);
   g.font = '12px system-ui, "DejaVu Sans", sans-serif';
@@ -192,7 +191,7 @@ function draw() {
     }
     g.fillStyle = css('--row');
     g.fillRect(LEFT, y, w - LEFT - RIGHT, row.h);
-    drawRow(g, row, y, w, waiting);
+    drawRow(g, row, y, w, waiting, transfer);
   }
   g.restore();
   // the axis, above everything
@@ -213,7 +212,7 @@ function draw() {
   root.dataset.drawn = String(Number(root.dataset.drawn || 0) + 1);
 }
 
-function drawRow(g, row, y, w, waiting) {
+function drawRow(g, row, y, w, waiting, transfer) {
   const list = row.list;
   const low = LEFT, high = w - RIGHT;
   let drawnTo = -1;
@@ -223,7 +222,7 @@ function drawRow(g, row, y, w, waiting) {
     const s = list[i];
     if (s.ready > to) break;
     if (s.ended < from) continue;
-    const a = x(row.kind === 'comm' ? s.started : s.started), b = x(s.ended);
+    const a = x(s.started), b = x(s.ended);
     if (row.kind === 'comm' && s.started > s.ready) {
       const wa = x(s.ready);
       if (a - wa > 1) { g.fillStyle = waiting; g.fillRect(wa, y, a - wa, row.h); }
@@ -232,7 +231,7 @@ function drawRow(g, row, y, w, waiting) {
     drawnTo = b;
     const wide = Math.max(.6, b - a);
     if (row.kind === 'comm') {
-      g.fillStyle = TRANSFER;
+      g.fillStyle = transfer;
       g.fillRect(a, y, wide, row.h);
     } else if (colours === 'class' && s.calls.length) {
       for (const c of s.calls) {
@@ -276,7 +275,7 @@ function spanAt(px, py) {
   for (const s of row.list) {
     if (s.ready > t + slack) break;
     const begin = row.kind === 'comm' ? s.ready : s.started;
-    if (begin - slack <= t && s.ended + slack >= t && (!best || s.ended - begin < best.ended - best.ready || s.started <= t)) best = s;
+    if (begin - slack <= t && s.ended + slack >= t && (!best || s.started <= t)) best = s;
   }
   return best && {row, span: best};
 }
@@ -413,7 +412,7 @@ function legend() {
   }
   const all = colours === 'phase' ? PHASES : CLASSES;
   for (const name of Object.keys(all)) if (used.has(name)) box.append(key(all[name], colours === 'phase' ? name + ' ' + PHASE_WORDS[name] : name));
-  box.append(key(TRANSFER, 'communication: transfer'), key('', 'communication: waiting for its members', true));
+  box.append(key('var(--transfer)', 'communication: transfer'), key('', 'communication: waiting for its members', true));
 }
 
 // --- memory ------------------------------------------------------------------------------------
