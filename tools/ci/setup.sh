@@ -64,12 +64,12 @@ list_packages() {
 missing_packages() {
   local package wanted status have
   list_packages "$@" | while read -r package wanted; do
-    read -r status have < <(dpkg-query -W -f '${db:Status-Status} ${Version}\n' "$package" 2>/dev/null) ||
-      true
-    if [ "${status:-}" != installed ] || ! dpkg --compare-versions "$have" ge "$wanted"; then
+    # Nothing where the package is not known.
+    have="$(dpkg-query -W -f '${db:Status-Status} ${Version}' "$package" 2>/dev/null || true)"
+    status="${have%% *}"
+    if [ "$status" != installed ] || ! dpkg --compare-versions "${have#* }" ge "$wanted"; then
       printf '%s\n' "$package"
     fi
-    status=""
   done
 }
 
