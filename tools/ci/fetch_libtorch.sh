@@ -58,6 +58,7 @@ fi
 mkdir -p "$cache"
 exec 9>"$cache/.lock"
 flock 9  # two builds may start together; the second one finds the work done
+rm -rf "$cache"/.download.* "$cache"/.unpack.*  # left by one that was killed
 if stamped libtorch; then
   echo "LibTorch $version: $root (already there)"
 else

@@ -97,7 +97,7 @@ ensure_packages() {
   fi
   local names
   names="$(tr '\n' ' ' <<<"$missing")"
-  local install="apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends $names"
+  local install="apt-get install -y --no-install-recommends $names"
   local as_root=()
   if [ "$(id -u)" != 0 ]; then
     if command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
@@ -112,7 +112,8 @@ ensure_packages() {
   local log
   log="$(mktemp)"
   if ! { "${as_root[@]}" apt-get update &&
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive $install; } >"$log" 2>&1 </dev/null; then
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+      $install -o DPkg::Lock::Timeout=300; } >"$log" 2>&1 </dev/null; then
     tail -n 30 "$log" >&2
     rm -f "$log"
     printf 'apt failed (above). By hand: apt-get update && %s\n' "$install" >&2
