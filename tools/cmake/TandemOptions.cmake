@@ -5,6 +5,9 @@ target_compile_features(tandem_options INTERFACE cxx_std_20)
 target_include_directories(tandem_options INTERFACE ${PROJECT_SOURCE_DIR})
 target_compile_options(tandem_options INTERFACE -Wall -Wextra -Wno-missing-field-initializers
                                                 -ffp-contract=off -fno-fast-math)
+# gcc 12 warns about a string operation of its own library (its bug 105651).
+target_compile_options(tandem_options INTERFACE
+  $<$<AND:$<CXX_COMPILER_ID:GNU>,$<VERSION_LESS:$<CXX_COMPILER_VERSION>,13>>:-Wno-restrict>)
 if(TANDEM_WERROR)
   target_compile_options(tandem_options INTERFACE -Werror)
 endif()
