@@ -96,7 +96,7 @@ Status Interpreter::bind() {
     } else if (op.buffer.valid()) {
       p.buffer = view(op.buffer);
     }
-    p.is_metrics = is_collective(op.kind) && op.tag && plan_.name(op.tag) == "metrics";
+    if (is_collective(op.kind) && op.tag && plan_.name(op.tag) == "metrics") p.metrics = p.buffer;
     prepared_.push_back(std::move(p));
   }
   return Ok{};
@@ -114,6 +114,8 @@ Status Interpreter::bind_calls(const Op& op, PreparedOp& prepared) {
       call.accumulate.push_back(o.accumulate);
     }
     for (const OperandRef& o : plan_.operands_of(c.scratch)) call.scratch.push_back(view(o.id));
+    // One rank alone has no all-reduce after it; else that overwrites these values.
+    if (call.kernel.kind == KernelKind::metrics_pack) prepared.metrics = call.outputs[0];
     if (call.kernel.kind == KernelKind::adamw)
       call.decay = decaying(plan_, plan_.operands_of(c.outputs)[0].id);
     Result<Prepared> bound = prepare(call);
@@ -329,6 +331,7 @@ void Interpreter::run_calls(std::int32_t op, std::int32_t) {
     begin = end;
     cpu = cpu_end;
   }
+  keep_metrics(p);
 }
 
 bool Interpreter::run_communication(std::int32_t op, std::int32_t step, Span& span) {
@@ -341,10 +344,16 @@ bool Interpreter::run_communication(std::int32_t op, std::int32_t step, Span& sp
   }
   span.started = std::max(*started, span.ready);
   ++comm_calls_[static_cast<std::size_t>(op)];
-  if (p.is_metrics)
-    std::copy_n(p.buffer.as<double>(),
-                std::min<std::int64_t>(p.buffer.shape.elements(), 8), metrics_.begin());
+  keep_metrics(p);
   return true;
+}
+
+// Before the op's frees.
+void Interpreter::keep_metrics(const PreparedOp& p) {
+  if (!p.metrics.data) return;
+  std::copy_n(p.metrics.as<double>(),
+              std::min<std::int64_t>(p.metrics.shape.elements(), std::ssize(metrics_)),
+              metrics_.begin());
 }
 
 void Interpreter::end_op(std::int32_t op, std::int32_t step, Span& span) {

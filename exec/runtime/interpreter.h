@@ -65,7 +65,7 @@ class Interpreter {
     std::vector<std::int32_t> waits;   // ops of this program
     std::vector<Prepared> calls;
     View buffer;                       // of communication, copy, host_wait
-    bool is_metrics = false;           // its values are the step's
+    View metrics;                      // holds the step's values when the op has run; else no data
   };
   Interpreter(const Plan& plan, Rank rank, const TrainingConfig& config, CommBackend& comm,
               OpObserver* observer, BatchSource data, Arena arena);
@@ -80,6 +80,7 @@ class Interpreter {
   void run_op(std::int32_t op, std::int32_t step);  // worker
   void run_calls(std::int32_t op, std::int32_t step);
   bool run_communication(std::int32_t op, std::int32_t step, Span& span);
+  void keep_metrics(const PreparedOp& prepared);
   void free_buffers(std::int32_t op);      // worker
   void end_op(std::int32_t op, std::int32_t step, Span& span);
   void fail(Error error);
