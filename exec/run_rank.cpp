@@ -57,8 +57,11 @@ Json communication(const Plan& plan, Rank rank, const std::vector<std::int64_t>&
   }
   Json out = Json::array();
   for (const auto& [key, s] : sums)
-    out.push_back({{"communicator", std::get<0>(key)}, {"tag", std::get<1>(key)},
-                   {"kind", std::get<2>(key)}, {"calls", s.calls}, {"bytes_in", s.bytes_in}});
+    out.push_back({{"communicator", std::get<0>(key)},
+                   {"tag", std::get<1>(key)},
+                   {"kind", std::get<2>(key)},
+                   {"calls", s.calls},
+                   {"bytes_in", s.bytes_in}});
   return out;
 }
 
@@ -79,9 +82,14 @@ class MetricsFile {
   void add(int step, const StepResult& r, bool timed) {
     if (fd_ < 0) return;
     const double seconds = static_cast<double>(r.ended - r.started) * 1e-9;
-    const Json line = {{"step", step}, {"loss", r.loss}, {"grad_norm", r.norm}, {"lr", r.lr},
-                       {"tokens", r.tokens}, {"step_s", seconds},
-                       {"tokens_per_s", seconds > 0 ? r.tokens / seconds : 0.0}, {"timed", timed}};
+    const Json line = {{"step", step},
+                       {"loss", r.loss},
+                       {"grad_norm", r.norm},
+                       {"lr", r.lr},
+                       {"tokens", r.tokens},
+                       {"step_s", seconds},
+                       {"tokens_per_s", seconds > 0 ? r.tokens / seconds : 0.0},
+                       {"timed", timed}};
     const std::string text = line.dump() + "\n";
     if (::write(fd_, text.data(), text.size()) == static_cast<ssize_t>(text.size())) return;
     error_ = errno;
@@ -90,9 +98,9 @@ class MetricsFile {
   }
   [[nodiscard]] Status status() const {
     if (error_ == 0) return Ok{};
-    return make_error(Failure::output, "E-IO-010", "cannot write the file",
-                      std::strerror(error_), "room and permission for the run directory",
-                      "choose another -o", Location{path_});
+    return make_error(Failure::output, "E-IO-010", "cannot write the file", std::strerror(error_),
+                      "room and permission for the run directory", "choose another -o",
+                      Location{path_});
   }
 
  private:
@@ -115,8 +123,11 @@ Json describe_error(const Error& error) {
 Status write_outcome(const RunInput& in, Rank rank, const Outcome& outcome,
                      const Interpreter* interpreter, const Timeline& timeline,
                      const std::string& run_dir) {
-  Json root = {{"format", "tandem-rank"}, {"version", 1}, {"rank", rank.value},
-               {"plan_id", in.plan_id}, {"ok", !outcome.error}};
+  Json root = {{"format", "tandem-rank"},
+               {"version", 1},
+               {"rank", rank.value},
+               {"plan_id", in.plan_id},
+               {"ok", !outcome.error}};
   if (outcome.error) root["error"] = describe_error(*outcome.error);
   root["warmup_steps"] = in.config.warmup_steps;
   for (const char* key : {"losses", "norms", "lr", "tokens", "step_ns"}) root[key] = Json::array();
@@ -193,7 +204,8 @@ Status run_rank(const RunInput& in, Rank rank, CommBackend& comm, OpObserver* ob
   MetricsFile metrics(run_dir, rank.value == 0);
   std::optional<RankTensorWriter> tensors;
   if (in.config.verify) {
-    Result<RankTensorWriter> writer = RankTensorWriter::create(rank_file(run_dir, rank, "grads"), rank);
+    Result<RankTensorWriter> writer =
+        RankTensorWriter::create(rank_file(run_dir, rank, "grads"), rank);
     if (!writer) return writer.error();
     tensors = std::move(*writer);
   }
@@ -219,7 +231,8 @@ Status run_rank(const RunInput& in, Rank rank, CommBackend& comm, OpObserver* ob
   timeline.meta["threads_per_rank"] = std::to_string(in.config.threads_per_rank);
   if (Status s = write_outcome(in, rank, outcome, interpreter->get(), timeline, run_dir); !s)
     return s;
-  if (Status s = write_rank_timeline(rank_file(run_dir, rank, "timeline"), timeline, rank.value); !s)
+  if (Status s = write_rank_timeline(rank_file(run_dir, rank, "timeline"), timeline, rank.value);
+      !s)
     return s;
   if (tensors)
     if (Status s = tensors->commit(); !s) return s;

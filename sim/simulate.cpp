@@ -140,8 +140,12 @@ class Recorder {
   Recorder(const Plan& plan, const Cluster& cluster, const Folding& folding,
            const SimOptions& options, const std::vector<ProgramMemory>& memory,
            const Accountant& accountant)
-      : plan_(plan), cluster_(cluster), options_(options), memory_(memory),
-        accountant_(accountant), ranks_of_class_(folding.representative.size()) {
+      : plan_(plan),
+        cluster_(cluster),
+        options_(options),
+        memory_(memory),
+        accountant_(accountant),
+        ranks_of_class_(folding.representative.size()) {
     std::vector<bool> seen(plan.programs.size(), false);
     std::vector<bool> listed(static_cast<std::size_t>(cluster.world), false);
     for (int r : options.rank_list)
@@ -304,9 +308,9 @@ Result<SimResult> simulate(const Plan& plan, const Cluster& cluster, const SimOp
   Engine::Options engine_options;
   engine_options.steps = options.steps;
   engine_options.replay = options.replay;
-  engine_options.issue_ps = seconds_to_ps(options.calibration && cluster.local
-                                              ? options.calibration->issue_s
-                                              : cluster.spec.device.launch_overhead);
+  engine_options.issue_ps =
+      seconds_to_ps(options.calibration && cluster.local ? options.calibration->issue_s
+                                                         : cluster.spec.device.launch_overhead);
   if (options.calibration && cluster.local)
     engine_options.wake_ps = seconds_to_ps(options.calibration->wake_s);
   Engine engine(plan, cluster, folding, charges, *cost, engine_options);

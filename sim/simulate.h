@@ -41,14 +41,14 @@ struct RankSummary {
 };
 
 struct SimResult {
-  Timeline timeline;              // simulated_ps
-  Picoseconds iteration_ps = 0;   // median over steps of the slowest rank's step
-  std::vector<RankSummary> ranks; // of the last step, by class
-  double bubble = 0;              // 1 - (compute + exposed transfer) / iteration, mean over ranks
-  double exposed_comm_s = 0;      // exposed transfer, mean over ranks
-  std::vector<PeakMemory> peaks;  // by class, of plan buffers; also in the timeline for its ranks
-  Bytes kernel_scratch = 0;       // most that a kernel takes beside the plan's buffers
-  Bytes needed_bytes = 0;         // largest sum of both on any rank: what a device must hold
+  Timeline timeline;               // simulated_ps
+  Picoseconds iteration_ps = 0;    // median over steps of the slowest rank's step
+  std::vector<RankSummary> ranks;  // of the last step, by class
+  double bubble = 0;               // 1 - (compute + exposed transfer) / iteration, mean over ranks
+  double exposed_comm_s = 0;       // exposed transfer, mean over ranks
+  std::vector<PeakMemory> peaks;   // by class, of plan buffers; also in the timeline for its ranks
+  Bytes kernel_scratch = 0;        // most that a kernel takes beside the plan's buffers
+  Bytes needed_bytes = 0;          // largest sum of both on any rank: what a device must hold
   std::array<double, kNumCostSources> source_share{};  // of compute work, by where it came from
   std::uint64_t simulated_events = 0;
   int simulated_ranks = 0;

@@ -20,8 +20,8 @@ struct InternalError : std::logic_error {
 
 }  // namespace tandem
 
-#define TANDEM_CHECK(condition, ...)                                                   \
-  do {                                                                                 \
-    if (!(condition)) [[unlikely]]                                                     \
+#define TANDEM_CHECK(condition, ...)                                                    \
+  do {                                                                                  \
+    if (!(condition)) [[unlikely]]                                                      \
       ::tandem::fail_check(__FILE__, __LINE__, #condition, ::fmt::format(__VA_ARGS__)); \
   } while (false)

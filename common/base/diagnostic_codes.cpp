@@ -297,15 +297,24 @@ constexpr CodeInfo kCodes[] = {
 std::string_view exit_text(const CodeInfo& row) {
   if (row.code[0] == 'W') return "warning";
   switch (row.failure) {
-    case Failure::usage: return "2 usage";
-    case Failure::bad_input: return "3 bad input";
-    case Failure::infeasible: return "4 infeasible";
-    case Failure::execution: return "5 execution failed";
-    case Failure::peer_lost: return "6 timeout or peer lost";
-    case Failure::output: return "7 output";
-    case Failure::internal: return "70 internal";
-    case Failure::interrupted: return "130 interrupted";
-    case Failure::terminated: return "143 terminated";
+    case Failure::usage:
+      return "2 usage";
+    case Failure::bad_input:
+      return "3 bad input";
+    case Failure::infeasible:
+      return "4 infeasible";
+    case Failure::execution:
+      return "5 execution failed";
+    case Failure::peer_lost:
+      return "6 timeout or peer lost";
+    case Failure::output:
+      return "7 output";
+    case Failure::internal:
+      return "70 internal";
+    case Failure::interrupted:
+      return "130 interrupted";
+    case Failure::terminated:
+      return "143 terminated";
   }
   return "?";
 }
@@ -323,8 +332,10 @@ const CodeInfo* find_code(std::string_view code) {
 std::string errors_page() {
   std::string page =
       "# Messages\n\n"
-      "Generated from `common/base/diagnostic_codes.cpp`; do not edit. Every message has a place, a\n"
-      "stable code, what was found, what was expected and a hint. The exit code of a command follows\n"
+      "Generated from `common/base/diagnostic_codes.cpp`; do not edit. Every message has a place, "
+      "a\n"
+      "stable code, what was found, what was expected and a hint. The exit code of a command "
+      "follows\n"
       "from its messages: 3 outranks 4.\n\n"
       "| code | exit | message | why, and what to do | example |\n"
       "| --- | --- | --- | --- | --- |\n";

@@ -13,13 +13,13 @@ namespace tandem {
 
 // What kind of failure this is: the exit class of robustness.md section 5.
 enum class Failure {
-  usage = 2,        // flags, arguments
-  bad_input = 3,    // a file that is wrong
-  infeasible = 4,   // well-formed but impossible
-  execution = 5,    // a rank failed by itself
-  peer_lost = 6,    // killed, stopped, silent, deadline
-  output = 7,       // disk full, closed pipe
-  internal = 70,    // broken invariant
+  usage = 2,       // flags, arguments
+  bad_input = 3,   // a file that is wrong
+  infeasible = 4,  // well-formed but impossible
+  execution = 5,   // a rank failed by itself
+  peer_lost = 6,   // killed, stopped, silent, deadline
+  output = 7,      // disk full, closed pipe
+  internal = 70,   // broken invariant
   interrupted = 130,
   terminated = 143,
 };
@@ -46,8 +46,8 @@ struct Error {
 template <class T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : value_(std::move(value)) {}           // NOLINT: implicit on purpose
-  Result(Error error) : error_(std::move(error)) {}       // NOLINT: implicit on purpose
+  Result(T value) : value_(std::move(value)) {}      // NOLINT: implicit on purpose
+  Result(Error error) : error_(std::move(error)) {}  // NOLINT: implicit on purpose
   [[nodiscard]] bool ok() const { return value_.has_value(); }
   explicit operator bool() const { return ok(); }
   T& value() & { return check(), *value_; }

@@ -17,8 +17,7 @@ PhiloxWords philox4x32(PhiloxWords c, std::array<std::uint32_t, 2> k) {
   return c;
 }
 
-std::array<double, 4> philox_normals(std::uint64_t seed, std::uint64_t name_hash,
-                                     std::uint64_t q) {
+std::array<double, 4> philox_normals(std::uint64_t seed, std::uint64_t name_hash, std::uint64_t q) {
   const auto lo = [](std::uint64_t v) { return static_cast<std::uint32_t>(v); };
   const auto hi = [](std::uint64_t v) { return static_cast<std::uint32_t>(v >> 32); };
   const PhiloxWords x =

@@ -1,8 +1,8 @@
 // Units of quantities. Simulated time is int64 picoseconds (106 days); rates are double bytes/s.
 #pragma once
 
-#include <cstdint>
 #include <cmath>
+#include <cstdint>
 
 #include "common/base/check.h"
 
@@ -20,7 +20,9 @@ inline constexpr Picoseconds kPsPerSecond = 1'000'000'000'000;
   TANDEM_CHECK(seconds >= 0 && seconds < 9.0e6, "duration {} s is outside 0 .. 104 days", seconds);
   return static_cast<Picoseconds>(std::ceil(seconds * 1e12));
 }
-[[nodiscard]] inline double ps_to_seconds(Picoseconds ps) { return static_cast<double>(ps) * 1e-12; }
+[[nodiscard]] inline double ps_to_seconds(Picoseconds ps) {
+  return static_cast<double>(ps) * 1e-12;
+}
 
 // a * b and a + b, refusing to overflow (an internal error: inputs are bounded before).
 [[nodiscard]] inline std::int64_t checked_mul(std::int64_t a, std::int64_t b) {

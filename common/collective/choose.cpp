@@ -2,8 +2,8 @@
 
 namespace tandem {
 namespace {
-constexpr int kDirectMembers = 8;                      // all pairs: 28 sockets
-constexpr std::int64_t kHalvingBytes = 256 * 1024;     // above, bandwidth counts and not latency
+constexpr int kDirectMembers = 8;                   // all pairs: 28 sockets
+constexpr std::int64_t kHalvingBytes = 256 * 1024;  // above, bandwidth counts and not latency
 }  // namespace
 
 CollectiveAlgorithm choose_collective(Collective collective, std::int64_t bytes, int members,

@@ -9,7 +9,7 @@
 namespace tandem {
 
 struct AlgorithmSetting {
-  bool deterministic = true;                 // sums in rank order: direct
+  bool deterministic = true;                  // sums in rank order: direct
   std::optional<CollectiveAlgorithm> wanted;  // by name: outranks the rest
   bool operator==(const AlgorithmSetting&) const = default;
 };

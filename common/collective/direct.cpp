@@ -25,14 +25,18 @@ MemberProgram direct(Collective collective, int n, int i, int root) {
   int round = 0;
   if (collective != Collective::all_gather) {
     for (int k = 1; k < n; ++k)
-      p.steps.push_back({round, (i + k) % n, {(i + k) % n, 1}, (i + n - k) % n, {i, 1},
+      p.steps.push_back({round,
+                         (i + k) % n,
+                         {(i + k) % n, 1},
+                         (i + n - k) % n,
+                         {i, 1},
                          StepAction::reduce_in_rank_order});
     ++round;
   }
   if (collective != Collective::reduce_scatter)
     for (int k = 1; k < n; ++k)
-      p.steps.push_back({round, (i + k) % n, {i, 1}, (i + n - k) % n, {(i + n - k) % n, 1},
-                         StepAction::copy});
+      p.steps.push_back(
+          {round, (i + k) % n, {i, 1}, (i + n - k) % n, {(i + n - k) % n, 1}, StepAction::copy});
   return p;
 }
 

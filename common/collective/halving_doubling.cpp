@@ -16,13 +16,21 @@ MemberProgram halving_doubling(Collective collective, int n, int i) {
   if (collective != Collective::all_gather)
     for (int d = n / 2; d >= 1; d /= 2) {
       const int partner = i ^ d;
-      p.steps.push_back({round++, partner, {partner & ~(d - 1), d}, partner, {i & ~(d - 1), d},
+      p.steps.push_back({round++,
+                         partner,
+                         {partner & ~(d - 1), d},
+                         partner,
+                         {i & ~(d - 1), d},
                          StepAction::reduce});
     }
   if (collective != Collective::reduce_scatter)
     for (int d = 1; d < n; d *= 2) {
       const int partner = i ^ d;
-      p.steps.push_back({round++, partner, {i & ~(d - 1), d}, partner, {partner & ~(d - 1), d},
+      p.steps.push_back({round++,
+                         partner,
+                         {i & ~(d - 1), d},
+                         partner,
+                         {partner & ~(d - 1), d},
                          StepAction::copy});
     }
   return p;

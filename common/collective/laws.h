@@ -1,6 +1,6 @@
-// Steps and bytes of collectives in closed form, for any count; the tests compare them with the step
-// programs, and the transport's counters with them. n members, X elements in the buffer, x_c elements
-// in chunk c of n (step.h); all numbers are what ONE member does.
+// Steps and bytes of collectives in closed form, for any count; the tests compare them with the
+// step programs, and the transport's counters with them. n members, X elements in the buffer, x_c
+// elements in chunk c of n (step.h); all numbers are what ONE member does.
 //
 //   algorithm          all_reduce                     reduce_scatter   all_gather
 //   ring               2X - x_i - x_(i+1)             X - x_i          X - x_(i+1)
@@ -21,8 +21,8 @@ namespace tandem {
 [[nodiscard]] std::int64_t elements_sent(Collective collective, CollectiveAlgorithm algorithm,
                                          int members, int member, std::int64_t count, int root = 0);
 
-// Latencies one behind the other on the longest path, each chunk sent at once (pipelining left out):
-// ring 2(n-1), direct 2, halving_doubling 2 log2 n, tree 2 floor(log2 n) for an all_reduce.
+// Latencies one behind the other on the longest path, each chunk sent at once (pipelining left
+// out): ring 2(n-1), direct 2, halving_doubling 2 log2 n, tree 2 floor(log2 n) for an all_reduce.
 [[nodiscard]] int latency_steps(Collective collective, CollectiveAlgorithm algorithm, int members);
 
 // nccl-tests' factor from algbw to busbw: all_reduce 2(n-1)/n, all_gather and

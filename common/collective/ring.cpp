@@ -1,4 +1,5 @@
-// Ring: member i sends to i+1 and receives from i-1; every link carries the same bytes all the time.
+// Ring: member i sends to i+1 and receives from i-1; every link carries the same bytes all the
+// time.
 //
 //   reduce_scatter, n = 3: chunk c starts at member c+1 and picks up one summand a step
 //     step 0   0 sends c2   1 sends c0   2 sends c1
@@ -40,12 +41,20 @@ MemberProgram ring(Collective collective, int n, int i, int root) {
   int round = 0;
   if (collective != Collective::all_gather)
     for (int s = 0; s < n - 1; ++s)
-      p.steps.push_back({round++, next, {modulo(i - 1 - s, n), 1}, previous,
-                         {modulo(i - 2 - s, n), 1}, StepAction::reduce});
+      p.steps.push_back({round++,
+                         next,
+                         {modulo(i - 1 - s, n), 1},
+                         previous,
+                         {modulo(i - 2 - s, n), 1},
+                         StepAction::reduce});
   if (collective != Collective::reduce_scatter)
     for (int s = 0; s < n - 1; ++s)
-      p.steps.push_back({round++, next, {modulo(i - s, n), 1}, previous,
-                         {modulo(i - 1 - s, n), 1}, StepAction::copy});
+      p.steps.push_back({round++,
+                         next,
+                         {modulo(i - s, n), 1},
+                         previous,
+                         {modulo(i - 1 - s, n), 1},
+                         StepAction::copy});
   return p;
 }
 

@@ -39,11 +39,14 @@ MemberProgram build_steps(Collective collective, CollectiveAlgorithm wanted, int
                "member {} and root {} of {}", member, root, members);
   if (members == 1) return {1, 1, {}};
   switch (effective_algorithm(collective, wanted, members)) {
-    case CollectiveAlgorithm::ring: return collective::ring(collective, members, member, root);
-    case CollectiveAlgorithm::tree: return collective::tree(collective, members, member, root);
+    case CollectiveAlgorithm::ring:
+      return collective::ring(collective, members, member, root);
+    case CollectiveAlgorithm::tree:
+      return collective::tree(collective, members, member, root);
     case CollectiveAlgorithm::halving_doubling:
       return collective::halving_doubling(collective, members, member);
-    case CollectiveAlgorithm::direct: return collective::direct(collective, members, member, root);
+    case CollectiveAlgorithm::direct:
+      return collective::direct(collective, members, member, root);
   }
   return {};
 }

@@ -30,8 +30,9 @@ enum class CollectiveAlgorithm : std::uint8_t { ring, tree, halving_doubling, di
 enum class StepAction : std::uint8_t {
   copy,                  // replaces its own
   reduce,                // own = received + own
-  reduce_in_rank_order,  // own = sum over members 0, 1, ..., n-1 of their values of this chunk, once
-                         // all of the round's contributions to it are known: same bits everywhere
+  reduce_in_rank_order,  // own = sum over members 0, 1, ..., n-1 of their values of this chunk,
+                         // once all of the round's contributions to it are known: same bits
+                         // everywhere
 };
 
 // Chunks [first, first + count) of the program's chunks.

@@ -47,9 +47,9 @@ class Reader {
   void fail(const char* code, const char* title, const std::string& path, std::string found,
             std::string expected) {
     if (error_) return;
-    error_ = make_error(Failure::bad_input, code, title,
-                        path.empty() ? found : path + ": " + found, std::move(expected),
-                        "make the file again with `tandem calibrate`", Location{file_});
+    error_ = make_error(Failure::bad_input, code, title, path.empty() ? found : path + ": " + found,
+                        std::move(expected), "make the file again with `tandem calibrate`",
+                        Location{file_});
   }
   const Json* member(const Json& object, const std::string& path, const char* key) {
     if (error_) return nullptr;
@@ -75,8 +75,8 @@ class Reader {
                std::int64_t most, Integer& out) {
     const Json* v = member(object, path, key);
     if (!v) return;
-    const bool whole = v->is_number_integer() &&
-                       !(v->is_number_unsigned() && v->get<std::uint64_t>() > INT64_MAX);
+    const bool whole =
+        v->is_number_integer() && !(v->is_number_unsigned() && v->get<std::uint64_t>() > INT64_MAX);
     if (!whole || v->get<std::int64_t>() < least || v->get<std::int64_t>() > most)
       return fail("E-CAL-003", "a value of the calibration is out of range", path + "." + key,
                   shown(*v), fmt::format("a whole number in {} .. {}", least, most));
@@ -194,8 +194,10 @@ bool too_deep(const std::string& text) {
   for (std::size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
     if (quoted) {
-      if (c == '\\') ++i;
-      else if (c == '"') quoted = false;
+      if (c == '\\')
+        ++i;
+      else if (c == '"')
+        quoted = false;
     } else if (c == '"') {
       quoted = true;
     } else if (c == '{' || c == '[') {
@@ -237,28 +239,38 @@ std::string calibration_key(const Kernel& kernel) {
 std::string to_json(const Calibration& c) {
   Json j;
   j["tandem_calibration"] = kVersion;
-  j["machine"] = {{"cpu", c.machine.cpu}, {"libtorch", c.machine.libtorch},
-                  {"cores", c.machine.cores}, {"ranks", c.machine.ranks}};
+  j["machine"] = {{"cpu", c.machine.cpu},
+                  {"libtorch", c.machine.libtorch},
+                  {"cores", c.machine.cores},
+                  {"ranks", c.machine.ranks}};
   j["precision"] = c.precision;
-  j["overheads"] = {{"issue_s", c.issue_s}, {"wake_s", c.wake_s},
-                    {"copy_bytes_per_s", c.copy_bytes_per_s}};
+  j["overheads"] = {
+      {"issue_s", c.issue_s}, {"wake_s", c.wake_s}, {"copy_bytes_per_s", c.copy_bytes_per_s}};
   j["kernels"] = Json::array();
   for (const KernelPoint* p : sorted(c.kernels))
-    j["kernels"].push_back({{"kernel", p->kernel}, {"accumulate", p->accumulate},
-                            {"busy", p->busy}, {"seconds", p->seconds}, {"samples", p->samples}});
+    j["kernels"].push_back({{"kernel", p->kernel},
+                            {"accumulate", p->accumulate},
+                            {"busy", p->busy},
+                            {"seconds", p->seconds},
+                            {"samples", p->samples}});
   j["transports"] = Json::array();
   for (const TransportCurve* t : sorted(c.transports)) {
     Json segments = Json::array();
     for (const TransportSegment& s : t->segments)
-      segments.push_back({{"from_bytes", s.from_bytes}, {"alpha_s", s.alpha_s},
-                          {"bytes_per_s", s.bytes_per_s}});
-    j["transports"].push_back({{"kind", t->kind}, {"members", t->members},
-                               {"cpu_share", t->cpu_share}, {"segments", segments}});
+      segments.push_back(
+          {{"from_bytes", s.from_bytes}, {"alpha_s", s.alpha_s}, {"bytes_per_s", s.bytes_per_s}});
+    j["transports"].push_back({{"kind", t->kind},
+                               {"members", t->members},
+                               {"cpu_share", t->cpu_share},
+                               {"segments", segments}});
   }
   j["fits"] = Json::array();
   for (const CalibrationFit& f : c.fits)
-    j["fits"].push_back({{"name", f.name}, {"points", f.points}, {"held_out", f.held_out},
-                         {"mean_error", f.mean_error}, {"max_error", f.max_error}});
+    j["fits"].push_back({{"name", f.name},
+                         {"points", f.points},
+                         {"held_out", f.held_out},
+                         {"mean_error", f.mean_error},
+                         {"max_error", f.max_error}});
   return j.dump(1, ' ', true, Json::error_handler_t::replace) + "\n";
 }
 

@@ -12,11 +12,14 @@ enum class DType : std::uint8_t { f64, f32, bf16, f16, i64, i32 };
 [[nodiscard]] constexpr int size_of(DType t) {
   switch (t) {
     case DType::f64:
-    case DType::i64: return 8;
+    case DType::i64:
+      return 8;
     case DType::f32:
-    case DType::i32: return 4;
+    case DType::i32:
+      return 4;
     case DType::bf16:
-    case DType::f16: return 2;
+    case DType::f16:
+      return 2;
   }
   return 0;
 }

@@ -22,8 +22,12 @@ constexpr std::array<CatalogueEntry, kNumKernelKinds> kCatalogue = {{
     {K::pos_add_fwd, "pos_add_fwd", C::elementwise, {"seq", "batch", "width"}, 0, ""},
     {K::layernorm_fwd, "layernorm_fwd", C::norm, {"tokens", "width"}, 0, "eps"},
     {K::linear_fwd, "linear_fwd", C::matmul, {"tokens", "in", "out"}, kBias, ""},
-    {K::attention_fwd, "attention_fwd", C::attention, {"batch", "heads", "seq", "head_dim"},
-     kAttentionFlags, ""},
+    {K::attention_fwd,
+     "attention_fwd",
+     C::attention,
+     {"batch", "heads", "seq", "head_dim"},
+     kAttentionFlags,
+     ""},
     {K::bias_residual_fwd, "bias_residual_fwd", C::elementwise, {"tokens", "width"}, 0, ""},
     {K::gelu_fwd, "gelu_fwd", C::elementwise, {"elements"}, kGeluFlags, ""},
     {K::ce_max, "ce_max", C::loss, {"tokens", "classes", "valid"}, 0, ""},
@@ -33,14 +37,21 @@ constexpr std::array<CatalogueEntry, kNumKernelKinds> kCatalogue = {{
     {K::gelu_bwd_input, "gelu_bwd_input", C::elementwise, {"elements"}, kGeluFlags, ""},
     {K::layernorm_bwd_input, "layernorm_bwd_input", C::norm, {"tokens", "width"}, 0, ""},
     {K::residual_bwd_input, "residual_bwd_input", C::elementwise, {"tokens", "width"}, 0, ""},
-    {K::attention_bwd_input, "attention_bwd_input", C::attention,
-     {"batch", "heads", "seq", "head_dim"}, kAttentionFlags, ""},
-    {K::linear_bwd_weight, "linear_bwd_weight", C::matmul, {"tokens", "in", "out"}, kBias, ""},
-    {K::bias_residual_bwd_weight, "bias_residual_bwd_weight", C::elementwise, {"tokens", "width"},
-     0, ""},
-    {K::embed_bwd_weight, "embed_bwd_weight", C::embedding, {"tokens", "rows", "width"}, 0, ""},
-    {K::pos_add_bwd_weight, "pos_add_bwd_weight", C::elementwise, {"seq", "batch", "width"}, 0,
+    {K::attention_bwd_input,
+     "attention_bwd_input",
+     C::attention,
+     {"batch", "heads", "seq", "head_dim"},
+     kAttentionFlags,
      ""},
+    {K::linear_bwd_weight, "linear_bwd_weight", C::matmul, {"tokens", "in", "out"}, kBias, ""},
+    {K::bias_residual_bwd_weight,
+     "bias_residual_bwd_weight",
+     C::elementwise,
+     {"tokens", "width"},
+     0,
+     ""},
+    {K::embed_bwd_weight, "embed_bwd_weight", C::embedding, {"tokens", "rows", "width"}, 0, ""},
+    {K::pos_add_bwd_weight, "pos_add_bwd_weight", C::elementwise, {"seq", "batch", "width"}, 0, ""},
     {K::grad_add, "grad_add", C::elementwise, {"elements"}, 0, ""},
     {K::sum_squares, "sum_squares", C::reduction, {"elements"}, kTpCut | kWhole, ""},
     {K::clip_coef, "clip_coef", C::reduction, {}, 0, "max_norm"},
@@ -52,8 +63,8 @@ constexpr std::array<std::string_view, kNumCostClasses> kCostClasses = {
     "matmul", "attention", "norm", "elementwise", "embedding", "loss", "optimizer", "reduction"};
 
 constexpr std::array<std::string_view, 13> kFlagWords = {
-    "bias",        "causal",      "flash",    "materialised", "erf",       "tanh",    "class=tp_cut",
-    "class=whole", "decay=2d",    "decay=all", "decay=none",  "has=norm",  "has=ce"};
+    "bias",        "causal",   "flash",     "materialised", "erf",      "tanh",  "class=tp_cut",
+    "class=whole", "decay=2d", "decay=all", "decay=none",   "has=norm", "has=ce"};
 
 // "tp,dp"
 std::string axes_text(AxisSet set) {
@@ -231,7 +242,9 @@ Signature signature(const Kernel& k, PlanTypes t) {
       sig.outputs = {{"sums", {2, d[0]}, s}};
       break;
     case K::ce_grad:
-      sig.inputs = {{"logits", rows, w}, {"max", {d[0]}, s}, {"sums", {2, d[0]}, s},
+      sig.inputs = {{"logits", rows, w},
+                    {"max", {d[0]}, s},
+                    {"sums", {2, d[0]}, s},
                     {"batch", any_batch, DType::i64}};
       sig.outputs = {{"dlogits", rows, w, false, 0}, {"loss", {1}, DType::f64, true}};
       break;
@@ -244,10 +257,10 @@ Signature signature(const Kernel& k, PlanTypes t) {
       sig.outputs = {{"dx", {d[0]}, w, false, 0}};
       break;
     case K::layernorm_bwd_input:
-      sig.inputs = {{"dy", rows, w}, {"x", rows, w}, {"stat", {2, d[0]}, s},
-                    {"weight", {d[1]}, norm_w}};
-      sig.outputs = {{"dx", rows, w, false, 0}, {"dweight", {d[1]}, m, true},
-                     {"dbias", {d[1]}, m, true}};
+      sig.inputs = {
+          {"dy", rows, w}, {"x", rows, w}, {"stat", {2, d[0]}, s}, {"weight", {d[1]}, norm_w}};
+      sig.outputs = {
+          {"dx", rows, w, false, 0}, {"dweight", {d[1]}, m, true}, {"dbias", {d[1]}, m, true}};
       break;
     case K::residual_bwd_input:
       sig.inputs = {{"dx", rows, w}, {"dres", rows, w}};
@@ -295,10 +308,13 @@ Signature signature(const Kernel& k, PlanTypes t) {
       sig.outputs = {{"coef", {1}, m}};
       break;
     case K::adamw:
-      sig.inputs = {{"param", {d[0]}, m}, {"grad", {d[0]}, m}, {"m", {d[0]}, m},
-                    {"v", {d[0]}, m}, {"coef", {1}, m}};
-      sig.outputs = {{"param", {d[0]}, m, false, 0}, {"m", {d[0]}, m, false, 2},
-                     {"v", {d[0]}, m, false, 3}};
+      sig.inputs = {{"param", {d[0]}, m},
+                    {"grad", {d[0]}, m},
+                    {"m", {d[0]}, m},
+                    {"v", {d[0]}, m},
+                    {"coef", {1}, m}};
+      sig.outputs = {
+          {"param", {d[0]}, m, false, 0}, {"m", {d[0]}, m, false, 2}, {"v", {d[0]}, m, false, 3}};
       break;
     case K::metrics_pack:
       if (k.flags & kHasNorm) sig.inputs.push_back({"norm_sq", {1}, DType::f64});
@@ -315,11 +331,15 @@ KernelCost cost(const Kernel& k, PlanTypes t, bool accumulates) {
   const double w = size_of(t.compute), s = size_of(t.statistic()), m = size_of(t.main);
   const double add = accumulates ? 1 : 0;
   switch (k.kind) {
-    case K::embed_fwd: return {0, 2 * a * c * w};
-    case K::pos_add_fwd: return {0, 2 * a * b * c * w + a * c * w};
-    case K::layernorm_fwd: return {0, 2 * a * b * w + 2 * a * s};
+    case K::embed_fwd:
+      return {0, 2 * a * c * w};
+    case K::pos_add_fwd:
+      return {0, 2 * a * b * c * w + a * c * w};
+    case K::layernorm_fwd:
+      return {0, 2 * a * b * w + 2 * a * s};
     case K::linear_fwd:
-    case K::linear_bwd_input: return {2 * a * b * c, w * (a * b + b * c + a * c)};
+    case K::linear_bwd_input:
+      return {2 * a * b * c, w * (a * b + b * c + a * c)};
     case K::linear_bwd_weight:  // accumulating: scratch written, read; gradient read, written
       return {2 * a * b * c, w * (a * b + a * c) + m * b * c * (1 + 3 * add)};
     case K::attention_fwd: {
@@ -333,22 +353,38 @@ KernelCost cost(const Kernel& k, PlanTypes t, bool accumulates) {
       const double stash = flash ? a * b * c * s : 4 * a * b * c * c * w;
       return {unit * (flash ? 5 : 4), 8 * a * b * c * e * w + stash};
     }
-    case K::bias_residual_fwd: return {0, 3 * a * b * w};
-    case K::gelu_fwd: return {0, 2 * a * w};
-    case K::gelu_bwd_input: return {0, 3 * a * w};
-    case K::ce_max: return {0, a * b * w};
-    case K::ce_sum: return {0, a * b * w};
-    case K::ce_grad: return {0, 2 * a * b * w};
-    case K::layernorm_bwd_input: return {0, 3 * a * b * w + 2 * a * s};
-    case K::residual_bwd_input: return {0, 3 * a * b * w};
-    case K::bias_residual_bwd_weight: return {0, a * b * w};
-    case K::embed_bwd_weight: return {0, a * c * (w + 2 * m) + (1 - add) * b * c * m};
-    case K::pos_add_bwd_weight: return {0, a * b * c * w + a * c * m * (1 + 3 * add)};
-    case K::grad_add: return {0, 3 * a * m};
-    case K::sum_squares: return {0, a * m};
-    case K::clip_coef: return {0, 16};
-    case K::adamw: return {0, a * 7 * m};
-    case K::metrics_pack: return {0, a * 8};
+    case K::bias_residual_fwd:
+      return {0, 3 * a * b * w};
+    case K::gelu_fwd:
+      return {0, 2 * a * w};
+    case K::gelu_bwd_input:
+      return {0, 3 * a * w};
+    case K::ce_max:
+      return {0, a * b * w};
+    case K::ce_sum:
+      return {0, a * b * w};
+    case K::ce_grad:
+      return {0, 2 * a * b * w};
+    case K::layernorm_bwd_input:
+      return {0, 3 * a * b * w + 2 * a * s};
+    case K::residual_bwd_input:
+      return {0, 3 * a * b * w};
+    case K::bias_residual_bwd_weight:
+      return {0, a * b * w};
+    case K::embed_bwd_weight:
+      return {0, a * c * (w + 2 * m) + (1 - add) * b * c * m};
+    case K::pos_add_bwd_weight:
+      return {0, a * b * c * w + a * c * m * (1 + 3 * add)};
+    case K::grad_add:
+      return {0, 3 * a * m};
+    case K::sum_squares:
+      return {0, a * m};
+    case K::clip_coef:
+      return {0, 16};
+    case K::adamw:
+      return {0, a * 7 * m};
+    case K::metrics_pack:
+      return {0, a * 8};
   }
   return {};
 }
@@ -367,7 +403,8 @@ Bytes hidden_scratch(const Kernel& k, PlanTypes t) {
     case K::attention_bwd_input:  // dq, dk, dv and a copy of dO
       if (k.flags & kMaterialised) return d[2] * d[2] * w;
       return 4 * d[0] * d[1] * d[2] * d[3] * w + query_block * (2 * key_block + 1) * s;
-    default: return 0;
+    default:
+      return 0;
   }
 }
 

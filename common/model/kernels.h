@@ -24,13 +24,13 @@ namespace tandem {
 // Operands are written inputs -> outputs. "acc" marks outputs that may accumulate (+id); "in
 // place" means an output may be the same buffer as the named input.
 enum class KernelKind : std::uint8_t {
-  embed_fwd,      // {tokens,rows,width} batch i64[b,S+1], weight[rows,width] -> x[tokens,width]
-                  //   reads columns 0..S-1; rows start at coordinate(tp)*rows; others give 0
-  pos_add_fwd,    // {seq,batch,width} x, pos[seq.., width] -> y = x + pos[position]
-  layernorm_fwd,  // {tokens,width} x, weight, bias -> y, stat[2,tokens] (mean, rstd)
-  linear_fwd,     // {tokens,in,out} x, W[out,in] [, bias[out]] -> y
-  attention_fwd,  // {batch,heads,seq,head_dim} qkv[S,b,3*heads*dh] -> out[S,b,heads*dh],
-                  //   lse[b,heads,S] (flash) or probs[b,heads,S,S] (materialised)
+  embed_fwd,          // {tokens,rows,width} batch i64[b,S+1], weight[rows,width] -> x[tokens,width]
+                      //   reads columns 0..S-1; rows start at coordinate(tp)*rows; others give 0
+  pos_add_fwd,        // {seq,batch,width} x, pos[seq.., width] -> y = x + pos[position]
+  layernorm_fwd,      // {tokens,width} x, weight, bias -> y, stat[2,tokens] (mean, rstd)
+  linear_fwd,         // {tokens,in,out} x, W[out,in] [, bias[out]] -> y
+  attention_fwd,      // {batch,heads,seq,head_dim} qkv[S,b,3*heads*dh] -> out[S,b,heads*dh],
+                      //   lse[b,heads,S] (flash) or probs[b,heads,S,S] (materialised)
   bias_residual_fwd,  // {tokens,width} x, bias, residual -> y = x + bias + residual
   gelu_fwd,           // {elements} x -> y
   ce_max,             // {tokens,classes,valid} logits -> max[tokens] (columns >= valid: -inf)
@@ -47,8 +47,8 @@ enum class KernelKind : std::uint8_t {
   bias_residual_bwd_weight,  // {tokens,width} dy -> dbias (acc)
   embed_bwd_weight,          // {tokens,rows,width} dy, batch -> dweight (acc): scatter-add
   pos_add_bwd_weight,        // {seq,batch,width} dy -> dpos (acc); scratch[seq,width] if acc
-  grad_add,      // {elements} a, b -> a (in place) = a + b (tied embedding on one rank)
-  sum_squares,   // {} grads... -> f64[1] (acc): 0 where the rank is not the owner
+  grad_add,                  // {elements} a, b -> a (in place) = a + b (tied embedding on one rank)
+  sum_squares,               // {} grads... -> f64[1] (acc): 0 where the rank is not the owner
   clip_coef,     // {} norm_sq -> coef f32|f64[1]: min(1, max_norm/(sqrt+1e-6)); no max_norm: 1
   adamw,         // {elements} param, grad, m, v, coef -> param, m, v (in place)
   metrics_pack,  // {values} norm_sq or loss -> metrics f64[values] (acc): adds to its slots, the
@@ -59,9 +59,9 @@ inline constexpr int kNumKernelKinds = static_cast<int>(KernelKind::metrics_pack
 // Slots of the `metrics` value that every step ends with (all-reduce sum over world). Each is
 // counted by its owner, so the sum is the value of the whole run (models.md 4.9).
 enum MetricSlot : int {
-  kMetricLoss = 0,       // cross-entropy, already divided by the tokens of the global batch
+  kMetricLoss = 0,  // cross-entropy, already divided by the tokens of the global batch
   kMetricBalance = 1,
-  kMetricTokens = 2,     // tokens that entered the loss
+  kMetricTokens = 2,  // tokens that entered the loss
   kMetricDropped = 3,
   kMetricNonFinite = 4,
   kMetricNormSquared = 5,  // squared gradient norm before clipping
@@ -69,7 +69,14 @@ enum MetricSlot : int {
 
 // What the time of a kernel is limited by; efficiency tables and waterfalls group by it.
 enum class CostClass : std::uint8_t {
-  matmul, attention, norm, elementwise, embedding, loss, optimizer, reduction
+  matmul,
+  attention,
+  norm,
+  elementwise,
+  embedding,
+  loss,
+  optimizer,
+  reduction
 };
 inline constexpr int kNumCostClasses = 8;
 [[nodiscard]] std::string_view name_of(CostClass c);
@@ -96,9 +103,9 @@ struct Kernel {
   KernelKind kind = KernelKind::embed_fwd;
   std::array<std::int64_t, 4> dims{};  // in the order of the catalogue's dimension names
   std::uint32_t flags = 0;
-  AxisSet coords;                 // mesh axes whose coordinate its code reads
-  AxisSet owner;                  // axes that must be 0 for its values to count
-  std::optional<double> real;     // layernorm: eps; clip_coef: max_norm
+  AxisSet coords;              // mesh axes whose coordinate its code reads
+  AxisSet owner;               // axes that must be 0 for its values to count
+  std::optional<double> real;  // layernorm: eps; clip_coef: max_norm
   bool operator==(const Kernel&) const = default;
 };
 
@@ -128,8 +135,8 @@ struct Operand {
 };
 struct Signature {
   std::vector<Operand> inputs, outputs;
-  std::vector<Operand> scratch;   // taken only when an output accumulates
-  bool more_inputs = false;       // sum_squares: any number of tensors of the main type
+  std::vector<Operand> scratch;  // taken only when an output accumulates
+  bool more_inputs = false;      // sum_squares: any number of tensors of the main type
 };
 // Operands in the order of a call. `num_inputs` resolves metrics_pack.
 [[nodiscard]] Signature signature(const Kernel& k, PlanTypes types);

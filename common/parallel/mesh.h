@@ -13,7 +13,7 @@ namespace tandem {
 
 struct Mesh {
   std::array<Axis, kNumAxes> order = {Axis::tp, Axis::cp, Axis::dp, Axis::pp};  // fastest first
-  std::array<int, kNumAxes> size = {1, 1, 1, 1};                               // by Axis
+  std::array<int, kNumAxes> size = {1, 1, 1, 1};                                // by Axis
   [[nodiscard]] int of(Axis a) const { return size[static_cast<std::size_t>(a)]; }
   [[nodiscard]] int world() const { return size[0] * size[1] * size[2] * size[3]; }
   [[nodiscard]] int coordinate(Rank rank, Axis a) const;

@@ -5,11 +5,11 @@
 namespace tandem {
 namespace {
 constexpr std::array<std::string_view, kNumBufferClasses> kClasses = {
-    "param", "param_full", "grad", "grad_full", "optim", "activation", "saved_input",
-    "saved_weight", "grad_activation", "comm", "scratch", "logits", "batch"};
+    "param",        "param_full",      "grad", "grad_full", "optim",  "activation", "saved_input",
+    "saved_weight", "grad_activation", "comm", "scratch",   "logits", "batch"};
 constexpr std::array<std::string_view, kNumOpKinds> kKinds = {
     "compute", "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast",
-    "send", "recv", "shift", "copy", "host_wait", "post_validate"};
+    "send",    "recv",       "shift",      "copy",           "host_wait",  "post_validate"};
 constexpr std::array<std::string_view, 3> kReductions = {"none", "sum", "max"};
 }  // namespace
 

@@ -25,15 +25,36 @@
 namespace tandem {
 
 enum class BufferClass : std::uint8_t {
-  param, param_full, grad, grad_full, optim, activation, saved_input, saved_weight,
-  grad_activation, comm, scratch, logits, batch
+  param,
+  param_full,
+  grad,
+  grad_full,
+  optim,
+  activation,
+  saved_input,
+  saved_weight,
+  grad_activation,
+  comm,
+  scratch,
+  logits,
+  batch
 };
 inline constexpr int kNumBufferClasses = 13;
 [[nodiscard]] std::string_view name_of(BufferClass c);
 
 enum class OpKind : std::uint8_t {
-  compute, all_reduce, all_gather, reduce_scatter, all_to_all, broadcast, send, recv, shift, copy,
-  host_wait, post_validate
+  compute,
+  all_reduce,
+  all_gather,
+  reduce_scatter,
+  all_to_all,
+  broadcast,
+  send,
+  recv,
+  shift,
+  copy,
+  host_wait,
+  post_validate
 };
 inline constexpr int kNumOpKinds = 12;
 [[nodiscard]] std::string_view name_of(OpKind k);
@@ -45,7 +66,7 @@ inline constexpr int kNumOpKinds = 12;
   return k >= OpKind::all_reduce && k <= OpKind::shift;
 }
 
-enum class Phase : std::uint8_t { F, I, W, B, R, O, D };          // R recompute, O optimizer, D data
+enum class Phase : std::uint8_t { F, I, W, B, R, O, D };  // R recompute, O optimizer, D data
 enum class Part : std::uint8_t { none, warm_up, steady, cool_down };  // printed /w /s /c
 enum class Reduction : std::uint8_t { none, sum, max };
 [[nodiscard]] std::string_view name_of(Reduction r);
@@ -60,9 +81,9 @@ struct Range {
 struct SliceRule {
   std::int8_t dim = -1;  // -1: whole
   Axis axis = Axis::tp;
-  std::int64_t valid = 0;       // 0: local extent * axis size
-  std::uint32_t parts = 0;      // name index of "q,k,v"; 0: one tensor. Part i holds rows
-                                // [i, i+1) * rows / num_parts of the local tensor, each cut alone
+  std::int64_t valid = 0;   // 0: local extent * axis size
+  std::uint32_t parts = 0;  // name index of "q,k,v"; 0: one tensor. Part i holds rows
+                            // [i, i+1) * rows / num_parts of the local tensor, each cut alone
   bool operator==(const SliceRule&) const = default;
 };
 
@@ -70,22 +91,22 @@ struct Buffer {
   ProgramId program;
   BufferClass cls = BufferClass::activation;
   DType dtype = DType::f32;
-  Shape shape;                // local
-  std::uint32_t name = 0;     // Plan::name
+  Shape shape;             // local
+  std::uint32_t name = 0;  // Plan::name
   std::int32_t microbatch = -1, layer = -1;
   SliceRule slice;
-  BufferId alias_of;          // a view of this bucket, adds no bytes
+  BufferId alias_of;  // a view of this bucket, adds no bytes
   Bytes alias_offset = 0;
-  bool bucket = false;        // a parameter or gradient that is a bucket by itself ("bucket")
+  bool bucket = false;  // a parameter or gradient that is a bucket by itself ("bucket")
   [[nodiscard]] Bytes bytes() const { return shape.elements() * size_of(dtype); }
 };
 
 struct Communicator {
-  std::uint32_t name = 0;     // "tp", "dp", "emb", "world", "edge:0->1"
+  std::uint32_t name = 0;  // "tp", "dp", "emb", "world", "edge:0->1"
   AxisSet axes;
   // `pair`: of the pp axis only these two coordinates, in this order (edges and emb).
   std::int32_t pair_first = -1, pair_second = -1;
-  std::int32_t size = 0;      // members of each group
+  std::int32_t size = 0;  // members of each group
 };
 
 struct OperandRef {  // one operand of a call
@@ -110,15 +131,15 @@ struct Op {
   // communication, copy, host_wait:
   CommId comm;
   Reduction reduction = Reduction::none;
-  std::int64_t count = 0;       // elements handed over by one member
+  std::int64_t count = 0;  // elements handed over by one member
   DType dtype = DType::f32;
-  std::int32_t peer = -1;       // send, recv: pipeline coordinate of the other end
-  std::int32_t match = -1;      // equal on all ends where members run different programs
-  std::int32_t group = -1;      // grouped calls (schedule.grouping: runs)
-  std::uint32_t tag = 0;        // name index of models.md 4.1: "attn.out", "grad.dp"
-  BufferId buffer;              // in place; copy: destination; host_wait: value
-  Range waits;                  // into Plan::op_refs: ops on other streams of this program
-  Range allocates, frees;       // into Plan::buffer_refs
+  std::int32_t peer = -1;   // send, recv: pipeline coordinate of the other end
+  std::int32_t match = -1;  // equal on all ends where members run different programs
+  std::int32_t group = -1;  // grouped calls (schedule.grouping: runs)
+  std::uint32_t tag = 0;    // name index of models.md 4.1: "attn.out", "grad.dp"
+  BufferId buffer;          // in place; copy: destination; host_wait: value
+  Range waits;              // into Plan::op_refs: ops on other streams of this program
+  Range allocates, frees;   // into Plan::buffer_refs
 };
 
 struct Program {
@@ -126,8 +147,8 @@ struct Program {
 };
 
 struct PlanHeader {
-  std::string digest;      // 16 hex digits of model, shapes, parallel, schedule
-  std::string schedule;    // "1f1b"
+  std::string digest;    // 16 hex digits of model, shapes, parallel, schedule
+  std::string schedule;  // "1f1b"
   std::string receive = "early", communicators = "edge", grouping = "none";
   std::int32_t microbatches = 0, micro_batch = 0, sequence = 0;
   Mesh mesh;
@@ -140,10 +161,10 @@ struct Plan {
   std::vector<std::string> names = {""};  // 0 is empty; every name of the plan, once
   std::vector<std::string> streams;       // "compute", "copy_in", "host", "comm:tp", ...
   std::vector<Communicator> communicators;
-  std::vector<Buffer> buffers;            // by BufferId
-  std::vector<Kernel> kernels;            // by KernelId
-  std::vector<Op> ops;                    // by OpId
-  std::vector<Program> programs;          // by pipeline coordinate
+  std::vector<Buffer> buffers;    // by BufferId
+  std::vector<Kernel> kernels;    // by KernelId
+  std::vector<Op> ops;            // by OpId
+  std::vector<Program> programs;  // by pipeline coordinate
   // pools
   std::vector<Call> calls;
   std::vector<OperandRef> operands;

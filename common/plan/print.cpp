@@ -64,8 +64,8 @@ void put_communicators(Out& out, const Plan& plan) {
 enum class Vary { nothing, microbatch, cls, name };
 
 bool same_but(const Buffer& a, const Buffer& b, Vary vary) {
-  if (a.program != b.program || a.dtype != b.dtype || !(a.shape == b.shape) ||
-      a.layer != b.layer || !(a.slice == b.slice) || a.bucket != b.bucket)
+  if (a.program != b.program || a.dtype != b.dtype || !(a.shape == b.shape) || a.layer != b.layer ||
+      !(a.slice == b.slice) || a.bucket != b.bucket)
     return false;
   const bool views = a.alias_of.valid() && b.alias_of.valid();
   const bool same_alias = a.alias_of == b.alias_of && a.alias_offset == b.alias_offset;
@@ -117,9 +117,8 @@ void put_buffers(Out& out, const Plan& plan) {
     if (b.bucket) put(out, " bucket");
     if (b.alias_of.valid()) {
       put(out, " alias=");
-      list(vary == Vary::cls, [&](const Buffer& x) {
-        put(out, "{}+{}", x.alias_of.value, x.alias_offset);
-      });
+      list(vary == Vary::cls,
+           [&](const Buffer& x) { put(out, "{}+{}", x.alias_of.value, x.alias_offset); });
     }
     put(out, "\n");
     begin = end;
@@ -155,7 +154,9 @@ void put_action(Out& out, const Plan& plan, const Op& op) {
     if (op.tag) put(out, " tag={}", plan.name(op.tag));
   };
   switch (op.kind) {
-    case OpKind::compute: put_calls(out, plan, op); break;
+    case OpKind::compute:
+      put_calls(out, plan, op);
+      break;
     case OpKind::all_reduce:
     case OpKind::all_gather:
     case OpKind::reduce_scatter:
@@ -172,9 +173,15 @@ void put_action(Out& out, const Plan& plan, const Op& op) {
       put(out, "{} c{} peer={} match={}", name_of(op.kind), op.comm.value, op.peer, op.match);
       tail();
       break;
-    case OpKind::copy: put(out, "copy from=data"), tail(); break;
-    case OpKind::host_wait: put(out, "host_wait buf={} expect=finite", op.buffer.value); break;
-    case OpKind::post_validate: put(out, "post_validate buf={}", op.buffer.value); break;
+    case OpKind::copy:
+      put(out, "copy from=data"), tail();
+      break;
+    case OpKind::host_wait:
+      put(out, "host_wait buf={} expect=finite", op.buffer.value);
+      break;
+    case OpKind::post_validate:
+      put(out, "post_validate buf={}", op.buffer.value);
+      break;
   }
   if (op.group >= 0) put(out, " group={}", op.group);
   if (op.waits.count) put(out, "  waits="), put_ids(out, plan.waits_of(op));
@@ -258,7 +265,8 @@ std::string describe(const Plan& plan, OpId id) {
   else
     text += name_of(op.kind);
   if (op.tag) text += fmt::format(".{}", plan.name(op.tag));
-  if (op.comm.valid()) text += fmt::format("({})", plan.name(plan.communicators[op.comm.index()].name));
+  if (op.comm.valid())
+    text += fmt::format("({})", plan.name(plan.communicators[op.comm.index()].name));
   if (op.stage >= 0) text += fmt::format(" stage {}", op.stage);
   if (op.layer >= 0) text += fmt::format(" layer {}", op.layer);
   if (op.microbatch >= 0) text += fmt::format(" mb {}", op.microbatch);

@@ -69,7 +69,8 @@ void waterfall(const Plan& plan, const Timeline& predicted, const Timeline& meas
                Comparison& c) {
   std::map<PartKey, WaterfallPart> bars;
   for (int r : c.ranks) {
-    for (const auto& [key, ns] : parts_of_rank(plan, predicted, r, c.predicted_step, c.predicted_ns))
+    for (const auto& [key, ns] :
+         parts_of_rank(plan, predicted, r, c.predicted_step, c.predicted_ns))
       bars[key].predicted_sum_ns += ns;
     for (const auto& [key, ns] : parts_of_rank(plan, measured, r, c.measured_step, c.measured_ns))
       bars[key].measured_sum_ns += ns;
@@ -102,7 +103,10 @@ void op_errors(const Plan& plan, const Timeline& predicted, const Timeline& meas
     if (s.step != c.predicted_step || found == real.end()) continue;
     if (op.kind != OpKind::compute && !is_communication(op.kind)) continue;
     ++c.joined_ops;
-    OpError e{s.op, s.rank, {}, to_ns(predicted, s.ended) - to_ns(predicted, s.started),
+    OpError e{s.op,
+              s.rank,
+              {},
+              to_ns(predicted, s.ended) - to_ns(predicted, s.started),
               median(found->second)};
     if (e.measured_ns <= 0) {
       ++c.untimed_ops;
@@ -133,8 +137,9 @@ void op_errors(const Plan& plan, const Timeline& predicted, const Timeline& meas
 std::vector<double> places(const std::vector<std::int64_t>& v) {
   std::vector<std::size_t> order(v.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::sort(order.begin(), order.end(),
-            [&](std::size_t a, std::size_t b) { return std::tuple(v[a], a) < std::tuple(v[b], b); });
+  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    return std::tuple(v[a], a) < std::tuple(v[b], b);
+  });
   std::vector<double> out(v.size());
   for (std::size_t i = 0; i < order.size();) {
     std::size_t j = i;
@@ -269,8 +274,8 @@ void clock_skew(const Plan& plan, const Timeline& measured, const std::string& f
   for (int r : c.ranks)
     for (const Span& s : rank_step(measured, r, c.measured_step).spans) {
       if (!is_communication(plan.op(s.op).kind)) continue;
-      const auto [at, added] = meetings.try_emplace(ids.of(s.op, s.rank, s.step),
-                                                    Meeting{s.ready, s.ended, r, r});
+      const auto [at, added] =
+          meetings.try_emplace(ids.of(s.op, s.rank, s.step), Meeting{s.ready, s.ended, r, r});
       Meeting& m = at->second;
       if (s.ready > m.last_ready) m.last_ready = s.ready, m.late = r;
       if (s.ended < m.first_end) m.first_end = s.ended, m.early = r;
@@ -318,8 +323,7 @@ Result<Comparison> compare(const Plan& plan, const Timeline& predicted, const Ti
   const std::set<int> p = ranks_of(predicted), m = ranks_of(measured);
   std::set_intersection(p.begin(), p.end(), m.begin(), m.end(), std::back_inserter(c.ranks));
   if (c.ranks.empty())
-    return make_error(Failure::bad_input, "E-TIME-007",
-                      "the two timelines have nothing in common",
+    return make_error(Failure::bad_input, "E-TIME-007", "the two timelines have nothing in common",
                       fmt::format("{} ranks in {}, {} in {}, none in both", p.size(),
                                   options.predicted_name, m.size(), options.measured_name),
                       "a rank that both hold", "write both with output.ranks: all",
@@ -330,17 +334,17 @@ Result<Comparison> compare(const Plan& plan, const Timeline& predicted, const Ti
   c.predicted_ns = step_ns(predicted, c.ranks, c.predicted_step);
   c.measured_ns = step_ns(measured, c.ranks, c.measured_step);
   if (c.measured_ns <= 0 || c.predicted_ns <= 0)
-    return make_error(Failure::bad_input, "E-TIME-003", "a record of the timeline is impossible",
-                      "a step of 0 ns", "steps that take time", "simulate or execute again",
-                      Location{c.measured_ns <= 0 ? options.measured_name : options.predicted_name});
+    return make_error(
+        Failure::bad_input, "E-TIME-003", "a record of the timeline is impossible",
+        "a step of 0 ns", "steps that take time", "simulate or execute again",
+        Location{c.measured_ns <= 0 ? options.measured_name : options.predicted_name});
   c.error_rel = static_cast<double>(c.predicted_ns) / static_cast<double>(c.measured_ns) - 1;
   waterfall(plan, predicted, measured, c);
   op_errors(plan, predicted, measured, static_cast<std::size_t>(options.num_worst_ops), c);
   orders(plan, predicted, measured, static_cast<std::size_t>(options.num_inversions), c);
   memory(predicted, measured, c);
   communicators(plan, predicted, measured, c);
-  if (measured.clock == Clock::monotonic_ns)
-    clock_skew(plan, measured, options.measured_name, c);
+  if (measured.clock == Clock::monotonic_ns) clock_skew(plan, measured, options.measured_name, c);
   c.predicted_meta = predicted.meta, c.measured_meta = measured.meta;
   return c;
 }

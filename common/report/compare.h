@@ -13,11 +13,10 @@
 // Every number is defined again, with an example, in docs/learn/reading_the_report.md.
 #pragma once
 
-#include <nlohmann/json_fwd.hpp>
-
 #include <array>
 #include <cstdint>
 #include <map>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -34,7 +33,9 @@ struct WaterfallPart {
   PartKey key;
   std::string name;  // "waiting edge:0->1"
   std::int64_t predicted_sum_ns = 0, measured_sum_ns = 0;
-  [[nodiscard]] std::int64_t difference_sum_ns() const { return predicted_sum_ns - measured_sum_ns; }
+  [[nodiscard]] std::int64_t difference_sum_ns() const {
+    return predicted_sum_ns - measured_sum_ns;
+  }
 };
 
 struct OpError {
@@ -90,7 +91,7 @@ struct Comparison {
   std::vector<RankMemory> memory;
   std::optional<double> peak_memory_error;  // of the rank where it is largest, signed
   std::vector<CommTotals> communicators;
-  std::int64_t clock_skew_ns = 0;         // 0: none seen; see W-TIME-001
+  std::int64_t clock_skew_ns = 0;          // 0: none seen; see W-TIME-001
   std::optional<double> replay_error_rel;  // filled by the caller, who runs the simulator
   std::map<std::string, std::string> predicted_meta, measured_meta;
   Diagnostics warnings;

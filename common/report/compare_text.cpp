@@ -1,11 +1,10 @@
 // to_text, summary_line and to_json of compare.h.
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
-
 #include <algorithm>
 #include <cmath>
 #include <iterator>
+#include <nlohmann/json.hpp>
 
 #include "common/base/text.h"
 #include "common/report/compare.h"
@@ -17,7 +16,9 @@ namespace {
 constexpr int kBarColumns = 40;
 constexpr std::size_t kRowsPrinted = 16;
 
-std::string signed_time(double ns) { return fmt::format("{}{}", ns > 0 ? "+" : "", text_of_time(ns)); }
+std::string signed_time(double ns) {
+  return fmt::format("{}{}", ns > 0 ? "+" : "", text_of_time(ns));
+}
 
 // Parts by the size of their difference, largest first.
 std::vector<const WaterfallPart*> by_size(const Comparison& c) {
@@ -76,7 +77,8 @@ class Text {
     WaterfallPart rest;
     rest.name = fmt::format("{} smaller parts", rows.size() - std::min(rows.size(), kRowsPrinted));
     for (std::size_t i = kRowsPrinted; i < rows.size(); ++i)
-      rest.predicted_sum_ns += rows[i]->predicted_sum_ns, rest.measured_sum_ns += rows[i]->measured_sum_ns;
+      rest.predicted_sum_ns += rows[i]->predicted_sum_ns,
+          rest.measured_sum_ns += rows[i]->measured_sum_ns;
     if (rows.size() > kRowsPrinted) rows.resize(kRowsPrinted), rows.push_back(&rest);
     double low = 0, high = 0, at = 0;
     for (const WaterfallPart* p : rows) {
@@ -98,9 +100,9 @@ class Text {
 
   void row(const std::string& name, double predicted, double measured, double difference,
            const std::string& picture) {
-    std::string line = fmt::format("  {:<28} {:>10} {:>10} {:>10}  {}", name,
-                                   text_of_time(predicted), text_of_time(measured),
-                                   signed_time(difference), picture);
+    std::string line =
+        fmt::format("  {:<28} {:>10} {:>10} {:>10}  {}", name, text_of_time(predicted),
+                    text_of_time(measured), signed_time(difference), picture);
     put("{}\n", line.substr(0, line.find_last_not_of(' ') + 1));
   }
 
@@ -158,15 +160,14 @@ double seconds(double ns) { return ns * 1e-9; }
 }  // namespace
 
 std::string summary_line(const Comparison& c) {
-  std::string out = fmt::format("predicted {}, measured {}, {}",
-                                text_of_time(static_cast<double>(c.predicted_ns)),
-                                text_of_time(static_cast<double>(c.measured_ns)),
-                                text_of_error(c.error_rel));
+  std::string out = fmt::format(
+      "predicted {}, measured {}, {}", text_of_time(static_cast<double>(c.predicted_ns)),
+      text_of_time(static_cast<double>(c.measured_ns)), text_of_error(c.error_rel));
   const std::vector<const WaterfallPart*> rows = by_size(c);
   if (rows.empty() || rows[0]->difference_sum_ns() == 0) return out + "; every part agrees";
   const double d = c.mean_ns(rows[0]->difference_sum_ns());
-  out += fmt::format("; the largest part of the difference is {} ({})", rows[0]->name,
-                     signed_time(d));
+  out +=
+      fmt::format("; the largest part of the difference is {} ({})", rows[0]->name, signed_time(d));
   if (c.replay_error_rel)
     out += fmt::format("; with measured durations {}", text_of_error(*c.replay_error_rel));
   return out;
@@ -217,8 +218,11 @@ nlohmann::json to_json(const Comparison& c) {
   out["peak_memory_error"] = c.peak_memory_error ? json(*c.peak_memory_error) : json();
   out["worst_ops"] = json::array();
   for (const OpError& e : c.worst_ops)
-    out["worst_ops"].push_back({{"op", e.op.value}, {"rank", e.rank}, {"name", e.name},
-                                {"predicted_ns", e.predicted_ns}, {"measured_ns", e.measured_ns},
+    out["worst_ops"].push_back({{"op", e.op.value},
+                                {"rank", e.rank},
+                                {"name", e.name},
+                                {"predicted_ns", e.predicted_ns},
+                                {"measured_ns", e.measured_ns},
                                 {"error", e.error}});
   out["order_correlation"] = c.order_correlation;
   out["order"] = json::array();
@@ -227,7 +231,8 @@ nlohmann::json to_json(const Comparison& c) {
         {{"rank", o.rank}, {"correlation", o.correlation}, {"inversions", o.inversions}});
   out["inversions"] = json::array();
   for (const Inversion& v : c.inversions)
-    out["inversions"].push_back({{"rank", v.rank}, {"first", v.first.value},
+    out["inversions"].push_back({{"rank", v.rank},
+                                 {"first", v.first.value},
                                  {"second", v.second.value},
                                  {"predicted_gap_ns", v.predicted_gap_ns},
                                  {"measured_gap_ns", v.measured_gap_ns}});
@@ -239,13 +244,18 @@ nlohmann::json to_json(const Comparison& c) {
       if (m.predicted_by_class[k] == 0 && m.measured_by_class[k] == 0) continue;
       predicted[name] = m.predicted_by_class[k], measured[name] = m.measured_by_class[k];
     }
-    out["memory"].push_back({{"rank", m.rank}, {"predicted", m.predicted},
-                             {"measured", m.measured}, {"error", m.error()},
-                             {"predicted_by_class", predicted}, {"measured_by_class", measured}});
+    out["memory"].push_back({{"rank", m.rank},
+                             {"predicted", m.predicted},
+                             {"measured", m.measured},
+                             {"error", m.error()},
+                             {"predicted_by_class", predicted},
+                             {"measured_by_class", measured}});
   }
   out["communicators"] = json::array();
   for (const CommTotals& t : c.communicators)
-    out["communicators"].push_back({{"name", t.name}, {"ops", t.ops}, {"bytes", t.bytes},
+    out["communicators"].push_back({{"name", t.name},
+                                    {"ops", t.ops},
+                                    {"bytes", t.bytes},
                                     {"predicted_transfer_ns", t.predicted_transfer_ns},
                                     {"measured_transfer_ns", t.measured_transfer_ns},
                                     {"predicted_waiting_ns", t.predicted_waiting_ns},

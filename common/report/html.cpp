@@ -2,11 +2,10 @@
 
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
-
 #include <algorithm>
 #include <cmath>
 #include <iterator>
+#include <nlohmann/json.hpp>
 #include <set>
 
 #include "common/base/text.h"
@@ -34,9 +33,11 @@ class Page {
  public:
   explicit Page(const ReportInput& in) : in_(in), plan_(*in.plan), c_(in.comparison) {
     choose_ranks();
-    sides_.push_back(side("predicted", *in.predicted, c_ ? c_->predicted_step : first_step(*in.predicted)));
+    sides_.push_back(
+        side("predicted", *in.predicted, c_ ? c_->predicted_step : first_step(*in.predicted)));
     if (in.measured != nullptr)
-      sides_.push_back(side("measured", *in.measured, c_ ? c_->measured_step : first_step(*in.measured)));
+      sides_.push_back(
+          side("measured", *in.measured, c_ ? c_->measured_step : first_step(*in.measured)));
   }
 
   std::string run() {
@@ -96,20 +97,23 @@ class Page {
     put("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
         "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src "
-        "'unsafe-inline'; script-src 'unsafe-inline'\">\n<title>{} - Tandem report</title>\n<style>\n",
+        "'unsafe-inline'; script-src 'unsafe-inline'\">\n<title>{} - Tandem "
+        "report</title>\n<style>\n",
         title);
     out_ += kReportCss;
     put("</style>\n</head>\n<body>\n<main>\n<header><h1>{}</h1>\n", title);
     if (c_ != nullptr) {
       put("<p class=\"lead\" id=\"summary\">{}</p>\n", escape_html(sentence()));
     } else {
-      put("<p class=\"lead\" id=\"summary\">A step is predicted to take {}. Nothing was measured.</p>\n",
+      put("<p class=\"lead\" id=\"summary\">A step is predicted to take {}. Nothing was "
+          "measured.</p>\n",
           time(sides_[0].length));
     }
     put("<p class=\"muted\">Schedule {}, {} ranks, {} microbatches, plan {}.</p></header>\n",
         escape_html(plan_.header.schedule), plan_.header.mesh.world(), plan_.header.microbatches,
         escape_html(plan_.header.digest));
-    put("<noscript><p class=\"warn\">The timelines and memory curves need scripts, which are switched "
+    put("<noscript><p class=\"warn\">The timelines and memory curves need scripts, which are "
+        "switched "
         "off; the numbers, the waterfall and the tables do not.</p></noscript>\n");
     if (c_ != nullptr)
       for (const Diagnostic& d : c_->warnings)
@@ -140,17 +144,21 @@ class Page {
          fmt::format("measured step (median of {})", c_->measured_steps_ns.size()));
     card(text_of_error(c_->error_rel), "error of the step: predicted / measured - 1");
     if (c_->replay_error_rel)
-      card(text_of_error(*c_->replay_error_rel), "error with measured durations (scheduling model)");
+      card(text_of_error(*c_->replay_error_rel),
+           "error with measured durations (scheduling model)");
     card(fmt::format("{:.1f} %", c_->median_op_error * 100), "median |error| of an op's duration");
     card(c_->peak_memory_error ? text_of_error(*c_->peak_memory_error) : "unknown",
          "error of peak memory, worst rank");
-    card(fmt::format("{:.3f}", c_->order_correlation), "order of op starts: rank correlation, worst rank");
+    card(fmt::format("{:.3f}", c_->order_correlation),
+         "order of op starts: rank correlation, worst rank");
     put("</div>\n");
   }
 
   void waterfall() {
-    put("<section aria-labelledby=\"h-waterfall\"><h2 id=\"h-waterfall\">Where the difference comes "
-        "from</h2>\n<p>Every rank's step is cut along its compute stream; the parts sum to the step. "
+    put("<section aria-labelledby=\"h-waterfall\"><h2 id=\"h-waterfall\">Where the difference "
+        "comes "
+        "from</h2>\n<p>Every rank's step is cut along its compute stream; the parts sum to the "
+        "step. "
         "A bar to the right: predicted longer than measured. To the left: predicted shorter.</p>\n"
         "<p>By kind: {}.</p>\n<div id=\"waterfall\" class=\"scroll\">",
         kinds_line(*c_));
@@ -160,11 +168,13 @@ class Page {
         "<th class=\"n\">measured</th><th class=\"n\">predicted - measured</th></tr>\n",
         c_->ranks.size());
     for (const WaterfallPart& p : c_->waterfall)
-      put("<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>\n",
+      put("<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td "
+          "class=\"n\">{}</td></tr>\n",
           escape_html(p.name), text_of_time(c_->mean_ns(p.predicted_sum_ns)),
           text_of_time(c_->mean_ns(p.measured_sum_ns)),
           text_of_time(c_->mean_ns(p.difference_sum_ns())));
-    put("<tr><th>step</th><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>\n"
+    put("<tr><th>step</th><td class=\"n\">{}</td><td class=\"n\">{}</td><td "
+        "class=\"n\">{}</td></tr>\n"
         "</table></div></details></section>\n",
         time(c_->predicted_ns), time(c_->measured_ns), time(c_->predicted_ns - c_->measured_ns));
   }
@@ -172,7 +182,8 @@ class Page {
   void timelines() {
     put("<section aria-labelledby=\"h-time\"><h2 id=\"h-time\">Timelines of the step</h2>\n");
     if (ranks_.size() < num_all_ranks_)
-      put("<p class=\"warn\">Ranks {} to {} of {} are drawn; the others would make the page too large. "
+      put("<p class=\"warn\">Ranks {} to {} of {} are drawn; the others would make the page too "
+          "large. "
           "Tables cover all ranks.</p>\n",
           ranks_.front(), ranks_.back(), num_all_ranks_);
     put("<p class=\"muted\">Drag or arrow keys pan; Ctrl and wheel, or + and - zoom; 0 shows all. "
@@ -193,8 +204,10 @@ class Page {
           "<option value=\"measured\">measured only</option>");
     put("</select></label><button id=\"theme\" type=\"button\">Light / dark</button></div>\n"
         "<div class=\"legend\" id=\"legend\"></div>\n"
-        "<div id=\"view\" tabindex=\"0\" role=\"application\" aria-label=\"Timelines: predicted and "
-        "measured ops of each rank over time. Keys: arrows pan, plus and minus zoom, n and p select "
+        "<div id=\"view\" tabindex=\"0\" role=\"application\" aria-label=\"Timelines: predicted "
+        "and "
+        "measured ops of each rank over time. Keys: arrows pan, plus and minus zoom, n and p "
+        "select "
         "ops, j and k change the row.\" aria-describedby=\"detail\"><canvas id=\"timeline\" "
         "aria-hidden=\"true\"></canvas><div id=\"spacer\"></div></div>\n"
         "<div id=\"detail\" role=\"status\" aria-live=\"polite\">Nothing is selected.</div>\n"
@@ -205,17 +218,20 @@ class Page {
     put("<section aria-labelledby=\"h-mem\"><h2 id=\"h-mem\">Live memory over the step</h2>\n"
         "<div class=\"tools\"><label>Rank <select id=\"memory-rank\"></select></label></div>\n"
         "<div class=\"legend\" id=\"memory-legend\"></div>\n<div id=\"memory\"><canvas "
-        "id=\"memory-canvas\" role=\"img\" aria-label=\"Live bytes by class over the step; the peaks "
+        "id=\"memory-canvas\" role=\"img\" aria-label=\"Live bytes by class over the step; the "
+        "peaks "
         "are in the table of memory by class.\"></canvas></div></section>\n");
   }
 
   void op_table() {
-    put("<section aria-labelledby=\"h-ops\"><h2 id=\"h-ops\">Ops with the largest differences</h2>\n"
+    put("<section aria-labelledby=\"h-ops\"><h2 id=\"h-ops\">Ops with the largest "
+        "differences</h2>\n"
         "<p>Median |error| {:.1f} % over {} ops: compute {:.1f} %, communication {:.1f} %. "
         "Communication counts from the moment all members are there.{}</p>\n",
         c_->median_op_error * 100, c_->joined_ops, c_->median_compute_error * 100,
         c_->median_communication_error * 100,
-        c_->untimed_ops > 0 ? fmt::format(" {} ops took no measurable time.", c_->untimed_ops) : "");
+        c_->untimed_ops > 0 ? fmt::format(" {} ops took no measurable time.", c_->untimed_ops)
+                            : "");
     put("<div class=\"scroll\"><table id=\"worst-ops\"><tr><th>op</th><th class=\"n\">rank</th>"
         "<th class=\"n\">predicted</th><th class=\"n\">measured (median)</th>"
         "<th class=\"n\">predicted / measured - 1</th></tr>\n");
@@ -230,11 +246,13 @@ class Page {
   void order_table() {
     std::int64_t pairs = 0;
     for (const RankOrder& o : c_->order) pairs += o.inversions;
-    put("<section aria-labelledby=\"h-order\"><h2 id=\"h-order\">Order of op starts</h2>\n<p>{} pairs "
+    put("<section aria-labelledby=\"h-order\"><h2 id=\"h-order\">Order of op starts</h2>\n<p>{} "
+        "pairs "
         "of ops start the other way round, over all ranks; rank correlation at least {:.4f}.</p>\n",
         pairs, c_->order_correlation);
     if (!c_->inversions.empty()) {
-      put("<div class=\"scroll\"><table id=\"inversions\"><caption>Neighbours in the prediction that "
+      put("<div class=\"scroll\"><table id=\"inversions\"><caption>Neighbours in the prediction "
+          "that "
           "changed places, largest measured gap first</caption><tr><th class=\"n\">rank</th>"
           "<th>predicted first</th><th>measured first</th><th class=\"n\">predicted gap</th>"
           "<th class=\"n\">measured gap</th></tr>\n");
@@ -250,9 +268,12 @@ class Page {
 
   void communicator_table() {
     put("<section aria-labelledby=\"h-comm\"><h2 id=\"h-comm\">Communicators</h2>\n<div "
-        "class=\"scroll\"><table id=\"communicators\"><caption>Sums over {} ranks in the compared step; "
-        "bytes are those handed over by each member</caption><tr><th>name</th><th class=\"n\">ops</th>"
-        "<th class=\"n\">bytes</th><th class=\"n\">transfer predicted</th><th class=\"n\">measured</th>"
+        "class=\"scroll\"><table id=\"communicators\"><caption>Sums over {} ranks in the compared "
+        "step; "
+        "bytes are those handed over by each member</caption><tr><th>name</th><th "
+        "class=\"n\">ops</th>"
+        "<th class=\"n\">bytes</th><th class=\"n\">transfer predicted</th><th "
+        "class=\"n\">measured</th>"
         "<th class=\"n\">waiting predicted</th><th class=\"n\">measured</th></tr>\n",
         c_->ranks.size());
     for (const CommTotals& t : c_->communicators)
@@ -266,7 +287,8 @@ class Page {
   void memory_table() {
     if (c_->memory.empty()) return;
     put("<section aria-labelledby=\"h-peak\"><h2 id=\"h-peak\">Peak memory by class</h2>\n<div "
-        "class=\"scroll\"><table id=\"peaks\"><caption>Predicted / measured. The total is the peak of "
+        "class=\"scroll\"><table id=\"peaks\"><caption>Predicted / measured. The total is the peak "
+        "of "
         "the sum; classes peak at different times, so they do not add up to it.</caption><tr>"
         "<th class=\"n\">rank</th><th class=\"n\">total</th><th class=\"n\">error</th>");
     std::vector<std::size_t> used;
@@ -367,7 +389,8 @@ class Page {
       put("]}}");
     }
     json classes = json::array();
-    for (std::size_t k : classes_) classes.push_back(std::string(name_of(static_cast<BufferClass>(k))));
+    for (std::size_t k : classes_)
+      classes.push_back(std::string(name_of(static_cast<BufferClass>(k))));
     put("],\"class_index\":");
     put_json(json(classes_));
     put(",\"classes\":");
@@ -377,8 +400,11 @@ class Page {
 
   json op_data(OpId id) const {
     const Op& op = plan_.op(id);
-    json j = {{"name", op_label(plan_, id)}, {"phase", std::string(phase_name(op.phase))},
-              {"mb", op.microbatch}, {"stage", op.stage}, {"layer", op.layer}};
+    json j = {{"name", op_label(plan_, id)},
+              {"phase", std::string(phase_name(op.phase))},
+              {"mb", op.microbatch},
+              {"stage", op.stage},
+              {"layer", op.layer}};
     if (is_communication(op.kind)) j["comm"] = op.comm.value;
     if (op_bytes(op) > 0) j["bytes"] = op_bytes(op);
     json classes = json::array(), kernels = json::array();

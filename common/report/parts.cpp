@@ -33,8 +33,11 @@ class Cutter {
       const int at = s.op.value - first_op_;
       const Op& op = plan.op(s.op);
       const auto [before, is_first] = last.try_emplace(op.stream, -1);
-      nodes_[static_cast<std::size_t>(at)] = {&op, to_ns(t, s.issued), to_ns(t, s.ready),
-                                              to_ns(t, s.started), to_ns(t, s.ended),
+      nodes_[static_cast<std::size_t>(at)] = {&op,
+                                              to_ns(t, s.issued),
+                                              to_ns(t, s.ready),
+                                              to_ns(t, s.started),
+                                              to_ns(t, s.ended),
                                               is_first ? -1 : before->second};
       before->second = at;
     }
@@ -78,7 +81,8 @@ class Cutter {
     }
     // A timeline without calls: the whole op goes to the class of its last kernel.
     const std::int64_t ended = to_ns(t_, s.ended);
-    if (calls.empty() && op.calls.count > 0) give(of_kernel(static_cast<int>(op.calls.count) - 1), ended);
+    if (calls.empty() && op.calls.count > 0)
+      give(of_kernel(static_cast<int>(op.calls.count) - 1), ended);
     give({PartKind::host}, ended);
   }
 
@@ -113,7 +117,8 @@ class Cutter {
     for (std::size_t turn = 0; turn < nodes_.size() + 2; ++turn) {
       int next = -1;
       if (at < 0) {  // the end of the step waits for everything
-        for (std::size_t i = open_; i < nodes_.size(); ++i) next = consider(next, static_cast<int>(i));
+        for (std::size_t i = open_; i < nodes_.size(); ++i)
+          next = consider(next, static_cast<int>(i));
         if (next < 0) return {PartKind::host};
       } else {
         const Node& n = node_at(at);

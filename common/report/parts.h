@@ -53,6 +53,7 @@ struct RankStep {
 [[nodiscard]] std::int64_t to_ns(const Timeline& timeline, std::int64_t ticks);
 
 // The parts sum to ended_ns - started_ns of `rank`.
-[[nodiscard]] Parts cut_into_parts(const Plan& plan, const Timeline& timeline, const RankStep& rank);
+[[nodiscard]] Parts cut_into_parts(const Plan& plan, const Timeline& timeline,
+                                   const RankStep& rank);
 
 }  // namespace tandem

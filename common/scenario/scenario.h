@@ -60,7 +60,7 @@ struct DataSpec {
 };
 
 struct TrainingSpec {
-  int sequence = 0;      // resolved: max_sequence
+  int sequence = 0;  // resolved: max_sequence
   Init init = Init::normal;
   int global_batch = 0;  // sequences a step; resolved: 8 * micro_batch * dp
   int micro_batch = 1;   // sequences a microbatch and DP rank
@@ -79,15 +79,15 @@ struct ParallelSpec {
   bool sequence_parallel = false, vocab_parallel = true;
   int zero = 0;
   std::vector<std::string> order = {"tp", "cp", "ep", "dp", "pp"};  // fastest first
-  std::vector<int> layer_split;  // resolved: one entry per stage
+  std::vector<int> layer_split;                                     // resolved: one entry per stage
   Bytes gradient_bucket = 40LL << 20;
   bool gradient_overlap = true;
   [[nodiscard]] int world() const { return tp * cp * pp * dp; }
 };
 
 struct ScheduleSpec {
-  std::string kind = "1f1b";  // a name of the schedule registry
-  int stages_per_rank = 1;    // resolved
+  std::string kind = "1f1b";                   // a name of the schedule registry
+  int stages_per_rank = 1;                     // resolved
   std::map<std::string, std::string> options;  // every other option of schedules.md 2.17, as text
   Receive receive = Receive::early;
   P2pCommunicators communicators = P2pCommunicators::edge;
@@ -108,11 +108,11 @@ struct NetworkLevel {
 
 struct DeviceSpec {
   std::string preset;
-  Bytes memory = 0;                    // capacity
-  double memory_bandwidth = 0;         // bytes/s
-  std::map<std::string, double> peak;  // flop/s by precision name: fp64 fp32 bf16 ...
+  Bytes memory = 0;                          // capacity
+  double memory_bandwidth = 0;               // bytes/s
+  std::map<std::string, double> peak;        // flop/s by precision name: fp64 fp32 bf16 ...
   std::map<std::string, double> efficiency;  // by kernel class: matmul, attention, memory
-  double launch_overhead = 0;          // seconds an op on the host thread
+  double launch_overhead = 0;                // seconds an op on the host thread
 };
 
 struct ClusterSpec {

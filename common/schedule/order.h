@@ -29,8 +29,8 @@ using RankOrder = std::vector<Action>;
 
 struct Order {
   int num_microbatches = 0;
-  std::vector<int> stage_rank;    // pipeline rank of each stage
-  std::vector<RankOrder> ranks;   // by pipeline rank
+  std::vector<int> stage_rank;   // pipeline rank of each stage
+  std::vector<RankOrder> ranks;  // by pipeline rank
   [[nodiscard]] int num_ranks() const { return static_cast<int>(ranks.size()); }
   [[nodiscard]] int num_stages() const { return static_cast<int>(stage_rank.size()); }
   bool operator==(const Order&) const = default;

@@ -10,9 +10,8 @@
 
 namespace tandem {
 namespace {
-constexpr std::array<std::string_view, 9> kNames = {"F",      "I",      "W",
-                                                    "B",      "SEND_F", "RECV_F",
-                                                    "SEND_B", "RECV_B", "REDUCE_GRAD"};
+constexpr std::array<std::string_view, 9> kNames = {
+    "F", "I", "W", "B", "SEND_F", "RECV_F", "SEND_B", "RECV_B", "REDUCE_GRAD"};
 constexpr int kMaxGridRanks = 16, kGridRowsAround = 10;
 }  // namespace
 
@@ -98,7 +97,8 @@ std::string time_grid(const Order& order) {
                 (a.stage == last || back_done(a.stage + 1, a.microbatch, slot));
       rows[r].resize(static_cast<std::size_t>(slot), ".");
       if (!ready) continue;
-      rows[r].push_back(fmt::format("{}{}", kNames[static_cast<std::size_t>(a.kind)], a.microbatch));
+      rows[r].push_back(
+          fmt::format("{}{}", kNames[static_cast<std::size_t>(a.kind)], a.microbatch));
       end[{a.kind, a.stage, a.microbatch}] = slot + 1;
       ++next[r];
       moved = true;

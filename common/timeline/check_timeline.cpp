@@ -188,8 +188,8 @@ class Checker {
           if (there) continue;
           const bool twice = at > 0 && at < t_.spans.size() && t_.spans[at].step == step &&
                              t_.spans[at].rank == rank && t_.spans[at].op == t_.spans[at - 1].op;
-          add("E-TIME-003", twice ? "an op is in the timeline twice"
-                                  : "an op is missing from the timeline",
+          add("E-TIME-003",
+              twice ? "an op is in the timeline twice" : "an op is missing from the timeline",
               fmt::format("rank {}, step {}, op {}", rank, step,
                           twice ? t_.spans[at].op.value : want.value),
               "every op of the rank's program once in every step");

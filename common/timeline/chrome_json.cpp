@@ -66,8 +66,8 @@ class Writer {
   void describe(int rank) {
     const auto meta = [&](std::string_view what, std::size_t tid, const std::string& text) {
       next();
-      put("{{\"ph\":\"M\",\"name\":\"{}\",\"pid\":{},\"tid\":{},\"args\":{{\"name\":\"{}\"}}}}", what,
-          rank, tid, escape_json(text));
+      put("{{\"ph\":\"M\",\"name\":\"{}\",\"pid\":{},\"tid\":{},\"args\":{{\"name\":\"{}\"}}}}",
+          what, rank, tid, escape_json(text));
     };
     meta("process_name", 0, fmt::format("rank {}", rank));
     meta("thread_name", 0, "steps");
@@ -85,9 +85,9 @@ class Writer {
 
   void span(const Span& s) {
     const Op& op = plan_.op(s.op);
-    std::string args = fmt::format("\"op\":{},\"rank\":{},\"step\":{},\"kind\":\"{}\",\"phase\":\"{}\"",
-                                   s.op.value, s.rank, s.step, name_of(op.kind),
-                                   phase_name(op.phase));
+    std::string args =
+        fmt::format("\"op\":{},\"rank\":{},\"step\":{},\"kind\":\"{}\",\"phase\":\"{}\"",
+                    s.op.value, s.rank, s.step, name_of(op.kind), phase_name(op.phase));
     const auto add = [&](std::string_view key, std::int64_t value, bool there) {
       if (there) args += fmt::format(",\"{}\":{}", key, value);
     };
@@ -96,7 +96,8 @@ class Writer {
     add("microbatch", op.microbatch, op.microbatch >= 0);
     add("bytes", op_bytes(op), op_bytes(op) > 0);
     if (op.comm.valid())
-      args += fmt::format(",\"communicator\":\"{}\"", escape_json(communicator_name(plan_, op.comm)));
+      args +=
+          fmt::format(",\"communicator\":\"{}\"", escape_json(communicator_name(plan_, op.comm)));
     args += fmt::format(",\"issued_us\":{}", us(ns(s.issued)));
     slice(s.rank, tid(op), op_label(plan_, s.op), "op", ns(s.ready), ns(s.ended), args);
     if (!is_communication(op.kind)) return;

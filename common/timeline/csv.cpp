@@ -22,9 +22,30 @@ using Sink = std::function<Status(std::string_view)>;
 // Columns. kTotal and the classes hold live bytes of a sample, or the peaks of a rank; kPeakClass
 // says what a class held at the moment of the total peak.
 enum Column : std::size_t {
-  kRecord, kStep, kRank, kOp, kCall, kKind, kPhase, kPart, kStream, kStage, kLayer, kMicrobatch,
-  kCommunicator, kBytes, kName, kIssued, kReady, kStarted, kEnded, kCpu, kTotal, kClass,
-  kPeakClass = kClass + kNumBufferClasses, kNumColumns = kPeakClass + kNumBufferClasses
+  kRecord,
+  kStep,
+  kRank,
+  kOp,
+  kCall,
+  kKind,
+  kPhase,
+  kPart,
+  kStream,
+  kStage,
+  kLayer,
+  kMicrobatch,
+  kCommunicator,
+  kBytes,
+  kName,
+  kIssued,
+  kReady,
+  kStarted,
+  kEnded,
+  kCpu,
+  kTotal,
+  kClass,
+  kPeakClass = kClass + kNumBufferClasses,
+  kNumColumns = kPeakClass + kNumBufferClasses
 };
 
 std::string header(Clock clock) {
@@ -116,8 +137,7 @@ Status write(const Timeline& t, const Plan& plan, const Sink& sink) {
     if (status.ok()) status = sink(out);
     out.clear();
   };
-  for (const auto& [key, value] : t.meta)
-    put(Row("meta").set(kKind, key).set(kName, value).text());
+  for (const auto& [key, value] : t.meta) put(Row("meta").set(kKind, key).set(kName, value).text());
   for (const StepMark& s : t.steps)
     put(place("step", s.step, s.rank, OpId{}).set(kStarted, s.started).set(kEnded, s.ended).text());
   for (const PeakMemory& p : t.peaks) put(peak_row(p));
@@ -212,8 +232,8 @@ class Reader {
       }
     }
     if (i == left_.size()) {
-      add("E-TIME-002", "the timeline is damaged", "a last line without its end",
-          "a complete file", "copy it again, or simulate or execute again", cells.at.back());
+      add("E-TIME-002", "the timeline is damaged", "a last line without its end", "a complete file",
+          "copy it again, or simulate or execute again", cells.at.back());
       return false;
     }
     left_.remove_prefix(i + 1);
@@ -264,7 +284,8 @@ class Reader {
     const std::int64_t started = number(c, kStarted), ended = number(c, kEnded),
                        cpu = number(c, kCpu);
     if (what == "span") {
-      keep(t_.spans, Span{op, rank, step, number(c, kIssued), number(c, kReady), started, ended, cpu});
+      keep(t_.spans,
+           Span{op, rank, step, number(c, kIssued), number(c, kReady), started, ended, cpu});
     } else if (what == "call") {
       keep(t_.calls, CallSpan{op, rank, step, small(c, kCall), started, ended, cpu});
     } else if (what == "memory") {

@@ -13,7 +13,7 @@
 namespace tandem {
 
 [[nodiscard]] std::string_view phase_name(Phase p);  // "F", "I", ...
-[[nodiscard]] std::string_view part_name(Part p);   // "", "warm_up", "steady", "cool_down"
+[[nodiscard]] std::string_view part_name(Part p);    // "", "warm_up", "steady", "cool_down"
 
 // What stands on a slice. Compute: phase, microbatch, layer; communication: kind, communicator,
 // tag, microbatch. Not unique: the op id is.

@@ -277,12 +277,14 @@ class Writer {
     if (s.cpu != 0) annotate(Key::cpu, s.cpu);
     const bool communication = is_communication(op.kind);
     if (op.kind == OpKind::send) event_.fixed64(kFlowIds, meetings_.of(s.op, s.rank, s.step));
-    if (communication && !is_p2p(op.kind)) event_.varint(kCorrelationId, meetings_.of(s.op, s.rank, s.step));
+    if (communication && !is_p2p(op.kind))
+      event_.varint(kCorrelationId, meetings_.of(s.op, s.rank, s.step));
     end_event(begin);
     if (communication) {
       const std::int64_t started = std::clamp(ns(s.started), begin, end);
       if (started > begin) part("waiting", track, begin, started, 0);
-      part("transfer", track, started, end, op.kind == OpKind::recv ? meetings_.of(s.op, s.rank, s.step) : 0);
+      part("transfer", track, started, end,
+           op.kind == OpKind::recv ? meetings_.of(s.op, s.rank, s.step) : 0);
     } else {
       calls(s, track, begin, end);
     }

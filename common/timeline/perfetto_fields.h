@@ -20,8 +20,8 @@ inline constexpr int kUuid = 1, kTrackName = 2, kProcess = 3, kThread = 4, kPare
 inline constexpr int kPid = 1, kTid = 2, kThreadName = 5, kProcessName = 6, kCounterUnit = 3;
 inline constexpr std::uint64_t kUnitBytes = 3;
 // TrackEvent
-inline constexpr int kCategoryIids = 3, kAnnotations = 4, kType = 9, kNameIid = 10,
-                     kTrackUuid = 11, kCounterValue = 30, kFlowIds = 47, kTerminatingFlowIds = 48,
+inline constexpr int kCategoryIids = 3, kAnnotations = 4, kType = 9, kNameIid = 10, kTrackUuid = 11,
+                     kCounterValue = 30, kFlowIds = 47, kTerminatingFlowIds = 48,
                      kCorrelationId = 52;
 enum EventType : std::uint64_t { kSliceBegin = 1, kSliceEnd = 2, kInstant = 3, kCounterEvent = 4 };
 // DebugAnnotation
@@ -39,15 +39,44 @@ inline constexpr std::array<std::string_view, 8> kCategories = {
 
 // Annotation keys, iid = position + 1.
 enum class Key : std::uint8_t {
-  op, rank, step, call, kind, phase, part, stage, layer, microbatch, communicator, bytes, kernel,
-  issued, ready, started, ended, cpu, time, total, by_class, at_peak, op_at_peak, format, clock,
-  spans, calls, samples, steps, peaks, meta
+  op,
+  rank,
+  step,
+  call,
+  kind,
+  phase,
+  part,
+  stage,
+  layer,
+  microbatch,
+  communicator,
+  bytes,
+  kernel,
+  issued,
+  ready,
+  started,
+  ended,
+  cpu,
+  time,
+  total,
+  by_class,
+  at_peak,
+  op_at_peak,
+  format,
+  clock,
+  spans,
+  calls,
+  samples,
+  steps,
+  peaks,
+  meta
 };
 inline constexpr std::array<std::string_view, 31> kKeys = {
-    "op", "rank", "step", "call", "kind", "phase", "part", "stage", "layer", "microbatch",
-    "communicator", "bytes", "kernel", "issued", "ready", "started", "ended", "cpu", "time",
-    "total", "by_class", "at_peak", "op_at_peak", "format", "clock", "spans", "calls", "samples",
-    "steps", "peaks", "meta"};
+    "op",      "rank",       "step",       "call",         "kind",  "phase",  "part",
+    "stage",   "layer",      "microbatch", "communicator", "bytes", "kernel", "issued",
+    "ready",   "started",    "ended",      "cpu",          "time",  "total",  "by_class",
+    "at_peak", "op_at_peak", "format",     "clock",        "spans", "calls",  "samples",
+    "steps",   "peaks",      "meta"};
 inline constexpr std::int64_t kFormat = 1;
 
 // Track ids: (rank + 1) << 20 names the process; the low bits what lies under it.

@@ -132,9 +132,15 @@ class Reader {
     ProtoReader in(bytes);
     for (ProtoField f; in.next(f);) {
       switch (f.number) {
-        case kType: e.type = f.value; break;
-        case kTrackUuid: e.track = f.value; break;
-        case kCounterValue: e.value = f.as_int(); break;
+        case kType:
+          e.type = f.value;
+          break;
+        case kTrackUuid:
+          e.track = f.value;
+          break;
+        case kCounterValue:
+          e.value = f.as_int();
+          break;
         case kCategoryIids:
           if (const auto c = categories_.find(f.value);
               c != categories_.end() && c->second < static_cast<int>(kCategories.size()))
@@ -143,7 +149,8 @@ class Reader {
         case kAnnotations:
           if (!annotation(f.bytes, e)) return false;
           break;
-        default: break;
+        default:
+          break;
       }
     }
     return fail(in);
@@ -210,8 +217,7 @@ class Reader {
 
   template <class Record>
   void keep(std::vector<Record>& list, const Record& record, const std::string& taker_fault) {
-    const std::string fault =
-        !taker_fault.empty() ? taker_fault : record_fault(record, t_.clock);
+    const std::string fault = !taker_fault.empty() ? taker_fault : record_fault(record, t_.clock);
     if (fault.empty()) {
       list.push_back(record);
     } else {
@@ -224,15 +230,20 @@ class Reader {
     Taker in{e, {}};
     switch (*e.category) {
       case Category::op: {
-        Span s{in.op(Key::op), in.small(Key::rank), in.small(Key::step), in.number(Key::issued),
-               in.number(Key::ready), in.number(Key::started), in.number(Key::ended),
-               e.get(Key::cpu).value_or(0)};
+        Span s{in.op(Key::op),         in.small(Key::rank),        in.small(Key::step),
+               in.number(Key::issued), in.number(Key::ready),      in.number(Key::started),
+               in.number(Key::ended),  e.get(Key::cpu).value_or(0)};
         keep(t_.spans, s, in.fault);
         break;
       }
       case Category::call: {
-        CallSpan s{in.op(Key::op), in.small(Key::rank), in.small(Key::step), in.small(Key::call),
-                   in.number(Key::started), in.number(Key::ended), e.get(Key::cpu).value_or(0)};
+        CallSpan s{in.op(Key::op),
+                   in.small(Key::rank),
+                   in.small(Key::step),
+                   in.small(Key::call),
+                   in.number(Key::started),
+                   in.number(Key::ended),
+                   e.get(Key::cpu).value_or(0)};
         keep(t_.calls, s, in.fault);
         break;
       }
@@ -268,13 +279,17 @@ class Reader {
         keep(t_.memory, s, in.fault);
         break;
       }
-      case Category::tandem: head(e, in); break;
-      case Category::part: break;
+      case Category::tandem:
+        head(e, in);
+        break;
+      case Category::part:
+        break;
     }
   }
 
   void head(const Event& e, Taker& in) {
-    if (in.number(Key::format) != kFormat || (e.clock != "simulated_ps" && e.clock != "monotonic_ns")) {
+    if (in.number(Key::format) != kFormat ||
+        (e.clock != "simulated_ps" && e.clock != "monotonic_ns")) {
       wrong(fmt::format("format {}, clock \"{}\"", in.number(Key::format), e.clock));
       return;
     }

@@ -71,9 +71,12 @@ bool ProtoReader::next(ProtoField& field) {
   field.number = static_cast<int>(tag >> 3);
   field.wire = static_cast<int>(tag & 7);
   switch (field.wire) {
-    case 0: return raw_varint(field.value);
-    case 1: return raw_fixed(8, field.value);
-    case 5: return raw_fixed(4, field.value);
+    case 0:
+      return raw_varint(field.value);
+    case 1:
+      return raw_fixed(8, field.value);
+    case 5:
+      return raw_fixed(4, field.value);
     case 2: {
       std::uint64_t size = 0;
       if (!raw_varint(size)) return false;

@@ -187,7 +187,9 @@ Timeline merge_rank_timelines(std::vector<Timeline> ranks) {
     append(all.peaks, t.peaks);
   }
   if (!ranks.empty()) all.meta = ranks[0].meta;
-  const auto by = [](auto key) { return [key](const auto& a, const auto& b) { return key(a) < key(b); }; };
+  const auto by = [](auto key) {
+    return [key](const auto& a, const auto& b) { return key(a) < key(b); };
+  };
   std::sort(all.spans.begin(), all.spans.end(),
             by([](const Span& s) { return std::tuple(s.step, s.rank, s.op); }));
   std::sort(all.calls.begin(), all.calls.end(),
@@ -201,7 +203,8 @@ Timeline merge_rank_timelines(std::vector<Timeline> ranks) {
   for (const StepMark& s : all.steps) first = std::min(first, s.started);
   for (const Span& s : all.spans) first = std::min(first, s.issued);
   if (first == std::numeric_limits<std::int64_t>::max()) return all;
-  for (Span& s : all.spans) s.issued -= first, s.ready -= first, s.started -= first, s.ended -= first;
+  for (Span& s : all.spans)
+    s.issued -= first, s.ready -= first, s.started -= first, s.ended -= first;
   for (CallSpan& s : all.calls) s.started -= first, s.ended -= first;
   for (MemorySample& s : all.memory) s.time -= first;
   for (StepMark& s : all.steps) s.started -= first, s.ended -= first;

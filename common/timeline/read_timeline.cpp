@@ -20,8 +20,8 @@ Result<Timeline> decode_timeline(std::string_view bytes, const std::string& file
     found = "JSON: the Chrome export, which is for viewers only";
   }
   return make_error(Failure::bad_input, "E-TIME-001", "this is no timeline that can be read",
-                    std::move(found), "a Perfetto trace or CSV written by tandem",
-                    std::move(hint), Location{file});
+                    std::move(found), "a Perfetto trace or CSV written by tandem", std::move(hint),
+                    Location{file});
 }
 
 Result<Timeline> read_timeline(const std::string& path) {

@@ -63,15 +63,17 @@ struct PeakMemory {
 
 struct Timeline {
   Clock clock = Clock::simulated_ps;
-  std::vector<Span> spans;      // sorted by (step, rank, op)
-  std::vector<CallSpan> calls;  // sorted by (step, rank, op, call)
+  std::vector<Span> spans;           // sorted by (step, rank, op)
+  std::vector<CallSpan> calls;       // sorted by (step, rank, op, call)
   std::vector<MemorySample> memory;  // by rank, then in order of time
-  std::vector<StepMark> steps;  // sorted by (step, rank)
+  std::vector<StepMark> steps;       // sorted by (step, rank)
   std::vector<PeakMemory> peaks;
   // plan_id, version, kind (predicted | measured), machine, ... Sorted; printed in files.
   std::map<std::string, std::string> meta;
 
-  [[nodiscard]] std::int64_t ticks_per_ns() const { return clock == Clock::simulated_ps ? 1000 : 1; }
+  [[nodiscard]] std::int64_t ticks_per_ns() const {
+    return clock == Clock::simulated_ps ? 1000 : 1;
+  }
 };
 
 }  // namespace tandem

@@ -35,8 +35,8 @@ ArenaLayout pack_buffers(const Plan& plan, ProgramId program) {
   for (std::uint32_t i = 0; i < ops.size(); ++i) {
     for (BufferId id : plan.allocates_of(ops[i])) {
       place[id.index()] = static_cast<std::int64_t>(lives.size());
-      lives.push_back({id, aligned(plan.buffer(id).bytes()), i,
-                       static_cast<std::uint32_t>(ops.size())});
+      lives.push_back(
+          {id, aligned(plan.buffer(id).bytes()), i, static_cast<std::uint32_t>(ops.size())});
     }
     for (BufferId id : plan.frees_of(ops[i]))
       if (place[id.index()] >= 0) lives[static_cast<std::size_t>(place[id.index()])].last = i;

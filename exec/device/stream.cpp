@@ -26,7 +26,10 @@ void Latch::abort() { set(kAborted); }
 
 Stream::Stream(std::string name, std::vector<std::int32_t> ops, std::function<void()> begin,
                std::function<void(std::int32_t, std::int32_t)> run)
-    : name_(std::move(name)), ops_(std::move(ops)), begin_(std::move(begin)), run_(std::move(run)),
+    : name_(std::move(name)),
+      ops_(std::move(ops)),
+      begin_(std::move(begin)),
+      run_(std::move(run)),
       thread_([this] { work(); }) {}
 
 Stream::~Stream() {

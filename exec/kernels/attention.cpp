@@ -112,8 +112,8 @@ Prepared bind_attention_fwd(const KernelCall& call) {
   at::Tensor lse = tensor(call.outputs[1], {h.batch, h.heads, h.seq});
   return [=]() mutable {
     const c10::InferenceMode inference;
-    auto [o, l] = at::_scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, {},
-                                                                  h.scale());
+    auto [o, l] =
+        at::_scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, {}, h.scale());
     out.copy_(o);
     lse.copy_(l);
   };

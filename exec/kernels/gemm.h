@@ -1,7 +1,7 @@
 // Matrix products in fp32 on one thread, over LibTorch's brgemm (oneDNN's micro kernels), which is
-// its fastest path on CPUs with AVX-512: measured 220-270 GFLOP/s against 114 of mm (MKL) on one AMD
-// core. brgemm takes row-major operands only; a transposed one is packed, panel by panel, into a
-// fixed buffer of the thread (at most 256 KiB). Results depend on dimensions alone, as with mm.
+// its fastest path on CPUs with AVX-512: measured 220-270 GFLOP/s against 114 of mm (MKL) on one
+// AMD core. brgemm takes row-major operands only; a transposed one is packed, panel by panel, into
+// a fixed buffer of the thread (at most 256 KiB). Results depend on dimensions alone, as with mm.
 #pragma once
 
 #include <cstdint>

@@ -32,9 +32,9 @@ struct View {
 // Constants of one AdamW update (models.md 5), made on the host in fp64.
 struct AdamWStep {
   double beta1 = 0.9, beta2 = 0.95, eps = 1e-8;
-  double decay = 1;         // 1 - lr * weight_decay
-  double step_size = 0;     // lr / (1 - beta1^k)
-  double root = 1;          // sqrt(1 - beta2^k)
+  double decay = 1;      // 1 - lr * weight_decay
+  double step_size = 0;  // lr / (1 - beta1^k)
+  double root = 1;       // sqrt(1 - beta2^k)
 };
 
 // What kernels read beside their operands. Lives as long as the prepared calls; `adamw` changes
@@ -58,8 +58,8 @@ struct KernelCall {
   Kernel kernel;
   PlanTypes types;
   std::vector<View> inputs, outputs, scratch;
-  std::vector<bool> accumulate;      // by output
-  std::vector<ElementRange> decay;   // adamw: elements that decay, ascending, disjoint
+  std::vector<bool> accumulate;     // by output
+  std::vector<ElementRange> decay;  // adamw: elements that decay, ascending, disjoint
   const KernelContext* context = nullptr;
 };
 

@@ -1,5 +1,5 @@
-// y = x W^T + bias;  dx = dy W;  dW = dy^T x;  dbias = sum of dy over rows. In fp32 on one thread by
-// gemm.h where the machine has it, else by LibTorch's mm.
+// y = x W^T + bias;  dx = dy W;  dW = dy^T x;  dbias = sum of dy over rows. In fp32 on one thread
+// by gemm.h where the machine has it, else by LibTorch's mm.
 #include <ATen/Parallel.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/mm.h>
@@ -66,8 +66,7 @@ Prepared bind_linear_bwd_weight(const KernelCall& call) {
   return by_type(call, [&](auto zero) -> Prepared {
     using T = decltype(zero);
     const c10::InferenceMode guard;
-    const std::int64_t n = call.kernel.dims[0], in = call.kernel.dims[1],
-                       out = call.kernel.dims[2];
+    const std::int64_t n = call.kernel.dims[0], in = call.kernel.dims[1], out = call.kernel.dims[2];
     at::Tensor dy = tensor(call.inputs[0], {n, out}).t(), x = tensor(call.inputs[1], {n, in});
     const bool accumulate = call.accumulate[0];
     const View& target = accumulate ? call.scratch[0] : call.outputs[0];

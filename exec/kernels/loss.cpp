@@ -1,4 +1,5 @@
-// Vocabulary-parallel cross-entropy in three steps, with an all-reduce between them (models.md 4.2):
+// Vocabulary-parallel cross-entropy in three steps, with an all-reduce between them
+// (models.md 4.2):
 //   ce_max   largest logit of each row; logits of columns that only pad the vocabulary become -inf
 //   ce_sum   sum of exp(l - max), and the target's logit where this rank holds its column
 //   ce_grad  dlogits = (softmax - onehot) / divisor in place; loss = sum(log(sum) + max - target)
@@ -17,7 +18,7 @@ namespace {
 // library's exp in each element costs as much as the matmul of a small head. Loops vectorise.
 inline double exp_nonpositive(double x) { return std::exp(x); }
 inline float exp_nonpositive(float x) {
-  constexpr float kLowest = -87.0f;  // exp is below the smallest normal float soon after
+  constexpr float kLowest = -87.0f;      // exp is below the smallest normal float soon after
   constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
   const float y = x < kLowest ? kLowest : x;
   const float shifted = y * 1.44269504f + kMagic;
@@ -117,7 +118,8 @@ Prepared bind_ce_grad(const KernelCall& call) {
       for (std::int64_t r = 0; r < tokens; ++r) {
         const T* row = logits + r * classes;
         T* out = dlogits + r * classes;
-        const T top = max[r], scale = static_cast<T>(1.0 / (static_cast<double>(sums[r]) * divisor));
+        const T top = max[r],
+                scale = static_cast<T>(1.0 / (static_cast<double>(sums[r]) * divisor));
         for (std::int64_t c = 0; c < classes; ++c) out[c] = exp_nonpositive(row[c] - top) * scale;
         const std::int64_t target = targets.local(r);
         if (target >= 0) out[target] -= static_cast<T>(1.0 / divisor);

@@ -36,9 +36,8 @@ void backward_rows(const T* dy, const T* x, const T* stat, const T* weight, T* d
     T* out = dx + r * width;
     const T mean = stat[r], rstd = stat[tokens + r];
     const T sum = lane_sum<T>(width, [=](std::int64_t i) { return g[i] * weight[i]; });
-    const T dot = lane_sum<T>(width, [=](std::int64_t i) {
-      return g[i] * weight[i] * ((row[i] - mean) * rstd);
-    });
+    const T dot = lane_sum<T>(
+        width, [=](std::int64_t i) { return g[i] * weight[i] * ((row[i] - mean) * rstd); });
     const T mean_g = sum / T(width), mean_gx = dot / T(width);
     for (std::int64_t c = 0; c < width; ++c)
       out[c] = rstd * (g[c] * weight[c] - mean_g - (row[c] - mean) * rstd * mean_gx);

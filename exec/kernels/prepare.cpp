@@ -8,14 +8,30 @@ namespace {
 
 // In the order of KernelKind.
 constexpr std::array<Binder, kNumKernelKinds> kBinders = {
-    bind_embed_fwd,           bind_pos_add_fwd,        bind_layernorm_fwd,
-    bind_linear_fwd,          bind_attention_fwd,      bind_bias_residual_fwd,
-    bind_gelu_fwd,            bind_ce_max,             bind_ce_sum,
-    bind_ce_grad,             bind_linear_bwd_input,   bind_gelu_bwd_input,
-    bind_layernorm_bwd_input, bind_residual_bwd_input, bind_attention_bwd_input,
-    bind_linear_bwd_weight,   bind_bias_residual_bwd_weight, bind_embed_bwd_weight,
-    bind_pos_add_bwd_weight,  bind_grad_add,           bind_sum_squares,
-    bind_clip_coef,           bind_adamw,              bind_metrics_pack,
+    bind_embed_fwd,
+    bind_pos_add_fwd,
+    bind_layernorm_fwd,
+    bind_linear_fwd,
+    bind_attention_fwd,
+    bind_bias_residual_fwd,
+    bind_gelu_fwd,
+    bind_ce_max,
+    bind_ce_sum,
+    bind_ce_grad,
+    bind_linear_bwd_input,
+    bind_gelu_bwd_input,
+    bind_layernorm_bwd_input,
+    bind_residual_bwd_input,
+    bind_attention_bwd_input,
+    bind_linear_bwd_weight,
+    bind_bias_residual_bwd_weight,
+    bind_embed_bwd_weight,
+    bind_pos_add_bwd_weight,
+    bind_grad_add,
+    bind_sum_squares,
+    bind_clip_coef,
+    bind_adamw,
+    bind_metrics_pack,
 };
 
 Error unsupported(const Kernel& k, std::string found, std::string expected, const char* hint) {
@@ -44,18 +60,17 @@ Result<Prepared> prepare(const KernelCall& call) {
   const Kernel& k = call.kernel;
   const PlanTypes& t = call.types;
   if (t.compute != t.main || (t.compute != DType::f32 && t.compute != DType::f64))
-    return unsupported(k, fmt::format("dtype {} with gradients in {}", name_of(t.compute),
-                                      name_of(t.main)),
-                       "f32 or f64 for both", kPrecision);
+    return unsupported(
+        k, fmt::format("dtype {} with gradients in {}", name_of(t.compute), name_of(t.main)),
+        "f32 or f64 for both", kPrecision);
   const Signature s = signature(k, t);
-  const bool counts_fit =
-      (s.more_inputs || call.inputs.size() == s.inputs.size()) &&
-      call.outputs.size() == s.outputs.size() && call.accumulate.size() == s.outputs.size();
+  const bool counts_fit = (s.more_inputs || call.inputs.size() == s.inputs.size()) &&
+                          call.outputs.size() == s.outputs.size() &&
+                          call.accumulate.size() == s.outputs.size();
   if (!counts_fit)
-    return unsupported(k, fmt::format("{} inputs, {} outputs", call.inputs.size(),
-                                      call.outputs.size()),
-                       fmt::format("{} inputs, {} outputs", s.inputs.size(), s.outputs.size()),
-                       kOperands);
+    return unsupported(
+        k, fmt::format("{} inputs, {} outputs", call.inputs.size(), call.outputs.size()),
+        fmt::format("{} inputs, {} outputs", s.inputs.size(), s.outputs.size()), kOperands);
   std::string wrong;
   const auto check = [&](const View& v, const Operand& o, bool exact) {
     if (wrong.empty()) wrong = misfit(v, o, exact);
@@ -80,7 +95,8 @@ Result<Prepared> prepare(const KernelCall& call) {
       for (std::size_t i = 0; i < s.scratch.size(); ++i)
         check(call.scratch[i], s.scratch[i], false);
   }
-  if (!wrong.empty()) return unsupported(k, wrong, "operands as the catalogue declares them", kOperands);
+  if (!wrong.empty())
+    return unsupported(k, wrong, "operands as the catalogue declares them", kOperands);
   return binder(k.kind)(call);
 }
 

@@ -72,8 +72,9 @@ Prepared bind_pos_add_bwd_weight(const KernelCall& call) {
     // Rows of one position are adjacent: a small column sum each. The plan's scratch is not needed.
     return [=] {
       for (std::int64_t s = 0; s < seq; ++s)
-        column_sums(dpos + s * width, batch, width, accumulate,
-                    [=](std::int64_t b, std::int64_t c) { return dy[(s * batch + b) * width + c]; });
+        column_sums(
+            dpos + s * width, batch, width, accumulate,
+            [=](std::int64_t b, std::int64_t c) { return dy[(s * batch + b) * width + c]; });
     };
   });
 }

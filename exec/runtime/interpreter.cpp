@@ -48,8 +48,8 @@ Result<std::unique_ptr<Interpreter>> Interpreter::create(const Plan& plan, Rank 
   if (!data) return data.error();
   Result<Arena> arena = Arena::create(plan, plan.program_of(rank));
   if (!arena) return arena.error();
-  std::unique_ptr<Interpreter> out(new Interpreter(plan, rank, config, comm, observer,
-                                                   std::move(*data), std::move(*arena)));
+  std::unique_ptr<Interpreter> out(
+      new Interpreter(plan, rank, config, comm, observer, std::move(*data), std::move(*arena)));
   if (Status bound = out->bind(); !bound) return bound.error();
   init_parameters(plan, rank, config, [&](BufferId id) { return out->view(id); });
   out->start_streams();
@@ -59,12 +59,19 @@ Result<std::unique_ptr<Interpreter>> Interpreter::create(const Plan& plan, Rank 
 
 Interpreter::Interpreter(const Plan& plan, Rank rank, const TrainingConfig& config,
                          CommBackend& comm, OpObserver* observer, BatchSource data, Arena arena)
-    : plan_(plan), rank_(rank), config_(config), comm_(comm), observer_(observer),
-      data_(std::move(data)), arena_(std::move(arena)), ops_(plan.ops_of(plan.program_of(rank))),
-      latches_(ops_.size()), comm_calls_(ops_.size(), 0) {
+    : plan_(plan),
+      rank_(rank),
+      config_(config),
+      comm_(comm),
+      observer_(observer),
+      data_(std::move(data)),
+      arena_(std::move(arena)),
+      ops_(plan.ops_of(plan.program_of(rank))),
+      latches_(ops_.size()),
+      comm_calls_(ops_.size(), 0) {
   context_.coordinate = coordinates(plan, rank);
-  context_.tokens_per_step = std::int64_t{plan.header.microbatches} * plan.header.micro_batch *
-                             plan.header.sequence;
+  context_.tokens_per_step =
+      std::int64_t{plan.header.microbatches} * plan.header.micro_batch * plan.header.sequence;
   peak_.rank = rank.value;
   for (BufferId id : plan.persistent(plan.program_of(rank))) {
     const Bytes bytes = Plan::own_bytes(plan.buffer(id));
@@ -82,8 +89,8 @@ Interpreter::~Interpreter() {
 }
 
 Status Interpreter::bind() {
-  const std::int32_t first = static_cast<std::int32_t>(
-      plan_.programs[plan_.program_of(rank_).index()].first_op);
+  const std::int32_t first =
+      static_cast<std::int32_t>(plan_.programs[plan_.program_of(rank_).index()].first_op);
   for (const Op& op : ops_) {
     PreparedOp p;
     for (OpId w : plan_.waits_of(op)) p.waits.push_back(w.value - first);
@@ -136,13 +143,14 @@ void Interpreter::start_streams() {
     streams_.push_back(std::make_unique<Stream>(
         plan_.streams[s], lists[s], [n = config_.threads_per_rank] { set_up_torch(n); },
         [this](std::int32_t op, std::int32_t step) { run_op(op, step); }));
-    for (std::int32_t op : lists[s]) stream_of_[static_cast<std::size_t>(op)] = streams_.back().get();
+    for (std::int32_t op : lists[s])
+      stream_of_[static_cast<std::size_t>(op)] = streams_.back().get();
   }
 }
 
 OpId Interpreter::id_of(std::int32_t op) const {
-  return OpId{static_cast<std::int64_t>(
-                  plan_.programs[plan_.program_of(rank_).index()].first_op) + op};
+  return OpId{static_cast<std::int64_t>(plan_.programs[plan_.program_of(rank_).index()].first_op) +
+              op};
 }
 
 Span& Interpreter::span_of(std::int32_t op) {
@@ -178,7 +186,10 @@ Result<StepResult> Interpreter::run_step(bool timed) {
 
 void Interpreter::set_optimizer_step() {
   const double lr = learning_rate(config_, step_), k = step_ + 1;
-  context_.adamw = {config_.beta1, config_.beta2, config_.eps, 1 - lr * config_.weight_decay,
+  context_.adamw = {config_.beta1,
+                    config_.beta2,
+                    config_.eps,
+                    1 - lr * config_.weight_decay,
                     lr / (1 - std::pow(config_.beta1, k)),
                     std::sqrt(1 - std::pow(config_.beta2, k))};
 }
@@ -286,7 +297,9 @@ void Interpreter::run_op(std::int32_t op, std::int32_t step) {
   if (observer_) observer_->started(span.op, step);
   try {
     switch (o.kind) {
-      case OpKind::compute: run_calls(op, step); break;
+      case OpKind::compute:
+        run_calls(op, step);
+        break;
       case OpKind::all_reduce:
       case OpKind::all_gather:
       case OpKind::reduce_scatter:
@@ -326,8 +339,8 @@ void Interpreter::run_calls(std::int32_t op, std::int32_t) {
   for (std::size_t i = 0; i < p.calls.size(); ++i) {
     p.calls[i]();
     const Nanoseconds end = now_ns(), cpu_end = thread_cpu_ns();
-    spans[i] = {id_of(op), rank_.value, timed_step_, static_cast<std::int32_t>(i), begin, end,
-                cpu_end - cpu};
+    spans[i] = {id_of(op), rank_.value, timed_step_,  static_cast<std::int32_t>(i),
+                begin,     end,         cpu_end - cpu};
     begin = end;
     cpu = cpu_end;
   }
@@ -336,8 +349,8 @@ void Interpreter::run_calls(std::int32_t op, std::int32_t) {
 
 bool Interpreter::run_communication(std::int32_t op, std::int32_t step, Span& span) {
   const PreparedOp& p = prepared_[static_cast<std::size_t>(op)];
-  Result<Nanoseconds> started = comm_.run(
-      span.op, step, p.buffer.data, p.buffer.shape.elements() * size_of(p.buffer.dtype));
+  Result<Nanoseconds> started =
+      comm_.run(span.op, step, p.buffer.data, p.buffer.shape.elements() * size_of(p.buffer.dtype));
   if (!started) {
     fail(started.error());
     return false;

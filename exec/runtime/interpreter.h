@@ -1,7 +1,8 @@
-// Runs one rank's program of a plan on CPU streams; sim/engine/engine.cpp is the other answer to the
-// same question. What an op means: architecture.md 3.2 and common/plan/plan.h.
+// Runs one rank's program of a plan on CPU streams; sim/engine/engine.cpp is the other answer to
+// the same question. What an op means: architecture.md 3.2 and common/plan/plan.h.
 //
-//   host     issues ops in the order of the program; an op that allocates is issued when all earlier
+//   host     issues ops in the order of the program; an op that allocates is issued when all
+//   earlier
 //            frees have been carried out; `host_wait` blocks it until its waits have ended
 //   stream   a worker thread takes its ops in order; an op runs when its `waits` have ended; its
 //            frees are carried out when it has ended
@@ -62,10 +63,10 @@ class Interpreter {
 
  private:
   struct PreparedOp {
-    std::vector<std::int32_t> waits;   // ops of this program
+    std::vector<std::int32_t> waits;  // ops of this program
     std::vector<Prepared> calls;
-    View buffer;                       // of communication, copy, host_wait
-    View metrics;                      // holds the step's values when the op has run; else no data
+    View buffer;   // of communication, copy, host_wait
+    View metrics;  // holds the step's values when the op has run; else no data
   };
   Interpreter(const Plan& plan, Rank rank, const TrainingConfig& config, CommBackend& comm,
               OpObserver* observer, BatchSource data, Arena arena);
@@ -73,15 +74,15 @@ class Interpreter {
   [[nodiscard]] Status bind_calls(const Op& op, PreparedOp& prepared);
   void start_streams();
   void set_optimizer_step();
-  bool issue(std::int32_t op);             // host; false: the run has failed
-  bool wait_for_frees();                   // host
-  void allocate(std::int32_t op);          // host
-  void host_wait(std::int32_t op);         // host
+  bool issue(std::int32_t op);                      // host; false: the run has failed
+  bool wait_for_frees();                            // host
+  void allocate(std::int32_t op);                   // host
+  void host_wait(std::int32_t op);                  // host
   void run_op(std::int32_t op, std::int32_t step);  // worker
   void run_calls(std::int32_t op, std::int32_t step);
   bool run_communication(std::int32_t op, std::int32_t step, Span& span);
   void keep_metrics(const PreparedOp& prepared);
-  void free_buffers(std::int32_t op);      // worker
+  void free_buffers(std::int32_t op);  // worker
   void end_op(std::int32_t op, std::int32_t step, Span& span);
   void fail(Error error);
   void sample(std::int32_t op, Nanoseconds time);  // with memory_mutex_ held
@@ -99,13 +100,13 @@ class Interpreter {
   KernelContext context_;
   std::span<const Op> ops_;
   std::vector<PreparedOp> prepared_;
-  std::vector<Latch> latches_;             // by op: above the step once it has ended
-  std::vector<std::int64_t> comm_calls_;   // by op; written by its worker only
-  std::vector<Stream*> stream_of_;         // by op; null for the host
+  std::vector<Latch> latches_;               // by op: above the step once it has ended
+  std::vector<std::int64_t> comm_calls_;     // by op; written by its worker only
+  std::vector<Stream*> stream_of_;           // by op; null for the host
   std::vector<std::int32_t> pending_frees_;  // issued ops with frees not yet seen done
 
-  int step_ = 0;          // of the run
-  int timed_step_ = -1;   // of the timeline; -1: not recorded
+  int step_ = 0;         // of the run
+  int timed_step_ = -1;  // of the timeline; -1: not recorded
   std::array<double, 8> metrics_{};
 
   std::mutex memory_mutex_;
@@ -115,9 +116,9 @@ class Interpreter {
   Bytes kernel_scratch_peak_ = 0;
 
   Timeline timeline_;
-  std::vector<Span> untimed_;               // where spans of untimed steps go
+  std::vector<Span> untimed_;  // where spans of untimed steps go
   std::vector<CallSpan> untimed_calls_;
-  std::vector<std::size_t> first_call_;     // by op: its first entry of a step's calls
+  std::vector<std::size_t> first_call_;  // by op: its first entry of a step's calls
   std::size_t calls_per_step_ = 0;
 
   std::mutex failure_mutex_;

@@ -60,8 +60,8 @@ void BatchSource::fill(std::int64_t* batch, int step, int microbatch, int data_i
                  static_cast<std::uint32_t>(config_.vocab);
       continue;
     }
-    const auto gidx = static_cast<std::uint64_t>(static_cast<std::int64_t>(step) *
-                                                     config_.global_batch + q);
+    const auto gidx =
+        static_cast<std::uint64_t>(static_cast<std::int64_t>(step) * config_.global_batch + q);
     const std::uint64_t begin = offset(config_, gidx, text_.size());
     for (std::int64_t j = 0; j < length; ++j)
       out[j] = static_cast<unsigned char>(text_[begin + static_cast<std::uint64_t>(j)]);

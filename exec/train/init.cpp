@@ -27,8 +27,8 @@ void fill_block(const TrainingConfig& config, const Shard& s,
     for (std::int64_t c = 0; c < s.columns; ++c) {
       double value = rule.mean;
       if (rule.deviation != 0) {
-        const auto index = static_cast<std::uint64_t>((s.row_begin + r) * s.full_columns +
-                                                      s.column_begin + c);
+        const auto index =
+            static_cast<std::uint64_t>((s.row_begin + r) * s.full_columns + s.column_begin + c);
         if (index / 4 != quad) {
           quad = index / 4;
           normals = philox_normals(config.seed, hash, quad);
@@ -48,9 +48,8 @@ void init_parameters(const Plan& plan, Rank rank, const TrainingConfig& config,
       if (v.dtype == DType::f64)
         fill_block(config, shard, [p = v.as<double>()](std::int64_t i, double x) { p[i] = x; });
       else
-        fill_block(config, shard, [p = v.as<float>()](std::int64_t i, double x) {
-          p[i] = static_cast<float>(x);
-        });
+        fill_block(config, shard,
+                   [p = v.as<float>()](std::int64_t i, double x) { p[i] = static_cast<float>(x); });
     }
   }
 }

@@ -1,5 +1,5 @@
-// Initial values of parameters: a pure function of (seed, name, index in the full tensor), so a rank
-// fills its own slice alone and every copy of a tensor is equal (models.md 2.1).
+// Initial values of parameters: a pure function of (seed, name, index in the full tensor), so a
+// rank fills its own slice alone and every copy of a tensor is equal (models.md 2.1).
 #pragma once
 
 #include <functional>

@@ -1,4 +1,5 @@
-// RUN/ranks/K.grads: reduced gradients of each step and parameters at the end, written by a rank for
+// RUN/ranks/K.grads: reduced gradients of each step and parameters at the end, written by a rank
+// for
 // --verify, read by the verifier. Binary, little-endian:
 //   8 magic "TDMGRAD1"   4 version (1)   4 rank
 //   records: 4 kind (1 gradient, 2 parameter)   4 step   4 buffer id   4 bytes of an element

@@ -35,7 +35,9 @@ class Gpt {
  private:
   Tensor& w(const std::string& name) { return p_.at(name + ".weight"); }
   Tensor& b(const std::string& name) { return p_.at(name + ".bias"); }
-  Tensor linear(const Tensor& x, const std::string& name) { return at::linear(x, w(name), b(name)); }
+  Tensor linear(const Tensor& x, const std::string& name) {
+    return at::linear(x, w(name), b(name));
+  }
   Tensor norm(const Tensor& x, const std::string& name) {
     return at::layer_norm(x, {c_.hidden}, w(name), b(name), c_.norm_eps);
   }
@@ -67,7 +69,8 @@ Parameters initial(const TrainingConfig& config) {
   Parameters out;
   for (const auto& [name, shape] : parameter_shapes(config)) {
     const auto [rows, columns] = shape;
-    const bool vector = columns == 1 && (name.ends_with(".bias") || name.find("norm") != std::string::npos);
+    const bool vector =
+        columns == 1 && (name.ends_with(".bias") || name.find("norm") != std::string::npos);
     Tensor t = vector ? at::empty({rows}, at::kDouble) : at::empty({rows, columns}, at::kDouble);
     double* p = t.mutable_data_ptr<double>();
     const bool rounded = config.precision != "fp64";
@@ -116,8 +119,7 @@ class Optimizer {
 
 double global_norm(const Parameters& parameters) {
   double sum = 0;
-  for (const auto& [name, theta] : parameters)
-    sum += theta.grad().pow(2).sum().item<double>();
+  for (const auto& [name, theta] : parameters) sum += theta.grad().pow(2).sum().item<double>();
   return std::sqrt(sum);
 }
 

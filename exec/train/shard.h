@@ -1,5 +1,5 @@
-// Which part of a full tensor a local buffer holds (the slice rule of a plan, made explicit). Used to
-// fill initial values and to put gradients of all ranks together.
+// Which part of a full tensor a local buffer holds (the slice rule of a plan, made explicit). Used
+// to fill initial values and to put gradients of all ranks together.
 #pragma once
 
 #include <array>

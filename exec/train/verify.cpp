@@ -159,7 +159,8 @@ Result<VerifyReport> verify_run(const Plan& plan, const TrainingConfig& config,
     const ReferenceStep& ref = reference->steps[static_cast<std::size_t>(step)];
     report.reference_losses.push_back(ref.loss);
     report.reference_norms.push_back(ref.norm);
-    const double rel = std::abs(losses[static_cast<std::size_t>(step)] - ref.loss) / std::abs(ref.loss);
+    const double rel =
+        std::abs(losses[static_cast<std::size_t>(step)] - ref.loss) / std::abs(ref.loss);
     report.max_rel_loss = std::isnan(rel) ? INFINITY : std::max(report.max_rel_loss, rel);
     Assembler together(plan, report);
     for (const RankTensors& r : ranks)
@@ -170,9 +171,8 @@ Result<VerifyReport> verify_run(const Plan& plan, const TrainingConfig& config,
     double worst = 0;
     for (const auto& [name, expected] : ref.gradients) {
       const double floor = (fp64 ? 1e-6 : 1e-3) * ref.norm;
-      const double error =
-          difference(together.tensors().at(name).tensor.values, expected.values) /
-          std::max({largest(expected.values), floor, 1e-300});
+      const double error = difference(together.tensors().at(name).tensor.values, expected.values) /
+                           std::max({largest(expected.values), floor, 1e-300});
       worst = std::max(worst, error);
       if ((step == 0 || fp64) && error > report.max_rel_grad) {
         report.max_rel_grad = error;

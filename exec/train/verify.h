@@ -15,11 +15,11 @@
 namespace tandem::exec {
 
 struct VerifyReport {
-  double max_rel_loss = 0;     // over all steps
-  double max_rel_norm = 0;     // step 0
-  double max_rel_grad = 0;     // step 0; in fp64 every step
+  double max_rel_loss = 0;       // over all steps
+  double max_rel_norm = 0;       // step 0
+  double max_rel_grad = 0;       // step 0; in fp64 every step
   double max_abs_parameter = 0;  // after the last update; a claim in fp64 only
-  std::string worst_tensor;    // of max_rel_grad
+  std::string worst_tensor;      // of max_rel_grad
   int worst_step = 0;
   bool replicas_equal = true;
   std::string replica_difference;  // the first one: tensor, ranks

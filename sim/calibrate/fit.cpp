@@ -81,8 +81,9 @@ TransportCurve fit_curve(Samples s, int most_segments) {
   for (std::size_t k = 0; k < starts.size(); ++k) {
     const std::size_t end = k + 1 < starts.size() ? starts[k + 1] : s.size();
     const Line line = fit_line(s.subspan(starts[k], end - starts[k]));
-    curve.segments.push_back({k == 0 ? 0 : s[starts[k]].bytes, line.alpha,
-                              line.per_byte > 0 ? std::min(kFastest, 1 / line.per_byte) : kFastest});
+    curve.segments.push_back(
+        {k == 0 ? 0 : s[starts[k]].bytes, line.alpha,
+         line.per_byte > 0 ? std::min(kFastest, 1 / line.per_byte) : kFastest});
   }
   return curve;
 }

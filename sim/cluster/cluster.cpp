@@ -132,18 +132,18 @@ Result<Cluster> make_cluster(const ClusterSpec& spec, int world) {
   c.devices_per_node = spec.local ? world : spec.devices_per_node;
   c.cores_per_node = spec.cores_per_node > 0 ? spec.cores_per_node : c.devices_per_node;
   if (const std::int64_t devices = std::int64_t{c.nodes} * c.devices_per_node; world > devices)
-    return make_error(Failure::infeasible, "E-CLUS-015", "the plan has more ranks than the cluster",
-                      fmt::format("{} ranks, {} nodes of {} devices", world, c.nodes,
-                                  c.devices_per_node),
-                      fmt::format("at most {} ranks", devices), "add nodes or lower a degree");
+    return make_error(
+        Failure::infeasible, "E-CLUS-015", "the plan has more ranks than the cluster",
+        fmt::format("{} ranks, {} nodes of {} devices", world, c.nodes, c.devices_per_node),
+        fmt::format("at most {} ranks", devices), "add nodes or lower a degree");
   c.nodes = (world + c.devices_per_node - 1) / c.devices_per_node;  // the others stay idle
   for (const NetworkLevel& level : spec.network) {
     Level& mine = level.scope == "cluster" ? c.outer : c.inner;
     if (mine.present)
-      return cannot_build(fmt::format("{} and {}, both of scope {}", mine.spec.name, level.name,
-                                      level.scope),
-                          "at most one level of scope node and one of scope cluster",
-                          "join the two levels into one");
+      return cannot_build(
+          fmt::format("{} and {}, both of scope {}", mine.spec.name, level.name, level.scope),
+          "at most one level of scope node and one of scope cluster",
+          "join the two levels into one");
     if (level.kind != "switch" && level.kind != "fat_tree" && level.kind != "ring" &&
         level.kind != "full_mesh")
       return cannot_build("kind " + level.kind, "switch, fat_tree, ring or full_mesh",

@@ -27,7 +27,13 @@
 namespace tandem::sim {
 
 enum class LinkKind : std::uint8_t {
-  device_up, device_down, nic_up, nic_down, trunk_up, trunk_down, direct
+  device_up,
+  device_down,
+  nic_up,
+  nic_down,
+  trunk_up,
+  trunk_down,
+  direct
 };
 
 struct Link {
@@ -55,8 +61,8 @@ struct Cluster {
   [[nodiscard]] int node_of(Rank r) const { return r.value / devices_per_node; }
   [[nodiscard]] int device_of(Rank r) const { return r.value % devices_per_node; }
   [[nodiscard]] int nic_of(Rank r) const {
-    return outer.present ? static_cast<int>(std::int64_t{device_of(r)} *
-                                            outer.spec.nics_per_node / devices_per_node)
+    return outer.present ? static_cast<int>(std::int64_t{device_of(r)} * outer.spec.nics_per_node /
+                                            devices_per_node)
                          : 0;
   }
   [[nodiscard]] double slow_factor(Rank r) const { return slow.empty() ? 1.0 : slow[r.index()]; }
@@ -67,8 +73,7 @@ struct Cluster {
   [[nodiscard]] Picoseconds latency(Rank from, Rank to) const;
 
  private:
-  void route_direct(const Level& level, int size, int from, int to,
-                    std::vector<LinkId>& out) const;
+  void route_direct(const Level& level, int size, int from, int to, std::vector<LinkId>& out) const;
 };
 
 // E-CLUS-015: more ranks than devices. E-CLUS-016: a level that cannot be built.

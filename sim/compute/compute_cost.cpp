@@ -110,11 +110,16 @@ std::string_view name_of(CostSource s) {
 
 std::string_view precision_name(DType t) {
   switch (t) {
-    case DType::f64: return "fp64";
-    case DType::f32: return "fp32";
-    case DType::bf16: return "bf16";
-    case DType::f16: return "fp16";
-    default: return name_of(t);
+    case DType::f64:
+      return "fp64";
+    case DType::f32:
+      return "fp32";
+    case DType::bf16:
+      return "bf16";
+    case DType::f16:
+      return "fp16";
+    default:
+      return name_of(t);
   }
 }
 
@@ -123,8 +128,8 @@ double roofline_seconds(const Kernel& k, PlanTypes types, bool accumulate,
   const KernelCost c = cost(k, types, accumulate);
   const std::string_view cls = name_of(catalogue(k.kind).cost_class);
   const double e_c = efficiency(device, cls, 1);
-  const double e_m = efficiency(device, c.flops > 0 ? "memory" : cls,
-                                efficiency(device, "memory", 1));
+  const double e_m =
+      efficiency(device, c.flops > 0 ? "memory" : cls, efficiency(device, "memory", 1));
   double seconds = c.bytes / (device.memory_bandwidth * e_m);
   if (c.flops > 0) {
     const auto peak = device.peak.find(std::string(precision_name(types.compute)));

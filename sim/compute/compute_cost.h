@@ -7,7 +7,8 @@
 //   interpolated  points of the same kind, flags and mode, linear in FLOPs (bytes where a kernel
 //                 has none) between the two neighbours; up to 4 times beyond the ends in proportion
 //   Busy cores    the tables may hold a point for each number of busy cores: a call has one work
-//                 for each level 1..num_levels(). Without a point for a level: the next lower one's.
+//                 for each level 1..num_levels(). Without a point for a level: the next lower
+//                 one's.
 // FLOPs and bytes: common/model/kernels. Rounding: up to whole picoseconds, per call.
 #pragma once
 

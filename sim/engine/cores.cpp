@@ -29,8 +29,7 @@ void Cores::advance(Picoseconds now) {
   const Picoseconds dt = now - since_;
   since_ = now;
   if (dt == 0 || jobs_.empty()) return;
-  const Picoseconds done =
-      num_running_ <= cores_ ? dt : scale_down(dt, cores_, num_running_);
+  const Picoseconds done = num_running_ <= cores_ ? dt : scale_down(dt, cores_, num_running_);
   for (Job& j : jobs_) j.left = std::max<Picoseconds>(0, j.left - done);
 }
 

@@ -36,8 +36,13 @@ Picoseconds ReplayDurations::find(Rank rank, std::size_t local_op) const {
 
 Engine::Engine(const Plan& plan, const Cluster& cluster, const Folding& folding, Charges& charges,
                const ComputeCost& cost, const Options& options)
-    : plan_(plan), cluster_(cluster), folding_(folding), charges_(charges), cost_(cost),
-      options_(options), flows_({}) {
+    : plan_(plan),
+      cluster_(cluster),
+      folding_(folding),
+      charges_(charges),
+      cost_(cost),
+      options_(options),
+      flows_({}) {
   frees_hold_host_ = cluster.local;
   comm_in_order_ = !cluster.local && cluster.spec.library == CollectiveLibrary::nccl;
   make_actors();
@@ -162,7 +167,7 @@ void Engine::make_order() {
 void Engine::make_rendezvous() {
   using Channel = std::tuple<int, int, int>;  // group class, from, to (-1: collective)
   struct Matched {
-    std::vector<std::uint32_t> order;  // rendezvous
+    std::vector<std::uint32_t> order;         // rendezvous
     std::map<std::size_t, std::size_t> next;  // by actor
   };
   std::map<Channel, Matched> channels;
@@ -201,11 +206,13 @@ void Engine::make_rendezvous() {
     const std::size_t needed =
         from >= 0 ? 2 : folding_.groups[static_cast<std::size_t>(group)].classes.size();
     for (std::uint32_t r : m.order)
-      TANDEM_CHECK(rendezvous_[r].num_members == needed,
-                   "a communication of {} has {} of {} members; the plan was not verified",
-                   plan_.name(plan_.communicators[folding_.groups[static_cast<std::size_t>(group)]
-                                                      .comm.index()].name),
-                   rendezvous_[r].num_members, needed);
+      TANDEM_CHECK(
+          rendezvous_[r].num_members == needed,
+          "a communication of {} has {} of {} members; the plan was not verified",
+          plan_.name(
+              plan_.communicators[folding_.groups[static_cast<std::size_t>(group)].comm.index()]
+                  .name),
+          rendezvous_[r].num_members, needed);
   }
 }
 
@@ -229,12 +236,18 @@ Status Engine::run(const std::function<void(const StepReport&)>& on_step) {
 void Engine::handle(const Event& e) {
   const std::uint32_t index = e.what & ((1U << kIndexBits) - 1);
   switch (static_cast<What>(e.what >> kIndexBits)) {
-    case What::host: return run_host(index);
-    case What::start: return run_op(actor_of_[index], index);
-    case What::end: return end_op(index);
-    case What::comm_end: return end_transfer(index);
-    case What::comm_cpu: return start_cpu_work(index);
-    case What::comm_phase: return start_flow(index);
+    case What::host:
+      return run_host(index);
+    case What::start:
+      return run_op(actor_of_[index], index);
+    case What::end:
+      return end_op(index);
+    case What::comm_end:
+      return end_transfer(index);
+    case What::comm_cpu:
+      return start_cpu_work(index);
+    case What::comm_phase:
+      return start_flow(index);
     case What::comm_flow: {
       Rendezvous& r = rendezvous_[index];
       if (e.stamp != r.stamp) return;  // its rate has changed since
@@ -315,8 +328,8 @@ void Engine::host_wait(std::size_t actor, std::uint32_t instance) {
 
 void Engine::end_step(std::size_t actor) {
   Actor& a = actors_[actor];
-  (*on_step_)({static_cast<int>(actor), a.step, a.step_started, now_,
-               {times_.data() + a.base, a.num_ops}});
+  (*on_step_)(
+      {static_cast<int>(actor), a.step, a.step_started, now_, {times_.data() + a.base, a.num_ops}});
   if (++a.step < options_.steps)
     run_step(actor);
   else
@@ -340,7 +353,8 @@ void Engine::release(std::size_t actor, std::uint32_t instance, bool by_wait) {
 void Engine::run_op(std::size_t actor, std::uint32_t instance) {
   times_[instance].started = now_;
   switch (op_of(actors_[actor], instance).kind) {
-    case OpKind::compute: return run_calls(actor, instance);
+    case OpKind::compute:
+      return run_calls(actor, instance);
     case OpKind::all_reduce:
     case OpKind::all_gather:
     case OpKind::reduce_scatter:
@@ -348,10 +362,14 @@ void Engine::run_op(std::size_t actor, std::uint32_t instance) {
     case OpKind::broadcast:
     case OpKind::send:
     case OpKind::recv:
-    case OpKind::shift: return run_communication(actor, instance);
-    case OpKind::copy: return run_copy(actor, instance);
-    case OpKind::host_wait: return host_wait(actor, instance);
-    case OpKind::post_validate: return;  // refused by simulate()
+    case OpKind::shift:
+      return run_communication(actor, instance);
+    case OpKind::copy:
+      return run_copy(actor, instance);
+    case OpKind::host_wait:
+      return host_wait(actor, instance);
+    case OpKind::post_validate:
+      return;  // refused by simulate()
   }
 }
 
@@ -364,8 +382,8 @@ void Engine::run_calls(std::size_t actor, std::uint32_t instance) {
   const auto levels = static_cast<std::size_t>(cost_.num_levels());
   const std::span<const Picoseconds> work{work_.data() + (a.first_op + local) * levels, levels};
   if (!cores_.empty())
-    return cores_[static_cast<std::size_t>(cluster_.node_of(a.rank))].start(
-        now_, instance, work, a.multiplicity, a.slow);
+    return cores_[static_cast<std::size_t>(cluster_.node_of(a.rank))].start(now_, instance, work,
+                                                                            a.multiplicity, a.slow);
   const Picoseconds time =
       a.slow == 1.0 ? work[0]
                     : static_cast<Picoseconds>(std::ceil(static_cast<double>(work[0]) * a.slow));
@@ -385,7 +403,8 @@ void Engine::run_communication(std::size_t actor, std::uint32_t instance) {
     return;
   }
   const std::uint32_t g = a.first_group + static_cast<std::uint32_t>(group_of_[id]);
-  const auto& ops = groups_[plan_.program_of(a.rank).index()][static_cast<std::size_t>(group_of_[id])];
+  const auto& ops =
+      groups_[plan_.program_of(a.rank).index()][static_cast<std::size_t>(group_of_[id])];
   if (++group_ready_[g] < ops.size()) return;
   group_left_[g] = group_ready_[g];
   for (std::uint32_t local : ops) arrive(a.base + local);
@@ -476,7 +495,8 @@ void Engine::start_flow(std::uint32_t index) {
   Rendezvous& r = rendezvous_[index];
   const ChargedPhase& phase = charges_.phases(charges_.charge(r.charge))[r.phase];
   r.flow = flows_.start(now_, charges_.path(phase.pattern), phase.bytes);
-  if (flow_owner_.size() <= static_cast<std::size_t>(r.flow)) flow_owner_.resize(static_cast<std::size_t>(r.flow) + 1);
+  if (flow_owner_.size() <= static_cast<std::size_t>(r.flow))
+    flow_owner_.resize(static_cast<std::size_t>(r.flow) + 1);
   flow_owner_[static_cast<std::size_t>(r.flow)] = index;
 }
 
@@ -507,7 +527,8 @@ Error Engine::stuck() const {
   for (const Actor& a : actors_) {
     for (std::uint32_t i = 0; i < a.num_ops && shown < 4; ++i) {
       const std::uint32_t instance = a.base + i;
-      if (a.step >= options_.steps || blockers_[instance] > 0 || rendezvous_of_[instance] < 0) continue;
+      if (a.step >= options_.steps || blockers_[instance] > 0 || rendezvous_of_[instance] < 0)
+        continue;
       const Rendezvous& r = rendezvous_[static_cast<std::size_t>(rendezvous_of_[instance])];
       if (r.arrived == 0) continue;
       found += fmt::format("{}rank {} waits in op {} {}", shown++ ? "; " : "", a.rank.value,

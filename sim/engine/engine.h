@@ -28,7 +28,8 @@
 namespace tandem::sim {
 
 // Measured durations that replace the cost model: [rank][op - first op of its program], ps; -1: not
-// given. Compute and copy: the whole op. Communication: from the arrival of all to the member's end.
+// given. Compute and copy: the whole op. Communication: from the arrival of all to the member's
+// end.
 struct ReplayDurations {
   std::vector<std::vector<Picoseconds>> by_rank;
   // Fills in a rank's table on first use.
@@ -65,7 +66,14 @@ class Engine {
  private:
   enum class HostState : std::uint8_t { issuing, waits_for_frees, waits_for_value, done };
   enum class What : std::uint32_t {  // of an event; the rest of Event::what is the index
-    host, start, end, comm_end, comm_cpu, comm_phase, comm_flow, cores
+    host,
+    start,
+    end,
+    comm_end,
+    comm_cpu,
+    comm_phase,
+    comm_flow,
+    cores
   };
   struct Actor {  // a simulated rank
     Rank rank;
@@ -115,8 +123,9 @@ class Engine {
   void handle(const Event& e);
   void settle();
   void at(Picoseconds time, What what, std::size_t index, std::uint32_t stamp = 0) {
-    queue_.push({time, static_cast<std::uint32_t>(what) << kIndexBits |
-                           static_cast<std::uint32_t>(index), stamp});
+    queue_.push({time,
+                 static_cast<std::uint32_t>(what) << kIndexBits | static_cast<std::uint32_t>(index),
+                 stamp});
   }
   [[nodiscard]] Error stuck() const;
   [[nodiscard]] const Op& op_of(const Actor& a, std::uint32_t instance) const {
@@ -135,14 +144,14 @@ class Engine {
 
   std::vector<Actor> actors_;
   // by op of the plan
-  std::vector<std::int32_t> blockers_at_start_;     // issue, head, waits, order: that many to go
-  std::vector<std::uint32_t> first_dependent_;      // into dependents_; one more than ops
-  std::vector<std::uint32_t> dependents_;           // ops (local to the program) that wait for it
-  std::vector<std::int32_t> next_on_stream_;        // local op, -1: last
-  std::vector<std::int32_t> next_communication_;    // in issue order; -1: none
-  std::vector<std::int32_t> group_of_;              // dense over the program; -1: none
+  std::vector<std::int32_t> blockers_at_start_;   // issue, head, waits, order: that many to go
+  std::vector<std::uint32_t> first_dependent_;    // into dependents_; one more than ops
+  std::vector<std::uint32_t> dependents_;         // ops (local to the program) that wait for it
+  std::vector<std::int32_t> next_on_stream_;      // local op, -1: last
+  std::vector<std::int32_t> next_communication_;  // in issue order; -1: none
+  std::vector<std::int32_t> group_of_;            // dense over the program; -1: none
   std::vector<std::vector<std::vector<std::uint32_t>>> groups_;  // [program][group]: local ops
-  std::vector<Picoseconds> work_;                   // [op][level]
+  std::vector<Picoseconds> work_;                                // [op][level]
   // by op instance
   std::vector<std::int32_t> blockers_;
   std::vector<std::uint32_t> actor_of_;
@@ -150,16 +159,16 @@ class Engine {
   std::vector<OpTimes> times_;
   // communications
   std::vector<Rendezvous> rendezvous_;
-  std::vector<std::uint32_t> members_;              // instances
+  std::vector<std::uint32_t> members_;  // instances
   std::vector<std::uint32_t> group_ready_, group_left_;
   FlowNetwork flows_;
   std::vector<std::uint32_t> flow_owner_;
-  std::vector<Cores> cores_;                        // by node, local only
+  std::vector<Cores> cores_;  // by node, local only
   std::vector<std::uint32_t> cores_stamp_;
   EventQueue queue_;
   Picoseconds now_ = 0;
   std::uint64_t num_events_ = 0;
-  std::size_t running_ = 0;                         // actors that have steps left
+  std::size_t running_ = 0;  // actors that have steps left
   const std::function<void(const StepReport&)>* on_step_ = nullptr;
 };
 

@@ -49,8 +49,9 @@ std::vector<Group> all_groups(const Plan& plan, const Cluster& cluster) {
       g.members = plan.members(g.comm, Rank{r});
       if (g.members.empty()) continue;
       for (Rank m : g.members) seen[m.index()] = true;
-      g.placement = placements.emplace(placement(cluster, g.members),
-                                       static_cast<int>(placements.size())).first->second;
+      g.placement =
+          placements.emplace(placement(cluster, g.members), static_cast<int>(placements.size()))
+              .first->second;
       out.push_back(std::move(g));
     }
   }
@@ -101,8 +102,9 @@ int refine(std::vector<Group>& groups, std::vector<int>& colour) {
 }  // namespace
 
 Folding fold_ranks(const Plan& plan, const Cluster& cluster, bool enabled) {
-  TANDEM_CHECK(plan.header.mesh.world() == cluster.world, "the cluster was made for {} ranks, not {}",
-               cluster.world, plan.header.mesh.world());
+  TANDEM_CHECK(plan.header.mesh.world() == cluster.world,
+               "the cluster was made for {} ranks, not {}", cluster.world,
+               plan.header.mesh.world());
   std::vector<Group> groups = all_groups(plan, cluster);
   std::vector<int> colour = initial_colours(plan, cluster, enabled && cluster.symmetric());
   // Stable when a round splits nothing; group colours are then those of the final rank colours.
@@ -131,9 +133,9 @@ Folding fold_ranks(const Plan& plan, const Cluster& cluster, bool enabled) {
     if (fresh) {
       for (Rank r : g.members) mine.classes.push_back(colour[r.index()]);
       std::sort(mine.classes.begin(), mine.classes.end());
-      mine.classes.erase(std::unique(mine.classes.begin(), mine.classes.end()),
-                         mine.classes.end());
-      for (int c : mine.classes) out.group_of[static_cast<std::size_t>(c)][g.comm.index()] = it->second;
+      mine.classes.erase(std::unique(mine.classes.begin(), mine.classes.end()), mine.classes.end());
+      for (int c : mine.classes)
+        out.group_of[static_cast<std::size_t>(c)][g.comm.index()] = it->second;
     }
     mine.groups.push_back(std::move(g.members));
   }

@@ -4,7 +4,8 @@
 //
 //   Method  refine a colouring until it is stable: start with (program, slow factor); the colour
 //           of a group = (communicator, how it lies, colours of its members in order); the colour
-//           of a rank = (its colour, the colours of its groups). docs/simulator_model.md, "Folding".
+//           of a rank = (its colour, the colours of its groups). docs/simulator_model.md,
+//           "Folding".
 //   Not     where a level is a ring or a mesh: places differ, every rank is simulated.
 #pragma once
 

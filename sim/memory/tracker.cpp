@@ -89,7 +89,8 @@ Error over_capacity(const Plan& plan, const ProgramMemory& memory, Rank rank, By
   // The classes at the peak, the largest first.
   std::vector<std::pair<Bytes, int>> order;
   for (int c = 0; c < kNumBufferClasses; ++c)
-    if (const Bytes b = memory.at_needed[static_cast<std::size_t>(c)]; b > 0) order.push_back({-b, c});
+    if (const Bytes b = memory.at_needed[static_cast<std::size_t>(c)]; b > 0)
+      order.push_back({-b, c});
   std::sort(order.begin(), order.end());
   std::string table;
   for (const auto& [bytes, c] : order)
@@ -101,11 +102,11 @@ Error over_capacity(const Plan& plan, const ProgramMemory& memory, Rank rank, By
           ? fmt::format("op {} {}, {:.6f} s into the step", memory.op_needed.value,
                         describe(plan, memory.op_needed), ps_to_seconds(time))
           : "before the first op";
-  return make_error(
-      Failure::infeasible, "E-PLAN-080", "the plan needs more memory than a device has",
-      fmt::format("rank {} needs {} B at {}{}", rank.value, memory.needed, at, table),
-      fmt::format("at most {} B (cluster.device.memory)", capacity),
-      "raise tp or pp, lower micro_batch, or use a device with more memory");
+  return make_error(Failure::infeasible, "E-PLAN-080",
+                    "the plan needs more memory than a device has",
+                    fmt::format("rank {} needs {} B at {}{}", rank.value, memory.needed, at, table),
+                    fmt::format("at most {} B (cluster.device.memory)", capacity),
+                    "raise tp or pp, lower micro_batch, or use a device with more memory");
 }
 
 }  // namespace tandem::sim

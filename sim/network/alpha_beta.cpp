@@ -66,7 +66,8 @@ std::vector<StepPhase> phases_of(OpKind kind, Algorithm algorithm, Bytes bytes, 
   const bool direct = algorithm == Algorithm::direct;
   switch (kind) {
     case OpKind::send:
-    case OpKind::recv: return {{1, x, {{0, 1}}}};
+    case OpKind::recv:
+      return {{1, x, {{0, 1}}}};
     case OpKind::all_reduce:
       if (direct) return {{2, 2 * x / g, all_pairs(g)}};
       if (algorithm == Algorithm::tree)
@@ -88,9 +89,13 @@ std::vector<StepPhase> phases_of(OpKind kind, Algorithm algorithm, Bytes bytes, 
       for (int k = 1; k < g; ++k) out.push_back({1, x / g, ring_hops(g, k)});
       return out;
     }
-    case OpKind::broadcast: return {{tree_depth(g), x, tree_hops(g, true)}};
-    case OpKind::shift: return {{1, x, ring_hops(g)}};
-    default: TANDEM_CHECK(false, "{} is no communication", name_of(kind)); return {};
+    case OpKind::broadcast:
+      return {{tree_depth(g), x, tree_hops(g, true)}};
+    case OpKind::shift:
+      return {{1, x, ring_hops(g)}};
+    default:
+      TANDEM_CHECK(false, "{} is no communication", name_of(kind));
+      return {};
   }
 }
 
@@ -134,8 +139,8 @@ Algorithm choose_algorithm(const Cluster& cluster, OpKind kind, Bytes bytes,
     if (kind != OpKind::all_reduce || wanted == "auto" || wanted.empty()) return Algorithm::direct;
   }
   if (kind != OpKind::all_reduce) return Algorithm::ring;
-  for (Algorithm a : {Algorithm::ring, Algorithm::direct, Algorithm::halving_doubling,
-                      Algorithm::tree})
+  for (Algorithm a :
+       {Algorithm::ring, Algorithm::direct, Algorithm::halving_doubling, Algorithm::tree})
     if (wanted == name_of(a)) return a;
   const Picoseconds ring = closed_form(cluster, kind, Algorithm::ring, bytes, members);
   const Picoseconds tree = closed_form(cluster, kind, Algorithm::tree, bytes, members);

@@ -35,7 +35,7 @@ enum class Algorithm : std::uint8_t { ring, direct, halving_doubling, tree };
 
 struct StepPhase {
   int steps = 1;
-  double bytes = 0;                        // over each hop, all steps together
+  double bytes = 0;                       // over each hop, all steps together
   std::vector<std::pair<int, int>> hops;  // member index to member index
 };
 

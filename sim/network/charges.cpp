@@ -24,8 +24,8 @@ std::vector<Rank> Charges::members_of(const std::vector<Rank>& group, int from, 
 int Charges::add(int group, const Op& op, int from, int to) {
   const OpKind kind = op.kind == OpKind::recv ? OpKind::send : op.kind;
   const Bytes bytes = Plan::bytes_in(op);
-  const auto [it, fresh] = ids_.emplace(std::tuple{group, kind, bytes, from, to},
-                                        static_cast<int>(charges_.size()));
+  const auto [it, fresh] =
+      ids_.emplace(std::tuple{group, kind, bytes, from, to}, static_cast<int>(charges_.size()));
   if (!fresh) return it->second;
   const std::vector<Rank> members =
       members_of(folding_.groups[static_cast<std::size_t>(group)].groups[0], from, to);
@@ -49,8 +49,7 @@ int Charges::add(int group, const Op& op, int from, int to) {
 int Charges::add_local(Charge c, OpKind kind, Bytes bytes, std::span<const Rank> members,
                        const std::vector<StepPhase>& steps) {
   const int n = static_cast<int>(members.size());
-  const TransportCurve* curve =
-      calibration_ ? calibration_->transport(name_of(kind), n) : nullptr;
+  const TransportCurve* curve = calibration_ ? calibration_->transport(name_of(kind), n) : nullptr;
   if (curve) {
     const double seconds = seconds_of(*curve, bytes), cpu = seconds * curve->cpu_share;
     const double queueing =
@@ -69,8 +68,8 @@ int Charges::add_local(Charge c, OpKind kind, Bytes bytes, std::span<const Rank>
 }
 
 int Charges::add_pattern(int group, StepPhase&& phase, int from, int to) {
-  const auto [it, fresh] = pattern_ids_.emplace(
-      std::tuple{group, from, to, phase.hops}, static_cast<int>(patterns_.size()));
+  const auto [it, fresh] = pattern_ids_.emplace(std::tuple{group, from, to, phase.hops},
+                                                static_cast<int>(patterns_.size()));
   if (fresh) {
     Pattern p;
     p.group = group;

@@ -34,7 +34,7 @@ struct ChargedPhase {
 
 struct Charge {
   std::uint32_t first_phase = 0, num_phases = 0;
-  bool closed = false;       // `fixed` is the whole time
+  bool closed = false;  // `fixed` is the whole time
   Picoseconds fixed = 0;
   Picoseconds delay = 0, cpu = 0;  // local
 };
@@ -43,7 +43,10 @@ class Charges {
  public:
   Charges(const Plan& plan, const Cluster& cluster, const Folding& folding, Fidelity fidelity,
           const Calibration* calibration)
-      : plan_(plan), cluster_(cluster), folding_(folding), fidelity_(fidelity),
+      : plan_(plan),
+        cluster_(cluster),
+        folding_(folding),
+        fidelity_(fidelity),
         calibration_(calibration) {}
 
   // The number of the charge of an op of this group class; `from`, `to`: pipeline coordinates of
@@ -52,7 +55,9 @@ class Charges {
   // Loads of all links; after the last add().
   void prepare();
 
-  [[nodiscard]] const Charge& charge(int id) const { return charges_[static_cast<std::size_t>(id)]; }
+  [[nodiscard]] const Charge& charge(int id) const {
+    return charges_[static_cast<std::size_t>(id)];
+  }
   [[nodiscard]] std::span<const ChargedPhase> phases(const Charge& c) const {
     return {phases_.data() + c.first_phase, c.num_phases};
   }

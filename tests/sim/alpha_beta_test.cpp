@@ -1,7 +1,8 @@
 // Closed forms of collectives by hand, and the bytes that each member sends.
+#include "sim/network/alpha_beta.h"
+
 #include <doctest/doctest.h>
 
-#include "sim/network/alpha_beta.h"
 #include "sim/network/flow.h"
 #include "tests/sim/plan_maker.h"
 
@@ -64,7 +65,7 @@ TEST_CASE("collectives: the algorithm is the cluster's, or the faster of ring an
   const auto choice = [&](Bytes bytes) {
     return choose_algorithm(cluster_of(spec, 8), OpKind::all_reduce, bytes, ranks(8));
   };
-  CHECK(choice(64) == Algorithm::tree);              // 6 latencies against 14
+  CHECK(choice(64) == Algorithm::tree);             // 6 latencies against 14
   CHECK(choice(1'000'000'000) == Algorithm::ring);  // 2 X against 1.75 X over the slowest link
   spec.all_reduce = "halving_doubling";
   CHECK(choice(64) == Algorithm::halving_doubling);

@@ -1,10 +1,10 @@
 // The .cal.json file: there and back, and every fault with its place.
+#include "common/model/calibration.h"
+
 #include <doctest/doctest.h>
 
 #include <functional>
 #include <nlohmann/json.hpp>
-
-#include "common/model/calibration.h"
 
 namespace tandem {
 namespace {

@@ -1,7 +1,8 @@
 // Roofline by hand; measured points win, neighbours interpolate, and each says which it was.
+#include "sim/compute/compute_cost.h"
+
 #include <doctest/doctest.h>
 
-#include "sim/compute/compute_cost.h"
 #include "tests/sim/plan_maker.h"
 
 namespace tandem::sim {
@@ -32,9 +33,9 @@ TEST_CASE("compute: the roofline takes the slower of work and bytes") {
 
 TEST_CASE("compute: exact hit, interpolation, and the roofline for the rest") {
   PlanMaker make(1, 1, 1);
-  const KernelId exact = make.kernel(linear(10, 10, 10));     // 2,000 FLOP
-  const KernelId between = make.kernel(linear(20, 10, 10));   // 4,000
-  const KernelId above = make.kernel(linear(60, 10, 10));     // 12,000
+  const KernelId exact = make.kernel(linear(10, 10, 10));    // 2,000 FLOP
+  const KernelId between = make.kernel(linear(20, 10, 10));  // 4,000
+  const KernelId above = make.kernel(linear(60, 10, 10));    // 12,000
   const KernelId far = make.kernel(linear(10000, 10, 10));
   const KernelId other = make.gelu(1000);
   Calibration c;

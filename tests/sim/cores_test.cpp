@@ -1,7 +1,7 @@
 // Processor sharing by hand.
-#include <doctest/doctest.h>
-
 #include "sim/engine/cores.h"
+
+#include <doctest/doctest.h>
 
 namespace tandem::sim {
 namespace {

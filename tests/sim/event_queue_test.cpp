@@ -1,11 +1,12 @@
 // Order of events: by time, equal times in the order they went in.
+#include "sim/engine/event_queue.h"
+
 #include <doctest/doctest.h>
 
 #include <algorithm>
 #include <queue>
 #include <random>
 
-#include "sim/engine/event_queue.h"
 #include "tests/sim/scale.h"
 
 namespace tandem::sim {

@@ -1,9 +1,9 @@
 // Curves are found again from points made of them; the held-out error is that of other points.
+#include "sim/calibrate/fit.h"
+
 #include <doctest/doctest.h>
 
 #include <array>
-
-#include "sim/calibrate/fit.h"
 
 namespace tandem::sim {
 namespace {

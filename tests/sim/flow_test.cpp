@@ -1,11 +1,11 @@
 // Flows in time: by hand, and against finish times that SimGrid 3.32 computed.
+#include "sim/network/flow.h"
+
 #include <doctest/doctest.h>
 
 #include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
-
-#include "sim/network/flow.h"
 
 namespace tandem::sim {
 namespace {
@@ -47,7 +47,7 @@ TEST_CASE("flow: a flow elsewhere is left alone") {
   CHECK(net.changed()[0] == second);
   const int third = net.start(2 * kSecond, a, 100);
   net.settle(2 * kSecond);
-  CHECK(net.changed().size() == 2);  // first and third share link 0
+  CHECK(net.changed().size() == 2);          // first and third share link 0
   CHECK(net.finish(first) == 18 * kSecond);  // 80 B left at 5 B/s
   net.end(third);
   net.settle(3 * kSecond);

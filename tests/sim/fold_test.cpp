@@ -1,7 +1,8 @@
 // Folding: which ranks are alike, and that folding does not change a bit of the answer.
+#include "sim/engine/fold.h"
+
 #include <doctest/doctest.h>
 
-#include "sim/engine/fold.h"
 #include "sim/simulate.h"
 #include "tests/sim/plan_maker.h"
 
@@ -38,8 +39,8 @@ void check_same(const Plan& plan, const ClusterSpec& spec, Fidelity fidelity) {
   std::size_t different = 0;
   for (std::size_t i = 0; i < folded->timeline.spans.size(); ++i) {
     const Span &a = folded->timeline.spans[i], &b = unfolded->timeline.spans[i];
-    different += !(a.op == b.op && a.rank == b.rank && a.issued == b.issued &&
-                   a.ready == b.ready && a.started == b.started && a.ended == b.ended);
+    different += !(a.op == b.op && a.rank == b.rank && a.issued == b.issued && a.ready == b.ready &&
+                   a.started == b.started && a.ended == b.ended);
   }
   CHECK(different == 0);
   CHECK(folded->iteration_ps == unfolded->iteration_ps);

@@ -1,11 +1,12 @@
 // Fair rates: by hand, by the certificate on random cases, and folded against unfolded.
+#include "sim/network/max_min.h"
+
 #include <doctest/doctest.h>
 
 #include <array>
 #include <cstdlib>
 #include <random>
 
-#include "sim/network/max_min.h"
 #include "tests/sim/scale.h"
 
 namespace tandem::sim {
@@ -28,7 +29,8 @@ std::vector<double> rates_of(const std::vector<double>& capacity, const std::vec
 //           f0 crosses L0;  f1 crosses L0 and L1;  f2 crosses L1
 // Law     L1 fills first, at 4 / 2 = 2 GB/s for f1 and f2; f0 then rises alone to 10 - 2 = 8.
 TEST_CASE("max-min: what the narrow link takes away, the wide link gives to the others") {
-  const auto rate = rates_of({10e9, 4e9}, {{{LinkId{0}}}, {{LinkId{0}}, {LinkId{1}}}, {{LinkId{1}}}});
+  const auto rate =
+      rates_of({10e9, 4e9}, {{{LinkId{0}}}, {{LinkId{0}}, {LinkId{1}}}, {{LinkId{1}}}});
   CHECK(rate[0] == 8e9);
   CHECK(rate[1] == 2e9);
   CHECK(rate[2] == 2e9);
@@ -79,7 +81,8 @@ TEST_CASE("max-min: the certificate holds on random cases") {
   MaxMinSolver solver;
   const int cases = scaled(2000);
   for (int n = 0; n < cases; ++n) {
-    const int links = static_cast<int>(random() % 20 + 1), flows = static_cast<int>(random() % 60 + 1);
+    const int links = static_cast<int>(random() % 20 + 1),
+              flows = static_cast<int>(random() % 60 + 1);
     std::vector<double> capacity;
     for (int l = 0; l < links; ++l)
       capacity.push_back(random() % 4 ? 1e9 * static_cast<double>(random() % 50 + 1)
@@ -90,7 +93,8 @@ TEST_CASE("max-min: the certificate holds on random cases") {
       for (int l = 0; l < links; ++l)
         if (random() % static_cast<unsigned>(links) < 3)
           path.push_back({LinkId{l}, random() % 3 ? 1.0 : static_cast<double>(random() % 8 + 1)});
-      if (path.empty()) path.push_back({LinkId{static_cast<int>(random() % static_cast<unsigned>(links))}});
+      if (path.empty())
+        path.push_back({LinkId{static_cast<int>(random() % static_cast<unsigned>(links))}});
       demands.push_back({path, random() % 2 ? 1.0 : static_cast<double>(random() % 5 + 1)});
     }
     std::vector<double> rates(demands.size());

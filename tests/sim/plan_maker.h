@@ -41,8 +41,7 @@ class PlanMaker {
     const Mesh& mesh = plan.header.mesh;
     if (text == "tp") c.axes.add(Axis::tp), c.size = mesh.of(Axis::tp);
     if (text == "dp") c.axes.add(Axis::dp), c.size = mesh.of(Axis::dp);
-    if (text == "world")
-      c.axes.add(Axis::tp).add(Axis::dp).add(Axis::pp), c.size = mesh.world();
+    if (text == "world") c.axes.add(Axis::tp).add(Axis::dp).add(Axis::pp), c.size = mesh.world();
     if (text.rfind("edge:", 0) == 0) {
       c.axes.add(Axis::pp);
       c.size = 2;
@@ -183,7 +182,7 @@ inline std::vector<Cell> one_f_one_b_order(int p, int rank, int m) {
 
 struct PipelineShape {
   int tp = 1, dp = 1, pp = 4, microbatches = 8;
-  int layers = 1;                         // of a stage; with tp > 1 each has two all-reduces
+  int layers = 1;                                // of a stage; with tp > 1 each has two all-reduces
   std::int64_t forward = 1000, backward = 2000;  // elements of the gelu of a layer
   std::int64_t message = 0, tp_elements = 0, gradient = 0;
   bool gpipe = false;
@@ -201,7 +200,8 @@ inline Plan make_pipeline(const PipelineShape& s, bool buffers = false) {
     OpId last;
     for (const Cell& cell :
          s.gpipe ? gpipe_order(s.microbatches) : one_f_one_b_order(s.pp, rank, s.microbatches)) {
-      const int before = cell.forward ? rank - 1 : rank + 1, after = cell.forward ? rank + 1 : rank - 1;
+      const int before = cell.forward ? rank - 1 : rank + 1,
+                after = cell.forward ? rank + 1 : rank - 1;
       std::vector<OpId> waits;
       if (before >= 0 && before < s.pp)
         waits = {make.communicate(OpKind::recv, edge(before, rank), s.message, {}, before)};
@@ -213,8 +213,7 @@ inline Plan make_pipeline(const PipelineShape& s, bool buffers = false) {
             const BufferId b = make.buffer(rank, BufferClass::activation, 4096);
             make.allocates({b}).frees({b});
           }
-          if (s.tp > 1)
-            waits = {make.communicate(OpKind::all_reduce, "tp", s.tp_elements, {last})};
+          if (s.tp > 1) waits = {make.communicate(OpKind::all_reduce, "tp", s.tp_elements, {last})};
         }
       }
       if (after >= 0 && after < s.pp)

@@ -1,7 +1,8 @@
 // Live bytes counted by hand.
+#include "sim/memory/tracker.h"
+
 #include <doctest/doctest.h>
 
-#include "sim/memory/tracker.h"
 #include "sim/simulate.h"
 #include "tests/sim/plan_maker.h"
 
@@ -35,7 +36,9 @@ Plan three_ops() {
 TEST_CASE("memory: live bytes by class, counted by hand") {
   const Plan plan = three_ops();
   const ProgramMemory m = track_memory(plan)[0];
-  const auto at = [](const auto& bytes, BufferClass c) { return bytes[static_cast<std::size_t>(c)]; };
+  const auto at = [](const auto& bytes, BufferClass c) {
+    return bytes[static_cast<std::size_t>(c)];
+  };
   CHECK(at(m.persistent, BufferClass::param) == 1000);
   CHECK(m.peak.total == 2600);
   CHECK(m.peak.op_at_peak == OpId{2});

@@ -22,8 +22,7 @@ Result<Order> gpipe(const PipelineShape& shape, const ScheduleOptions& options) 
   for (int rank = 0; rank < shape.num_ranks; ++rank) {
     RankOrder& list = order.ranks[static_cast<std::size_t>(rank)];
     for (int i = 0; i < m; ++i) list.push_back(forward(rank, i));
-    for (int i = 0; i < m; ++i)
-      list.push_back(backward(rank, direction == "fifo" ? i : m - 1 - i));
+    for (int i = 0; i < m; ++i) list.push_back(backward(rank, direction == "fifo" ? i : m - 1 - i));
   }
   return order;
 }

@@ -8,8 +8,7 @@
 namespace tandem {
 
 [[nodiscard]] Result<Order> gpipe(const PipelineShape& shape, const ScheduleOptions& options);
-[[nodiscard]] Result<Order> one_f_one_b(const PipelineShape& shape,
-                                        const ScheduleOptions& options);
+[[nodiscard]] Result<Order> one_f_one_b(const PipelineShape& shape, const ScheduleOptions& options);
 
 // Stage s on rank s: the placement of the kinds with one stage a rank.
 [[nodiscard]] Order linear_order(const PipelineShape& shape);

@@ -1,10 +1,7 @@
 // Goal    step programs do what their collective says and send exactly the bytes of laws.h.
-// Method  run all members' steps in memory. A send waits for its receiver (nothing is buffered), so a
+// Method  run all members' steps in memory. A send waits for its receiver (nothing is buffered), so
+// a
 //         program that needs a buffer stalls here; results are compared with a serial loop.
-#include "common/collective/choose.h"
-#include "common/collective/laws.h"
-#include "common/collective/step.h"
-
 #include <doctest/doctest.h>
 
 #include <array>
@@ -12,6 +9,10 @@
 #include <map>
 #include <string>
 #include <vector>
+
+#include "common/collective/choose.h"
+#include "common/collective/laws.h"
+#include "common/collective/step.h"
 
 using namespace tandem;
 
@@ -116,8 +117,8 @@ class Run {
     if (contributions_[i].empty()) return;
     REQUIRE(static_cast<int>(contributions_[i].size()) == n_ - 1);
     const auto [begin, first] = contributions_[i].begin()->second;
-    contributions_[i][i] = {begin, Values(own.begin() + begin, own.begin() + begin +
-                                                                   static_cast<long>(first.size()))};
+    contributions_[i][i] = {
+        begin, Values(own.begin() + begin, own.begin() + begin + static_cast<long>(first.size()))};
     for (std::size_t e = 0; e < first.size(); ++e) {
       double sum = contributions_[i].begin()->second.second[e];
       for (auto it = std::next(contributions_[i].begin()); it != contributions_[i].end(); ++it)
@@ -154,12 +155,18 @@ void check_results(Collective collective, int n, int root, const std::vector<Val
     for (int c = 0; c < n; ++c) {
       const ElementSpan span = elements_of({c, 1}, n, count);
       for (std::int64_t e = span.begin; e < span.begin + span.count; ++e) switch (collective) {
-          case Collective::all_reduce: REQUIRE(after[i][e] == sums[e]); break;
+          case Collective::all_reduce:
+            REQUIRE(after[i][e] == sums[e]);
+            break;
           case Collective::reduce_scatter:
             if (c == i) REQUIRE(after[i][e] == sums[e]);
             break;
-          case Collective::all_gather: REQUIRE(after[i][e] == before[c][e]); break;
-          case Collective::broadcast: REQUIRE(after[i][e] == before[root][e]); break;
+          case Collective::all_gather:
+            REQUIRE(after[i][e] == before[c][e]);
+            break;
+          case Collective::broadcast:
+            REQUIRE(after[i][e] == before[root][e]);
+            break;
         }
     }
 }
@@ -171,8 +178,8 @@ TEST_CASE("collective: every program gives the serial result and sends the law's
     for (CollectiveAlgorithm algorithm : kAlgorithms)
       for (int n : kSizes)
         // Divisible, not divisible, fewer elements than members, none.
-        for (std::int64_t count : {std::int64_t{2} * n, std::int64_t{2} * n + 1, std::int64_t{3},
-                                   std::int64_t{0}})
+        for (std::int64_t count :
+             {std::int64_t{2} * n, std::int64_t{2} * n + 1, std::int64_t{3}, std::int64_t{0}})
           for (int root : {0, n - 1}) {
             CAPTURE(name_of(collective));
             CAPTURE(name_of(algorithm));
@@ -226,7 +233,8 @@ TEST_CASE("collective: bytes by hand") {
 
 TEST_CASE("collective: steps are those of the closed form") {
   for (int n : kSizes)
-    for (Collective c : {Collective::all_reduce, Collective::all_gather, Collective::reduce_scatter})
+    for (Collective c :
+         {Collective::all_reduce, Collective::all_gather, Collective::reduce_scatter})
       for (CollectiveAlgorithm a : {CollectiveAlgorithm::ring, CollectiveAlgorithm::direct,
                                     CollectiveAlgorithm::halving_doubling})
         for (int i = 0; i < n; ++i) CHECK(Run(c, a, n, n, 0).rounds(i) == latency_steps(c, a, n));

@@ -4,9 +4,8 @@
 
 #include <doctest/doctest.h>
 
-#include <nlohmann/json.hpp>
-
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "common/report/numbers.h"
 #include "tests/common/report/synthetic.h"
@@ -38,7 +37,8 @@ Comparison compared(const Plan& plan, const Timeline& p, const Timeline& m) {
 }  // namespace
 
 // Goal    every ns of a step is in the part it belongs to.
-// Method  a pipeline of 2 ranks, 1 microbatch, no jitter, everything issued at once; rank 1 by hand.
+// Method  a pipeline of 2 ranks, 1 microbatch, no jitter, everything issued at once; rank 1 by
+// hand.
 //
 //   rank 0   F 10 us | send 2 |                waits for the gradient | B 20 | update 10 | metrics
 //   rank 1   .. waits for act ..| recv 2 | F 10 | B 20 | send 2 ..... update 10 ... metrics
@@ -228,7 +228,8 @@ TEST_CASE("compare: skewed clocks are seen and said") {
   Timeline m = synthetic::run(plan, s);
   CHECK(compared(plan, synthetic::run(plan, {}), m).clock_skew_ns == 0);
   for (Span& x : m.spans)
-    if (x.rank == 1) x.issued += 500'000, x.ready += 500'000, x.started += 500'000, x.ended += 500'000;
+    if (x.rank == 1)
+      x.issued += 500'000, x.ready += 500'000, x.started += 500'000, x.ended += 500'000;
   for (CallSpan& x : m.calls)
     if (x.rank == 1) x.started += 500'000, x.ended += 500'000;
   for (StepMark& x : m.steps)
@@ -295,8 +296,8 @@ TEST_CASE("compare: text and JSON") {
   for (std::size_t at = 0, end = 0; (end = text.find('\n', at)) != std::string::npos; at = end + 1)
     CHECK(end - at <= 110);
   const nlohmann::json j = to_json(c);
-  for (const char* key : {"error_rel", "waterfall", "replay_error_rel", "median_op_error",
-                          "peak_memory_error"})
+  for (const char* key :
+       {"error_rel", "waterfall", "replay_error_rel", "median_op_error", "peak_memory_error"})
     CHECK(j.contains(key));
   double total = 0;
   for (const auto& [name, s] : j["waterfall"].items()) total += s.get<double>();

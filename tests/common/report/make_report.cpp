@@ -12,12 +12,13 @@ int main(int argc, char** argv) {
   using namespace tandem;
   if (argc < 2) return 2;
   const bool large = argc > 3 && std::strcmp(argv[3], "large") == 0;
-  const Plan plan = synthetic::make_plan(large ? synthetic::Shape{16, 2, 64, 6}
-                                               : synthetic::Shape{4, 2, 8, 2});
+  const Plan plan =
+      synthetic::make_plan(large ? synthetic::Shape{16, 2, 64, 6} : synthetic::Shape{4, 2, 8, 2});
   synthetic::Speed p, m;
   p.forward_ns = 41'000, p.backward_ns = 80'000, p.transfer_ns = 6'000;
   m.clock = Clock::monotonic_ns, m.steps = large ? 1 : 3, m.jitter = 0.15, m.launch_ns = 1'500;
-  m.forward_ns = 44'000, m.backward_ns = 83'000, m.transfer_ns = 9'000, m.slow_rank = large ? -1 : 5;
+  m.forward_ns = 44'000, m.backward_ns = 83'000, m.transfer_ns = 9'000,
+  m.slow_rank = large ? -1 : 5;
   const Timeline predicted = synthetic::run(plan, p);
   Timeline measured = synthetic::run(plan, m);
   measured.meta["machine"] = "<script>alert('x')</script> & \"quotes\"";
@@ -28,7 +29,11 @@ int main(int argc, char** argv) {
     return 1;
   }
   c->replay_error_rel = -0.012;
-  const ReportInput in{"pipeline of 4 <stages> & tp 2", &plan, &predicted, &measured, &*c,
+  const ReportInput in{"pipeline of 4 <stages> & tp 2",
+                       &plan,
+                       &predicted,
+                       &measured,
+                       &*c,
                        {{"parallel.pp", "4"}, {"parallel.tp", "2"}, {"name", "</script><b>bold"}}};
   if (!write_file_atomic(argv[1], html_report(in)).ok()) return 7;
   if (argc > 2) {

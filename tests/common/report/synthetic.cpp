@@ -60,8 +60,8 @@ class Builder {
     return CommId{static_cast<std::int64_t>(plan_.communicators.size()) - 1};
   }
   CommId edge(int from, int to) {
-    const CommId id = communicator("edge:" + std::to_string(from) + "->" + std::to_string(to), from,
-                                   to, 2);
+    const CommId id =
+        communicator("edge:" + std::to_string(from) + "->" + std::to_string(to), from, to, 2);
     plan_.communicators[id.index()].axes.add(Axis::pp);
     return id;
   }
@@ -88,7 +88,8 @@ class Builder {
   }
   BufferId buffer(BufferClass cls, std::int64_t elements, int microbatch) {
     Buffer b;
-    b.program = ProgramId{p_}, b.cls = cls, b.shape = tandem::Shape{elements}, b.microbatch = microbatch;
+    b.program = ProgramId{p_}, b.cls = cls, b.shape = tandem::Shape{elements},
+    b.microbatch = microbatch;
     plan_.buffers.push_back(b);
     return BufferId{static_cast<std::int64_t>(plan_.buffers.size()) - 1};
   }
@@ -113,7 +114,8 @@ class Builder {
       op.layer = p_ * shape_.layers + l;
       calls(op, forward ? std::vector{0, 1} : std::vector{2, 3});
       if (forward) {
-        saved_[{mb, l}] = buffer(l % 2 ? BufferClass::saved_weight : BufferClass::saved_input, 32768, mb);
+        saved_[{mb, l}] =
+            buffer(l % 2 ? BufferClass::saved_weight : BufferClass::saved_input, 32768, mb);
         op.allocates = one_buffer(saved_[{mb, l}]);
       } else {
         op.frees = one_buffer(saved_[{mb, l}]);
@@ -123,8 +125,8 @@ class Builder {
         waits = {communicate(OpKind::all_reduce, phase, mb, tp_, -1, -1, "mlp.out", {last()})};
     }
     if (to < 0 || to >= shape_.pp) return;
-    communicate(OpKind::send, phase, mb, forward ? down_[p_] : up_[to], (forward ? 0 : 1000) + mb, to,
-                forward ? "act" : "grad", {last()});
+    communicate(OpKind::send, phase, mb, forward ? down_[p_] : up_[to], (forward ? 0 : 1000) + mb,
+                to, forward ? "act" : "grad", {last()});
   }
 
   void program(int p) {
@@ -253,9 +255,9 @@ class Scheduler {
     std::int64_t at = s.started;
     for (std::uint32_t c = 0; c < op.calls.count; ++c) {
       const std::int64_t tenths = op.calls.count == 1 ? 10 : c == 0 ? 3 : 7;
-      std::int64_t d = duration(layer * tenths / 10, static_cast<std::uint64_t>(s.op.value),
-                                static_cast<std::uint64_t>(s.rank * 16) + c,
-                                static_cast<std::uint64_t>(s.step));
+      std::int64_t d =
+          duration(layer * tenths / 10, static_cast<std::uint64_t>(s.op.value),
+                   static_cast<std::uint64_t>(s.rank * 16) + c, static_cast<std::uint64_t>(s.step));
       if (s.rank == speed_.slow_rank) d *= 2;
       t_.calls.push_back({s.op, s.rank, s.step, static_cast<std::int32_t>(c), at, at + d, 0});
       at += d;

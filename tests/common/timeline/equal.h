@@ -34,7 +34,8 @@ inline void check_equal(const Timeline& a, const Timeline& b) {
   }
   for (std::size_t i = 0; i < a.memory.size(); ++i) {
     const MemorySample &x = a.memory[i], &y = b.memory[i];
-    same(x.op == y.op && x.rank == y.rank && x.step == y.step && x.time == y.time && x.live == y.live,
+    same(x.op == y.op && x.rank == y.rank && x.step == y.step && x.time == y.time &&
+             x.live == y.live,
          "memory", i);
   }
   for (std::size_t i = 0; i < a.steps.size(); ++i) {

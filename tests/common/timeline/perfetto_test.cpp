@@ -82,7 +82,8 @@ TEST_CASE("protobuf writer: the tiny trace, byte for byte") {
   }
   {
     ProtoWriter p, event;
-    event.varint(kType, kCounterEvent), event.varint(kTrackUuid, 3), event.varint(kCounterValue, 4096);
+    event.varint(kType, kCounterEvent), event.varint(kTrackUuid, 3),
+        event.varint(kCounterValue, 4096);
     p.varint(kTimestamp, 1000), p.message(kTrackEvent, event), p.varint(kSequence, 1);
     packet(p);
   }
@@ -100,8 +101,8 @@ TEST_CASE("protobuf writer: the tiny trace, byte for byte") {
 
 TEST_CASE("protobuf: numbers by hand, and a reader that never leaves its input") {
   ProtoWriter w;
-  w.varint(1, 150);                                   // the classic: 08 96 01
-  w.varint(2, static_cast<std::uint64_t>(-1));        // ten bytes
+  w.varint(1, 150);                             // the classic: 08 96 01
+  w.varint(2, static_cast<std::uint64_t>(-1));  // ten bytes
   w.real(44, 1.0);
   CHECK(hex(w.bytes()) == "08960110ffffffffffffffffff01e102000000000000f03f");
   ProtoReader r(w.bytes());
@@ -114,10 +115,13 @@ TEST_CASE("protobuf: numbers by hand, and a reader that never leaves its input")
   CHECK(f.wire == 1);
   CHECK(!r.next(f));
   CHECK(!r.failed());
-  for (std::string_view bad : {std::string_view("\x0a\x05" "abc", 5), std::string_view("\x08", 1),
-                               std::string_view("\x0b", 1), std::string_view("\x00\x01", 2),
-                               std::string_view("\x09\x01\x02", 3),
-                               std::string_view("\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f", 11)}) {
+  for (std::string_view bad :
+       {std::string_view("\x0a\x05"
+                         "abc",
+                         5),
+        std::string_view("\x08", 1), std::string_view("\x0b", 1), std::string_view("\x00\x01", 2),
+        std::string_view("\x09\x01\x02", 3),
+        std::string_view("\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f", 11)}) {
     ProtoReader damaged(bad);
     while (damaged.next(f)) {
     }
@@ -161,8 +165,8 @@ TEST_CASE("perfetto: slices of a track nest even where measured times overlap") 
   synthetic::Speed speed;
   speed.clock = Clock::monotonic_ns;
   Timeline t = synthetic::run(plan, speed);
-  for (CallSpan& c : t.calls) c.ended += 3;      // a kernel seems to end after its op
-  for (Span& s : t.spans) s.ended += 5;          // and an op after the next one began
+  for (CallSpan& c : t.calls) c.ended += 3;  // a kernel seems to end after its op
+  for (Span& s : t.spans) s.ended += 5;      // and an op after the next one began
   const std::string bytes = encode_perfetto(t, plan);
   using namespace perfetto;
   std::map<std::uint64_t, std::vector<std::uint64_t>> open;  // track -> begin times

@@ -12,7 +12,8 @@ Timeline sample(int rank, std::int64_t start) {
   Timeline t;
   t.clock = Clock::monotonic_ns;
   for (int op = 0; op < 3; ++op)
-    t.spans.push_back({OpId{op}, rank, 0, start + op, start + op + 1, start + op + 2, start + op + 3, 5});
+    t.spans.push_back(
+        {OpId{op}, rank, 0, start + op, start + op + 1, start + op + 2, start + op + 3, 5});
   t.calls.push_back({OpId{1}, rank, 0, 0, start + 1, start + 2, 1});
   MemorySample m;
   m.op = OpId{2}, m.rank = rank, m.time = start + 2;

@@ -1,8 +1,6 @@
-// Every entry of the kernel catalogue against plain autograd, in fp64 and fp32. Method: operands are
-// made as signature() declares them, the prepared call runs on them, and the result is compared with
-// the textbook formula and its autograd derivative.
-#include "exec/kernels/kernel.h"
-
+// Every entry of the kernel catalogue against plain autograd, in fp64 and fp32. Method: operands
+// are made as signature() declares them, the prepared call runs on them, and the result is compared
+// with the textbook formula and its autograd derivative.
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 #include <doctest/doctest.h>
@@ -13,6 +11,7 @@
 
 #include "exec/device/torch_memory.h"
 #include "exec/kernels/gemm.h"
+#include "exec/kernels/kernel.h"
 
 namespace tandem::exec {
 namespace {
@@ -41,7 +40,8 @@ struct Run {
         outputs.push_back(inputs[static_cast<std::size_t>(o.in_place_of)]);
         continue;
       }
-      const std::vector<std::int64_t> sizes(o.shape.dim.begin(), o.shape.dim.begin() + o.shape.rank);
+      const std::vector<std::int64_t> sizes(o.shape.dim.begin(),
+                                            o.shape.dim.begin() + o.shape.rank);
       outputs.push_back(at::full(sizes, 7, at::TensorOptions().dtype(type_of(o.dtype))));
     }
     for (const Operand& o : s.scratch)
@@ -51,7 +51,8 @@ struct Run {
     View v;
     v.data = static_cast<std::byte*>(t.data_ptr());
     v.dtype = t.scalar_type() == at::kDouble ? DType::f64
-              : t.scalar_type() == at::kLong ? DType::i64 : DType::f32;
+              : t.scalar_type() == at::kLong ? DType::i64
+                                             : DType::f32;
     for (std::int64_t d : t.sizes()) v.shape.dim[static_cast<std::size_t>(v.shape.rank++)] = d;
     return v;
   }
@@ -209,14 +210,17 @@ TEST_CASE("attention: flash and materialised") {
       const Tensor mask = at::ones({seq, seq}, at::kBool).triu(1);
       const Tensor scores = at::matmul(part(0), part(1).transpose(-2, -1)) / std::sqrt(double(dh));
       const Tensor probs = at::softmax(scores.masked_fill(mask, -INFINITY), -1);
-      const Tensor out = at::matmul(probs, part(2)).permute({2, 0, 1, 3}).reshape({seq, b, heads * dh});
+      const Tensor out =
+          at::matmul(probs, part(2)).permute({2, 0, 1, 3}).reshape({seq, b, heads * dh});
       const Tensor dout = random({seq, b, heads * dh}, t.scalar);
       out.backward(dout);
       Run f(make(K::attention_fwd, {b, heads, seq, dh}, kCausal | kind), t.plan, {qkv});
       f();
       CHECK(error(f.outputs[0], out) < t.tolerance);
-      if (kind == kMaterialised) CHECK(error(f.outputs[1], probs) < t.tolerance);
-      else CHECK(error(f.outputs[1], scores.masked_fill(mask, -INFINITY).logsumexp(-1)) < t.tolerance);
+      if (kind == kMaterialised)
+        CHECK(error(f.outputs[1], probs) < t.tolerance);
+      else
+        CHECK(error(f.outputs[1], scores.masked_fill(mask, -INFINITY).logsumexp(-1)) < t.tolerance);
       Run i(make(K::attention_bwd_input, {b, heads, seq, dh}, kCausal | kind), t.plan,
             {dout, qkv, f.outputs[1], f.outputs[0]});
       i();
@@ -292,7 +296,8 @@ TEST_CASE("residual, bias and positions") {
     CHECK(at::equal(back.outputs[0], x + residual));
     Run p(make(K::pos_add_fwd, {s, b, width}), t.plan, {x, pos});
     p();
-    CHECK(at::equal(p.outputs[0].view({s, b, width}), x.view({s, b, width}) + pos.slice(0, 0, s).unsqueeze(1)));
+    CHECK(at::equal(p.outputs[0].view({s, b, width}),
+                    x.view({s, b, width}) + pos.slice(0, 0, s).unsqueeze(1)));
     Run dpos(make(K::pos_add_bwd_weight, {s, b, width}), t.plan, {x});
     dpos();
     CHECK(error(dpos.outputs[0], x.view({s, b, width}).sum(1)) < t.tolerance);
@@ -312,7 +317,8 @@ TEST_CASE("cross-entropy: vocabulary in one part, in two, and padded") {
       for (const int tp : {1, 2}) {
         CAPTURE(vocab);
         CAPTURE(tp);
-        const std::int64_t b = 2, s = 5, n = b * s, padded = 40, classes = padded / tp, divisor = 77;
+        const std::int64_t b = 2, s = 5, n = b * s, padded = 40, classes = padded / tp,
+                           divisor = 77;
         const Tensor batch = tokens(b, s, vocab);
         Tensor logits = (random({n, padded}, t.scalar) * 5).requires_grad_(true);
         const Tensor labels = batch.slice(1, 1, s + 1).t().reshape({-1});
@@ -413,10 +419,15 @@ TEST_CASE("adamw: golden of models.md 5, ranges of decay, padding") {
   for (int step = 0; step < 3; ++step) {
     Tensor g = at::zeros({64}, at::kDouble);
     g[0] = gradients[step] * 2;  // halved by the coefficient
-    Run u(make(K::adamw, {64}, kDecay2d), t.plan, {theta, g, m, v, at::full({1}, 0.5, at::kDouble)});
+    Run u(make(K::adamw, {64}, kDecay2d), t.plan,
+          {theta, g, m, v, at::full({1}, 0.5, at::kDouble)});
     u.decay = {{0, 1}};
     const double lr = 0.1, wd = 0.1, b1 = 0.9, b2 = 0.95;
-    u.context.adamw = {b1, b2, 1e-8, 1 - lr * wd, lr / (1 - std::pow(b1, step + 1)),
+    u.context.adamw = {b1,
+                       b2,
+                       1e-8,
+                       1 - lr * wd,
+                       lr / (1 - std::pow(b1, step + 1)),
                        std::sqrt(1 - std::pow(b2, step + 1))};
     u();
     CHECK(std::abs(theta[0].item<double>() - expected[step]) < 1e-15 * 5);
@@ -446,13 +457,15 @@ std::vector<Run> one_of_each(const Types& t) {
   runs.push_back(run(make(K::gelu_fwd, {64}, kErf), {flat}));
   runs.push_back(run(make(K::ce_max, {n, v, v}), {logits}));
   runs.push_back(run(make(K::ce_sum, {n, v}), {logits, at::ones({n}, t.scalar), batch}));
-  runs.push_back(run(make(K::ce_grad, {n, v, n}), {logits.clone(), at::ones({n}, t.scalar), stat, batch}));
+  runs.push_back(
+      run(make(K::ce_grad, {n, v, n}), {logits.clone(), at::ones({n}, t.scalar), stat, batch}));
   runs.push_back(run(make(K::linear_bwd_input, {n, w, f}), {wide, weight}));
   runs.push_back(run(make(K::gelu_bwd_input, {64}, kErf), {flat.clone(), flat}));
   runs.push_back(run(make(K::layernorm_bwd_input, {n, w}), {x.clone(), x, stat, vec}));
   runs.push_back(run(make(K::residual_bwd_input, {n, w}), {x.clone(), x}));
-  runs.push_back(run(make(K::attention_bwd_input, {b, heads, s, dh}, kCausal | kFlash),
-                     {random({s, b, heads * dh}, t.scalar), qkv, lse, random({s, b, heads * dh}, t.scalar)}));
+  runs.push_back(
+      run(make(K::attention_bwd_input, {b, heads, s, dh}, kCausal | kFlash),
+          {random({s, b, heads * dh}, t.scalar), qkv, lse, random({s, b, heads * dh}, t.scalar)}));
   runs.push_back(run(make(K::linear_bwd_weight, {n, w, f}, kBias), {wide, x}));
   runs.push_back(run(make(K::bias_residual_bwd_weight, {n, w}), {x}));
   runs.push_back(run(make(K::embed_bwd_weight, {n, v, w}), {x, batch}));
@@ -460,8 +473,9 @@ std::vector<Run> one_of_each(const Types& t) {
   runs.push_back(run(make(K::grad_add, {64}), {flat.clone(), flat}));
   runs.push_back(run(make(K::sum_squares, {64}, kWhole), {flat}));
   runs.push_back(run(make(K::clip_coef, {}), {one}));
-  runs.push_back(run(make(K::adamw, {64}, kDecayAll),
-                     {flat.clone(), flat, at::zeros({64}, t.scalar), at::ones({64}, t.scalar), at::ones({1}, t.scalar)}));
+  runs.push_back(
+      run(make(K::adamw, {64}, kDecayAll), {flat.clone(), flat, at::zeros({64}, t.scalar),
+                                            at::ones({64}, t.scalar), at::ones({1}, t.scalar)}));
   runs.push_back(run(make(K::metrics_pack, {8}, kHasNorm | kHasLoss), {one, one.clone()}));
   return runs;
 }
@@ -536,7 +550,8 @@ TEST_CASE("prepare refuses operands that differ from the signature") {
 
 TEST_CASE("an accumulating linear gradient needs its scratch") {
   const Types& t = kTypes[0];
-  Run g(make(K::linear_bwd_weight, {4, 4, 4}), t.plan, {at::ones({4, 4}, at::kDouble), at::ones({4, 4}, at::kDouble)});
+  Run g(make(K::linear_bwd_weight, {4, 4, 4}), t.plan,
+        {at::ones({4, 4}, at::kDouble), at::ones({4, 4}, at::kDouble)});
   g.accumulate = {true};
   g.scratch.clear();
   CHECK(!g.prepared().ok());

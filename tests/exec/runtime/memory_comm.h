@@ -2,6 +2,8 @@
 // meaning: per communicator FIFO, rendezvous sends, sizes checked. All-reduce adds in rank order.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <condition_variable>
 #include <cstring>
 #include <map>
@@ -9,8 +11,6 @@
 #include <mutex>
 #include <tuple>
 #include <vector>
-
-#include <fmt/format.h>
 
 #include "exec/device/clock.h"
 #include "exec/runtime/comm.h"
@@ -39,9 +39,9 @@ class Meeting {
     if (!slot) slot = std::make_shared<Slot>();
     const std::shared_ptr<Slot> s = slot;
     if (s->present.empty()) s->first = o, s->data.resize(members.size());
-    const bool mine_fits =
-        o.count == s->first.count && o.dtype == s->first.dtype && o.match == s->first.match &&
-        (o.kind == s->first.kind || (is_p2p(o.kind) && is_p2p(s->first.kind)));
+    const bool mine_fits = o.count == s->first.count && o.dtype == s->first.dtype &&
+                           o.match == s->first.match &&
+                           (o.kind == s->first.kind || (is_p2p(o.kind) && is_p2p(s->first.kind)));
     if (!mine_fits) s->mismatch = true;
     std::size_t index = 0;
     while (members[index] != rank) ++index;

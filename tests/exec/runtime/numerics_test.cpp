@@ -212,7 +212,8 @@ TEST_CASE("fp64: two axes") {
 TEST_CASE("fp64: tp 2, pp 2, dp 2") { check_fp64({.tp = 2, .pp = 2, .dp = 2}); }
 
 TEST_CASE("fp32: gradients of step 0 within 1e-5, losses within 1e-4") {
-  for (const Layout& l : {Layout{.precision = "fp32"}, Layout{.tp = 2, .pp = 2, .dp = 2, .precision = "fp32"}}) {
+  for (const Layout& l :
+       {Layout{.precision = "fp32"}, Layout{.tp = 2, .pp = 2, .dp = 2, .precision = "fp32"}}) {
     std::vector<std::unique_ptr<std::string>> keep;
     const VerifyReport report = verified(l, execute(l, keep));
     INFO(report.worst_tensor);
@@ -230,10 +231,12 @@ TEST_CASE("pp without clipping is bitwise pp = 1: losses, gradients, parameters"
     for (const RankTensor& t : one.tensors[0].tensors)
       expected[{one.plan.name(one.plan.buffer(t.buffer).name), static_cast<int>(t.kind), t.step}] =
           t.data;
-    for (const auto& [pp, schedule] : {std::pair(2, "1f1b"), std::pair(4, "1f1b"), std::pair(2, "gpipe"), std::pair(4, "gpipe")}) {
+    for (const auto& [pp, schedule] : {std::pair(2, "1f1b"), std::pair(4, "1f1b"),
+                                       std::pair(2, "gpipe"), std::pair(4, "gpipe")}) {
       CAPTURE(pp);
       CAPTURE(schedule);
-      const RunOutcome many = execute({.pp = pp, .schedule = schedule, .precision = precision, .clip = false}, keep);
+      const RunOutcome many =
+          execute({.pp = pp, .schedule = schedule, .precision = precision, .clip = false}, keep);
       for (std::size_t k = 0; k < 3; ++k) CHECK(many.steps[0][k].loss == one.steps[0][k].loss);
       int compared = 0;
       for (const RankTensors& r : many.tensors)
@@ -289,7 +292,8 @@ TEST_CASE("measured timeline: every op once a step, times in order, peak as the 
     CHECK(at_peak == t.peaks[0].total);
     // At the end of a step only what lives for the run is live.
     Bytes persistent = 0, last = 0;
-    for (BufferId id : run.plan.persistent(program)) persistent += Plan::own_bytes(run.plan.buffer(id));
+    for (BufferId id : run.plan.persistent(program))
+      persistent += Plan::own_bytes(run.plan.buffer(id));
     for (Bytes b : t.memory.back().live) last += b;
     CHECK(last == persistent);
     for (const CallSpan& c : t.calls) CHECK(c.started <= c.ended);

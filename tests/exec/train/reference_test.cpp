@@ -84,8 +84,7 @@ TEST_CASE("random data: goldens") {
 TEST_CASE("text data: offsets are the goldens of models.md 8.2") {
   TrainingConfig c = gpt_tiny();
   const std::uint64_t expected[] = {95703, 59377, 37611, 32199, 48406, 68321};
-  for (std::uint64_t i = 0; i < 6; ++i)
-    CHECK(BatchSource::offset(c, i, 100'000) == expected[i]);
+  for (std::uint64_t i = 0; i < 6; ++i) CHECK(BatchSource::offset(c, i, 100'000) == expected[i]);
   c.sampler = "sequential";
   CHECK(BatchSource::offset(c, 3, 100'000) == 96);
 }

@@ -1,0 +1,26 @@
+// Scenario -> plan: the lowering steps of lower/, in order (docs/plan_reference.md, "Lowering").
+// Pure: the same scenario gives the same plan, byte by byte. Verification: verify/verify.h.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "common/base/result.h"
+#include "common/plan/plan.h"
+#include "common/scenario/scenario.h"
+#include "common/schedule/order.h"
+
+namespace tandem {
+
+// The compute order alone (L1): what the schedule kind generates for the scenario.
+[[nodiscard]] Result<Order> build_order(const Scenario& scenario);
+
+// The whole plan. The scenario must have passed validation (common/scenario/validate.h).
+[[nodiscard]] Result<Plan> build_plan(const Scenario& scenario);
+
+// `tandem plan --dump-after STEP`: names of the steps in order, and the text of the form that a step
+// leaves behind: L1 text up to p2p, plan text from segments on.
+[[nodiscard]] const std::vector<std::string>& lowering_steps();
+[[nodiscard]] Result<std::string> dump_after(const Scenario& scenario, const std::string& step);
+
+}  // namespace tandem
