@@ -243,6 +243,9 @@ constexpr CodeInfo kCodes[] = {
      "two entries of one kernel"},
     {"E-CAL-006", kInput, "the calibration is of another precision",
      "Its times would be wrong without a sign of it.", "a calibration in fp32 for a run in bf16"},
+    {"E-CAL-007", kInput, "a file of a measurement is damaged",
+     "While it calibrates, Tandem passes requests and results between its processes as JSON files.",
+     "a result without points"},
 
     // --- TIME: timelines -------------------------------------------------------------------------
     {"E-TIME-001", kInput, "this is no timeline that can be read",

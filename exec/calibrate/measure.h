@@ -1,0 +1,31 @@
+// Times kernels of the catalogue through the same prepared calls that a run makes: see
+// common/model/measurement.h for what is asked and answered, operands.h for the state of the
+// caches.
+//
+//   A kernel at `busy` = b runs on b threads at once, each with operands of its own; every call is
+//   timed as the interpreter times it (CPU clock of the thread around the call). The figure is the
+//   median over the calls of all threads, after one untimed pass over the sets.
+//   The budget is shared out evenly; a kernel takes at least kLeastSamples calls whatever it costs.
+#pragma once
+
+#include <functional>
+
+#include "common/base/result.h"
+#include "common/model/measurement.h"
+
+namespace tandem::exec {
+
+// Called after each point with the number done and of all; from the calling thread.
+using MeasureProgress = std::function<void(int done, int all)>;
+
+// Errors of prepare() (E-EXEC-035). Blocks for about `budget_s`; starts and ends its own threads.
+[[nodiscard]] Result<MeasureResult> measure_kernels(const MeasureRequest& request,
+                                                    const MeasureProgress& progress = {});
+
+}  // namespace tandem::exec
+
+extern "C" {
+// argv[1]: the request's file, argv[2]: where the result goes; a line "done all" on stdout after
+// each point. Returns an exit code; messages go to stderr. The tool opens it with dlopen.
+__attribute__((visibility("default"))) int tandem_calibrate_main(int argc, char** argv);
+}

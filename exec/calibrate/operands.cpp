@@ -1,0 +1,152 @@
+#include "exec/calibrate/operands.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+
+#include "common/base/check.h"
+
+namespace tandem::exec {
+namespace {
+
+constexpr Bytes kAlignment = 64;
+constexpr int kMostSets = 64;  // enough to leave every cache with operands of 1 MiB
+
+Bytes aligned(Bytes n) { return (n + kAlignment - 1) / kAlignment * kAlignment; }
+
+// Cheap and good enough for values: a 32-bit linear congruence (Numerical Recipes).
+class Values {
+ public:
+  explicit Values(std::uint32_t seed) : state_(seed) {}
+  std::uint32_t next() { return state_ = state_ * 1664525U + 1013904223U; }
+  double centred() { return (next() >> 8) * 0x1p-24 - 0.5; }
+
+ private:
+  std::uint32_t state_;
+};
+
+bool is_batch(const Operand& o) { return o.shape.rank == 0; }
+
+// Tokens below which a batch must stay: rows of the table or classes of the head.
+std::int64_t vocabulary(const Kernel& k) { return std::max<std::int64_t>(1, k.dims[1]); }
+
+// The operand as one sequence of all tokens, where its shape is not declared.
+Shape shape_of(const Operand& o, const Kernel& k) {
+  return is_batch(o) ? Shape{1, k.dims[0] + 1} : o.shape;
+}
+
+// A second moment and a variance are not negative; a sum of exponentials is above 0.
+bool is_positive(const Operand& o) {
+  return o.role == "v" || o.role == "sums" || o.role == "stat" || o.role == "norm_sq";
+}
+
+void fill(const View& v, const Operand& o, const Kernel& k, Values& values) {
+  const std::int64_t n = v.shape.elements();
+  if (v.dtype == DType::i64) {
+    for (std::int64_t i = 0; i < n; ++i)
+      v.as<std::int64_t>()[i] = static_cast<std::int64_t>(values.next()) % vocabulary(k);
+    return;
+  }
+  const double base = is_positive(o) ? 1 : 0;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const double x = base + values.centred();
+    if (v.dtype == DType::f64)
+      v.as<double>()[i] = x;
+    else
+      v.as<float>()[i] = static_cast<float>(x);
+  }
+}
+
+std::vector<Operand> inputs_of(const Kernel& k, PlanTypes types) {
+  std::vector<Operand> out = signature(k, types).inputs;
+  if (k.kind == KernelKind::sum_squares) out.push_back({"gradient", {k.dims[0]}, types.main});
+  return out;
+}
+
+}  // namespace
+
+MeasureSlab::MeasureSlab(Bytes bytes) : bytes_(aligned(std::max<Bytes>(bytes, kAlignment))) {
+  data_.reset(
+      static_cast<std::byte*>(std::aligned_alloc(kAlignment, static_cast<std::size_t>(bytes_))));
+  TANDEM_CHECK(data_ != nullptr, "no memory for {} bytes of operands", bytes_);
+}
+void MeasureSlab::Free::operator()(std::byte* p) const { std::free(p); }
+
+Bytes set_bytes(const Kernel& k, PlanTypes types, bool accumulate) {
+  const Signature s = signature(k, types);
+  Bytes sum = 0;
+  const auto add = [&](const Operand& o) {
+    sum += aligned(shape_of(o, k).elements() * size_of(o.dtype));
+  };
+  for (const Operand& o : inputs_of(k, types)) add(o);
+  for (const Operand& o : s.outputs)
+    if (o.in_place_of < 0) add(o);
+  if (accumulate)
+    for (const Operand& o : s.scratch) add(o);
+  return sum;
+}
+
+int num_sets(Bytes one_set, Bytes footprint) {
+  const Bytes sets = (footprint + one_set - 1) / std::max<Bytes>(one_set, 1);
+  return static_cast<int>(std::clamp<Bytes>(sets, 2, kMostSets));
+}
+
+Result<std::vector<OperandSet>> make_operand_sets(const Kernel& k, PlanTypes types, bool accumulate,
+                                                  Bytes footprint, MeasureSlab& slab,
+                                                  const KernelContext& context) {
+  const Bytes bytes = set_bytes(k, types, accumulate);
+  const int sets = num_sets(bytes, footprint);
+  TANDEM_CHECK(bytes * sets <= slab.size(), "{} sets of {} bytes in a slab of {}", sets, bytes,
+               slab.size());
+  const Signature s = signature(k, types);
+  std::byte* at = slab.data();
+  Values values(1);
+  const auto take = [&](const Operand& o) {
+    View v{at, o.dtype, shape_of(o, k)};
+    at += aligned(v.shape.elements() * size_of(v.dtype));
+    fill(v, o, k, values);
+    return v;
+  };
+  std::vector<OperandSet> out;
+  for (int i = 0; i < sets; ++i) {
+    KernelCall call;
+    call.kernel = k;
+    call.types = types;
+    call.context = &context;
+    for (const Operand& o : inputs_of(k, types)) call.inputs.push_back(take(o));
+    for (const Operand& o : s.outputs) {
+      call.outputs.push_back(
+          o.in_place_of >= 0 ? call.inputs[static_cast<std::size_t>(o.in_place_of)] : take(o));
+      call.accumulate.push_back(accumulate && o.may_accumulate);
+    }
+    if (accumulate)
+      for (const Operand& o : s.scratch) call.scratch.push_back(take(o));
+    if (k.kind == KernelKind::adamw) call.decay = {{0, k.dims[0]}};
+    OperandSet set;
+    // The optimizer and the norm read what lies there since the last step.
+    const bool streams_memory = k.kind == KernelKind::adamw || k.kind == KernelKind::sum_squares;
+    if (!call.inputs.empty() && call.inputs[0].dtype != DType::i64 && !streams_memory)
+      set.hot = call.inputs[0];
+    Result<Prepared> bound = prepare(call);
+    if (!bound) return bound.error();
+    set.call = std::move(*bound);
+    out.push_back(std::move(set));
+  }
+  return out;
+}
+
+void refresh(const OperandSet& set) {
+  if (!set.hot.data) return;
+  const std::int64_t n = set.hot.shape.elements();
+  // A short period is enough: no kernel's time depends on the values.
+  if (set.hot.dtype == DType::f64) {
+    for (std::int64_t i = 0; i < n; ++i)
+      set.hot.as<double>()[i] = 0.25 + static_cast<double>(i & 63) / 128;
+  } else {
+    for (std::int64_t i = 0; i < n; ++i)
+      set.hot.as<float>()[i] = 0.25F + static_cast<float>(i & 63) / 128;
+  }
+}
+
+}  // namespace tandem::exec
