@@ -22,8 +22,8 @@ Scenario scenario(const std::string& text) {
 
 // 3 F with all S^2 pairs = 72 B S L H^2 (1 + S/(6H) + V/(12 H L)).
 TEST_CASE("flops: gpt with all pairs equals the formula of arXiv 2104.04473") {
-  for (const char* name : {"gpt-tiny", "gpt2-small", "gpt3-6.7b", "gpt3-175b", "megatron-530b",
-                           "megatron-1t"}) {
+  for (const char* name :
+       {"gpt-tiny", "gpt2-small", "gpt3-6.7b", "gpt3-175b", "megatron-530b", "megatron-1t"}) {
     CAPTURE(name);
     const ModelShape m = preset_shape(name);
     const double b = 512, s = m.max_sequence, l = m.layers, h = m.hidden, v = m.vocab;
@@ -101,8 +101,7 @@ TEST_CASE("flops: the operations of all ranks sum to the step") {
 
 // V 251 over two ranks: 126 rows each, one of them padding. Only the executed work pays for it.
 TEST_CASE("flops: a padded vocabulary costs the executed work only") {
-  const Scenario s =
-      scenario("model: {preset: gpt-tiny, vocab: 251}\nparallel: {tp: 2}\n");
+  const Scenario s = scenario("model: {preset: gpt-tiny, vocab: 251}\nparallel: {tp: 2}\n");
   CHECK(local_vocabulary(s) == 126);
   CHECK(head_flops(s).executed.forward == 2.0 * 32 * 64 * 126);
   CHECK(head_flops(s).model.forward == 2.0 * 32 * 64 * 125.5);
