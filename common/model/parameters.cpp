@@ -180,9 +180,7 @@ std::int64_t layer_parameters(const ModelShape& model, int layer) {
 
 std::int64_t parameter_count(const ModelShape& model) { return total(model, model.moe.experts); }
 
-std::int64_t parameters_per_token(const ModelShape& model) {
-  return total(model, model.moe.top_k);
-}
+std::int64_t parameters_per_token(const ModelShape& model) { return total(model, model.moe.top_k); }
 
 std::int64_t matrix_parameters_per_token(const ModelShape& m) {
   const I h = m.hidden, f = m.ffn_hidden;
