@@ -1,5 +1,6 @@
 // Goal    ranks are where the group tables of models.md 3.1 put them.
-// Method  the rows of those tables that use only tp, cp, dp and pp, written out; then laws that hold
+// Method  the rows of those tables that use only tp, cp, dp and pp, written out; then laws that
+// hold
 //         for every mesh: groups partition the world, members differ only on their axes.
 #include "common/parallel/mesh.h"
 
@@ -130,8 +131,7 @@ TEST_CASE("mesh: with() changes one coordinate and no other") {
         const Rank moved = m.with(Rank{r}, axis, i);
         for (int o = 0; o < kNumAxes; ++o) {
           const auto other = static_cast<Axis>(o);
-          REQUIRE(m.coordinate(moved, other) ==
-                  (other == axis ? i : m.coordinate(Rank{r}, other)));
+          REQUIRE(m.coordinate(moved, other) == (other == axis ? i : m.coordinate(Rank{r}, other)));
         }
       }
     }

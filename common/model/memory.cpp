@@ -1,0 +1,236 @@
+// The closed forms of memory.h.
+#include "common/model/memory.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+
+#include "common/base/check.h"
+
+namespace tandem {
+namespace {
+
+using I = std::int64_t;
+constexpr I kAlign = 64;  // elements: a tensor's start in a bucket, and the bucket's end by 64 g
+
+I round_up(I v, I to) { return (v + to - 1) / to * to; }
+
+// Local sizes in the symbols of models.md 1.
+struct Symbols {
+  I t, b, S, n, H, a, ad, F, w, s, n1;
+  bool sp, flash;
+};
+
+Symbols symbols(const Scenario& sc) {
+  TANDEM_CHECK(sc.model.family == ModelFamily::gpt, "validate() let another family through");
+  const PlanTypes types = plan_types(sc);
+  Symbols x{};
+  x.t = sc.parallel.tp, x.b = sc.training.micro_batch, x.S = sc.training.sequence;
+  x.n = x.b * x.S, x.H = sc.model.hidden, x.a = sc.model.heads / x.t;
+  x.ad = x.a * sc.model.head_dim, x.F = sc.model.ffn_hidden / x.t;
+  x.w = size_of(types.compute), x.s = size_of(types.statistic());
+  x.sp = sc.parallel.sequence_parallel && x.t > 1;
+  x.n1 = x.sp ? x.n / x.t : x.n;
+  x.flash = sc.training.attention == AttentionKind::flash;
+  return x;
+}
+
+int stages(const Scenario& s) { return s.parallel.pp * s.schedule.stages_per_rank; }
+bool holds_first(const Scenario&, int pp) { return pp == 0; }
+bool holds_last(const Scenario& s, int pp) { return (stages(s) - 1) % s.parallel.pp == pp; }
+
+// Layers of the rank, stage by stage; stage i lies on rank i mod p.
+std::vector<int> layers_of(const Scenario& s, int pp) {
+  std::vector<int> out;
+  int first = 0;
+  for (int stage = 0; stage < stages(s); ++stage) {
+    const int count = s.parallel.layer_split[static_cast<std::size_t>(stage)];
+    if (stage % s.parallel.pp == pp)
+      for (int i = 0; i < count; ++i) out.push_back(first + i);
+    first += count;
+  }
+  return out;
+}
+
+class Locals {
+ public:
+  Locals(const Scenario& s, int pp) : s_(s), pp_(pp), x_(symbols(s)), types_(plan_types(s)) {}
+  std::vector<LocalTensor> all() {
+    const bool tied = s_.model.tied_embeddings;
+    const I rows = s_.parallel.vocab_parallel ? (s_.model.vocab + x_.t - 1) / x_.t : s_.model.vocab;
+    if (holds_first(s_, pp_)) {
+      add("embed.weight", {rows, x_.H}, tied);
+      add("pos_embed.weight", {s_.model.max_sequence, x_.H});
+    }
+    for (int layer : layers_of(s_, pp_)) layer_tensors(fmt::format("layers.{}.", layer));
+    if (holds_last(s_, pp_)) {
+      norm("final_norm");
+      if (!tied)
+        add("head.weight", {rows, x_.H});
+      else if (!holds_first(s_, pp_))
+        add("embed.weight", {rows, x_.H}, true);  // the copy of the head
+    }
+    return std::move(list_);
+  }
+
+ private:
+  void add(const std::string& name, Shape shape, bool tied = false) {
+    list_.push_back({name, shape, types_.compute, tied});
+  }
+  // Never below fp32, else the statistics come out in two bytes (models.md 2.1).
+  void norm(const std::string& name) {
+    list_.push_back({name + ".weight", {x_.H}, types_.statistic(), false});
+    list_.push_back({name + ".bias", {x_.H}, types_.statistic(), false});
+  }
+  void layer_tensors(const std::string& prefix) {
+    norm(prefix + "norm1");
+    add(prefix + "attn.qkv.weight", {3 * x_.ad, x_.H});
+    add(prefix + "attn.qkv.bias", {3 * x_.ad});
+    add(prefix + "attn.o.weight", {x_.H, x_.ad});
+    add(prefix + "attn.o.bias", {x_.H});
+    norm(prefix + "norm2");
+    add(prefix + "mlp.fc1.weight", {x_.F, x_.H});
+    add(prefix + "mlp.fc1.bias", {x_.F});
+    add(prefix + "mlp.fc2.weight", {x_.H, x_.F});
+    add(prefix + "mlp.fc2.bias", {x_.H});
+  }
+
+  const Scenario& s_;
+  int pp_;
+  Symbols x_;
+  PlanTypes types_;
+  std::vector<LocalTensor> list_;
+};
+
+// What the final norm and the head keep on the rank of the last stage.
+SavedBytes head_saved(const Scenario& sc) {
+  const Symbols x = symbols(sc);
+  const I stream = x.n1 * x.H * x.w;
+  return {"final norm, head", stream + 2 * x.s * x.n1, stream, 0};
+}
+
+}  // namespace
+
+PlanTypes plan_types(const Scenario& s) {
+  switch (s.training.precision) {
+    case Precision::fp64:
+      return {DType::f64, DType::f64};
+    case Precision::bf16:
+      return {DType::bf16, DType::f32};
+    case Precision::fp16:
+      return {DType::f16, DType::f32};
+    default:
+      return {DType::f32, DType::f32};
+  }
+}
+
+std::vector<SavedBytes> layer_saved(const Scenario& sc) {
+  const Symbols x = symbols(sc);
+  const I whole = x.n * x.H * x.w, own = x.n1 * x.H * x.w;  // X w, X1 w
+  const I qkv = x.n * 3 * x.ad * x.w, ffn = x.n * x.F * x.w;
+  const I stash = x.flash ? x.s * x.b * x.a * x.S : x.w * x.b * x.a * x.S * x.S;
+  const I norm = own + 2 * x.s * x.n1;
+  return {{"norm1", norm, 0, 0},     {"qkv", 0, own, qkv},
+          {"core", qkv + stash, 0, 0}, {"o", 0, x.n * x.ad * x.w, whole},
+          {"norm2", norm, 0, 0},     {"fc1", ffn, own, ffn},
+          {"fc2", 0, ffn, whole}};
+}
+
+SavedBytes sum(const std::vector<SavedBytes>& ops) {
+  SavedBytes total{"sum", 0, 0, 0};
+  for (const SavedBytes& op : ops) {
+    total.for_input += op.for_input;
+    total.for_weight += op.for_weight;
+    total.input_to_weight += op.input_to_weight;
+  }
+  return total;
+}
+
+std::vector<LocalTensor> local_tensors(const Scenario& s, int pp) { return Locals(s, pp).all(); }
+
+std::int64_t local_parameters(const Scenario& s, int pp) {
+  I total = 0;
+  for (const LocalTensor& t : local_tensors(s, pp)) total += t.shape.elements();
+  return total;
+}
+
+std::vector<BucketSize> bucket_sizes(const Scenario& s, int pp) {
+  const I end = kAlign * s.parallel.dp, main = size_of(plan_types(s).main);
+  std::vector<BucketSize> closed;
+  std::map<DType, I> open;
+  std::vector<LocalTensor> tensors = local_tensors(s, pp);
+  std::reverse(tensors.begin(), tensors.end());
+  for (const LocalTensor& t : tensors) {
+    const I elements = t.shape.elements();
+    if (t.tied) {
+      closed.push_back({round_up(elements, end), t.dtype, true});
+      continue;
+    }
+    I& fill = open[t.dtype];
+    fill = round_up(fill, kAlign) + elements;
+    if (fill * main < s.parallel.gradient_bucket) continue;
+    closed.push_back({round_up(fill, end), t.dtype, false});
+    fill = 0;
+  }
+  for (const auto& [dtype, fill] : open)
+    if (fill > 0) closed.push_back({round_up(fill, end), dtype, false});
+  return closed;
+}
+
+StaticBytes static_bytes(const Scenario& s, int pp, int zero) {
+  TANDEM_CHECK(zero >= 0 && zero <= 3, "zero {}", zero);
+  const I main = size_of(plan_types(s).main), g = s.parallel.dp;
+  StaticBytes out;
+  for (const BucketSize& b : bucket_sizes(s, pp)) {
+    const bool copies = size_of(b.dtype) < main;  // bf16 parameters have main copies
+    out.param += b.elements * size_of(b.dtype) / (zero >= 3 ? g : 1);
+    out.grad += b.elements * main / (zero >= 2 ? g : 1);
+    out.optim += b.elements * main * (copies ? 3 : 2) / (zero >= 1 ? g : 1);
+    // The head's part of a tied embedding, added at the end of the step (models.md 4.3).
+    if (b.tied && holds_first(s, pp) && holds_last(s, pp)) out.grad += b.elements * main;
+  }
+  return out;
+}
+
+std::optional<int> open_visits(const Scenario& s, int pp) {
+  const int m = s.num_microbatches();
+  if (s.schedule.stages_per_rank != 1) return std::nullopt;
+  if (s.schedule.kind == "gpipe") return m;
+  if (s.schedule.kind == "1f1b") return std::min(s.parallel.pp - pp, m);
+  return std::nullopt;
+}
+
+KeptBytes kept_bytes(const Scenario& s, int pp, int visits) {
+  const Symbols x = symbols(s);
+  const SavedBytes layer = sum(layer_saved(s));
+  const I layers = static_cast<I>(layers_of(s, pp).size());
+  KeptBytes out;
+  out.saved_input = layers * layer.for_input;
+  out.saved_weight = layers * layer.for_weight;
+  if (holds_last(s, pp)) {
+    const I classes =
+        s.parallel.vocab_parallel ? (s.model.vocab + x.t - 1) / x.t : s.model.vocab;
+    out.saved_input += head_saved(s).for_input;
+    out.saved_weight += head_saved(s).for_weight;
+    out.logits = x.n * classes * x.w;
+  }
+  if (holds_first(s, pp)) out.batch = 8 * x.b * (x.S + 1);
+  out.saved_input *= visits, out.saved_weight *= visits, out.logits *= visits;
+  out.batch *= visits;
+  // The last stage's own batch ends with the loss.
+  if (holds_last(s, pp) && !holds_first(s, pp)) out.batch = 8 * x.b * (x.S + 1);
+  return out;
+}
+
+Bytes kept_bytes_recomputed(const Scenario& s, int pp, int visits) {
+  const Symbols x = symbols(s);
+  const SavedBytes layer = sum(layer_saved(s));
+  const I layers = static_cast<I>(layers_of(s, pp).size());
+  const KeptBytes whole = kept_bytes(s, pp, visits);
+  const I saved_by_layers = visits * layers * (layer.for_input + layer.for_weight);
+  return whole.sum() - saved_by_layers + visits * layers * x.n1 * x.H * x.w + layer.for_input +
+         layer.for_weight;
+}
+
+}  // namespace tandem

@@ -1,0 +1,86 @@
+// Memory of one rank in closed form: parameters, gradients and optimizer state in padded buckets;
+// what a layer keeps between forward and backward; how many microbatches are open at once. The plan's
+// allocations are the truth; tests/common/plan/goldens_test.cpp holds these forms to it.
+//
+//   symbols (models.md 1): n = b S tokens, X = n H, t tensor ranks, w bytes of an activation, s of a
+//   statistic (8 in fp64, else 4); bytes for one layer and one microbatch:
+//     op      for I (saved_input)              for W (saved_weight)    I to W (grad_activation)
+//     norm    X w + 2 s n, twice
+//     qkv                                      X w                     n 3a dh/t w
+//     core    n 3a dh/t w + flash  s b a/t S
+//                           else   w b a/t S S
+//     o                                        n a dh/t w              X w
+//     fc1     n F/t w                          X w                     n F/t w
+//     fc2                                      n F/t w                 X w
+//   With sequence parallelism X becomes X/t in norm, qkv and fc1, and n n/t in the statistics.
+//   buckets      tensors in reverse order of use, one list for each type, each starting at a multiple
+//                of 64 elements; a bucket closes when its main gradients reach the limit, and is padded
+//                to 64 g, g = size of the reducing group (models.md 4.4)
+//   Source  models.md 2.7, 4.4 and 6. Family gpt (checked), zero 0. Pure and thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "common/base/units.h"
+#include "common/model/dtype.h"
+#include "common/model/parameters.h"
+#include "common/scenario/scenario.h"
+
+namespace tandem {
+
+[[nodiscard]] PlanTypes plan_types(const Scenario& scenario);
+
+struct SavedBytes {
+  std::string_view name;
+  Bytes for_input = 0, for_weight = 0, input_to_weight = 0;
+};
+// One layer, one microbatch, one rank; in forward order.
+[[nodiscard]] std::vector<SavedBytes> layer_saved(const Scenario& scenario);
+[[nodiscard]] SavedBytes sum(const std::vector<SavedBytes>& ops);
+
+// A parameter of one rank of pipeline coordinate `pp`: q, k and v are one, as they lie in one buffer.
+struct LocalTensor {
+  std::string name;
+  Shape shape;
+  DType dtype = DType::f32;  // of the parameter
+  bool tied = false;
+};
+// In forward order. A stage's first layer is the sum of the stages before it.
+[[nodiscard]] std::vector<LocalTensor> local_tensors(const Scenario& scenario, int pp);
+// Elements of parameters of the rank, without padding; the tied embedding counts on both its ranks.
+[[nodiscard]] std::int64_t local_parameters(const Scenario& scenario, int pp);
+
+struct BucketSize {
+  std::int64_t elements = 0;  // padded
+  DType dtype = DType::f32;   // of the parameters in it
+  bool tied = false;
+};
+[[nodiscard]] std::vector<BucketSize> bucket_sizes(const Scenario& scenario, int pp);
+
+struct StaticBytes {
+  Bytes param = 0, grad = 0, optim = 0;  // optim: m, v, and the main parameters of bf16 runs
+  [[nodiscard]] Bytes sum() const { return param + grad + optim; }
+};
+// `zero` 0 is what the plan holds. 1 to 3 is what the level would hold (models.md 6), without the
+// bucket or unit that is gathered at the moment; g = dp.
+[[nodiscard]] StaticBytes static_bytes(const Scenario& scenario, int pp, int zero = 0);
+
+// Microbatches that are open on a rank (forward begun, backward not ended): gpipe m, 1f1b min(p-r, m).
+// Nothing for other kinds of schedule: ask the plan.
+[[nodiscard]] std::optional<int> open_visits(const Scenario& scenario, int pp);
+
+// What is kept for microbatches between forward and backward, `visits` of them open.
+struct KeptBytes {
+  Bytes saved_input = 0, saved_weight = 0, logits = 0, batch = 0;
+  [[nodiscard]] Bytes sum() const { return saved_input + saved_weight + logits + batch; }
+};
+[[nodiscard]] KeptBytes kept_bytes(const Scenario& scenario, int pp, int visits);
+
+// The same with every layer recomputed before its backward: each keeps its input, and one layer is
+// whole at a time (models.md 6, recompute full).
+[[nodiscard]] Bytes kept_bytes_recomputed(const Scenario& scenario, int pp, int visits);
+
+}  // namespace tandem

@@ -1,0 +1,180 @@
+// Goal    the closed forms of memory agree with the goldens of models.md 2.7, 4.4 and 6.
+// Method  the tables written out; papers' figures for a bf16 layer; buckets of gpt-tiny by hand. That a
+//         plan really allocates these bytes is tests/common/plan/goldens_test.cpp.
+#include "common/model/memory.h"
+
+#include <doctest/doctest.h>
+
+#include "common/scenario/read.h"
+
+namespace tandem {
+namespace {
+
+Scenario scenario(const std::string& text) {
+  auto s = read_scenario_text("test.yaml", "tandem: 1\n" + text);
+  REQUIRE_MESSAGE(s.ok(), (s.ok() ? "" : s.error().diagnostics[0].title));
+  return *s;
+}
+
+void check_layer(const Scenario& s, Bytes for_input, Bytes for_weight, Bytes between) {
+  const SavedBytes layer = sum(layer_saved(s));
+  CHECK(layer.for_input == for_input);
+  CHECK(layer.for_weight == for_weight);
+  CHECK(layer.input_to_weight == between);
+}
+
+}  // namespace
+
+// models.md 2.7, golden: one layer, b 2, fp32, bytes for I / for W / I to W.
+TEST_CASE("memory: saved bytes of a gpt-tiny layer") {
+  Scenario s = scenario("model: gpt-tiny\ntraining: {micro_batch: 2}\n");
+  check_layer(s, 149'504, 114'688, 147'456);
+  s.training.attention = AttentionKind::materialised;
+  check_layer(s, 181'248, 114'688, 147'456);
+  // The reader refuses sequence parallelism until it is built; the form is ready.
+  s = scenario("model: gpt-tiny\nparallel: {tp: 2}\ntraining: {micro_batch: 2}\n");
+  s.parallel.sequence_parallel = true;
+  check_layer(s, 74'752, 57'344, 90'112);
+}
+
+// Without sequence parallelism the stream X stays whole on every tensor rank: norms 33,792, q, k, v
+// 24,576, lse 512, fc1 32,768; x twice 32,768, attention 8,192, gelu 32,768; dy 24,576 + 16,384 + ...
+TEST_CASE("memory: saved bytes of a gpt-tiny layer on one of two tensor ranks, by hand") {
+  const Scenario s =
+      scenario("model: gpt-tiny\nparallel: {tp: 2}\ntraining: {micro_batch: 2}\n");
+  check_layer(s, 33'792 + 24'576 + 512 + 32'768, 32'768 + 8'192 + 32'768,
+              24'576 + 16'384 + 32'768 + 16'384);
+}
+
+// In units of S b H, bf16, F = 4H: 18 for I and 14 for W without the statistics, 32 between I and W
+// (arXiv 2401.10241); materialised: 34 S b H + 5 a S^2 b of arXiv 2205.05198 less dropout's 2 S b H
+// and 3 a S^2 b.
+TEST_CASE("memory: a bf16 layer in the units of the papers") {
+  Scenario s = scenario(
+      "model: {family: gpt, layers: 2, hidden: 1024, heads: 16, ffn_hidden: 4096, vocab: 512,"
+      " max_sequence: 256}\ntraining: {precision: bf16, micro_batch: 2}\ncluster: dgx-h100\n");
+  const Bytes unit = 256 * 2 * 1024, tokens = 512, heads = 16;
+  SavedBytes layer = sum(layer_saved(s));
+  const Bytes statistics = 4 * 4 * tokens, lse = 4 * 2 * heads * 256;
+  CHECK(layer.for_input == 18 * unit + statistics + lse);
+  CHECK(layer.for_weight == 14 * unit);
+  CHECK(layer.for_weight + layer.input_to_weight == 32 * unit);
+  s.training.attention = AttentionKind::materialised;
+  layer = sum(layer_saved(s));
+  CHECK(layer.for_input + layer.for_weight - statistics ==
+        32 * unit + 2 * heads * 256 * 256 * 2);
+}
+
+// gpt-tiny, one rank. Per layer and rank 49,984 elements: 4 * 64*64 + 2 * 64*256 weights = 49,152,
+// vectors 9 * 64 + 256 = 832; every tensor is a multiple of 64, so nothing is padded but the end.
+TEST_CASE("memory: buckets and static bytes of gpt-tiny, by hand") {
+  const Scenario one = scenario("model: gpt-tiny\n");
+  const auto b = bucket_sizes(one, 0);
+  REQUIRE(b.size() == 2);  // all but the tied embedding; the tied embedding
+  CHECK(local_parameters(one, 0) == 418'432);
+  CHECK(b[0].elements + b[1].elements == 418'432);
+  const StaticBytes bytes = static_bytes(one, 0);
+  CHECK(bytes.param == 4 * 418'432);
+  CHECK(bytes.grad == 4 * 418'432 + 4 * 16'384);  // head and embedding accumulate apart
+  CHECK(bytes.optim == 8 * 418'432);
+}
+
+// W8 t2 p2 d2: stage 0 has positions 2,048 + 4 layers of 24,992 + qkv and the biases; the figures are
+// the elements of its tensors: fc2.b 64, fc2.w 8,192, fc1.b 128, fc1.w 8,192, norms 4 * 64, o.b 64,
+// o.w 2,048, qkv.b 96 (to 128), qkv.w 6,144 = 25,216 a layer in the bucket.
+TEST_CASE("memory: padding inside and at the end of buckets") {
+  const Scenario s = scenario("model: gpt-tiny\nparallel: {tp: 2, pp: 2, dp: 2}\n");
+  const auto first = bucket_sizes(s, 0), last = bucket_sizes(s, 1);
+  REQUIRE(first.size() == 2);
+  REQUIRE(last.size() == 2);
+  const bool tied_first = first[0].tied;
+  CHECK(first[tied_first ? 0 : 1].elements == 128 * 64);
+  CHECK(first[tied_first ? 1 : 0].elements == 4 * 25'216 + 2'048);  // 102,912 = 804 * 128
+  const bool tied_last = last[0].tied;
+  CHECK(last[tied_last ? 0 : 1].elements == 128 * 64);
+  CHECK(last[tied_last ? 1 : 0].elements == 4 * 25'216 + 128);  // final norm; 100,992 = 789 * 128
+}
+
+// A bucket closes when its gradients reach the limit: 64 KiB = 16,384 fp32 elements.
+TEST_CASE("memory: the bucket limit") {
+  const Scenario s = scenario(
+      "model: gpt-tiny\nparallel: {dp: 2, gradient_reduce: {bucket: 64 KiB}}\n");
+  const auto buckets = bucket_sizes(s, 0);
+  std::int64_t total = 0;
+  for (const BucketSize& b : buckets) {
+    total += b.elements;
+    CHECK(b.elements % 128 == 0);
+    CHECK(b.elements < 16'384 + 16'384 + 128);  // below the limit before its last tensor
+  }
+  CHECK(buckets.size() > 16);
+  CHECK(total >= 418'432);
+  CHECK(total < 418'432 + static_cast<std::int64_t>(buckets.size()) * 128);
+}
+
+// models.md 6, llama-tiny d2 with N 328,832: bytes a parameter are 16, 8 + 8/g, 4 + 12/g, 16/g. Here
+// the same law on gpt-tiny d2, N = 418,432 + the end of the buckets, plus the second tied gradient.
+TEST_CASE("memory: what the levels of ZeRO would hold") {
+  const Scenario s = scenario("model: gpt-tiny\nparallel: {dp: 2}\n");
+  std::int64_t n = 0;
+  for (const BucketSize& b : bucket_sizes(s, 0)) n += b.elements;
+  const Bytes head = 4 * 16'384;
+  CHECK(static_bytes(s, 0, 0).sum() == 16 * n + head);
+  CHECK(static_bytes(s, 0, 1).sum() == 8 * n + 8 * n / 2 + head);
+  CHECK(static_bytes(s, 0, 2).sum() == 4 * n + 12 * n / 2 + head);
+  CHECK(static_bytes(s, 0, 3).sum() == 16 * n / 2 + head);
+  // bf16: 18 bytes for a matrix, fp32's 16 for a norm.
+  const Scenario half = scenario(
+      "model: gpt-tiny\nparallel: {tp: 4}\ntraining: {precision: bf16}\ncluster: dgx-h100\n");
+  Bytes matrices = 0, norms = 0;
+  for (const BucketSize& b : bucket_sizes(half, 0))
+    (b.dtype == DType::bf16 ? matrices : norms) += b.elements;
+  CHECK(norms == 34 * 64);
+  CHECK(static_bytes(half, 0).sum() == 18 * matrices + 16 * norms + head / 4);
+}
+
+// A rank holds 1/t of every cut tensor and all of every whole one: the list of parameters.h, cut, is
+// the list of the rank.
+TEST_CASE("memory: local tensors are the model's, cut and placed") {
+  for (const char* parallel : {"{}", "{tp: 2}", "{tp: 4, pp: 2}", "{pp: 8}", "{tp: 2, pp: 4, dp: 2}"})
+    for (const char* tied : {"true", "false"}) {
+      CAPTURE(parallel);
+      CAPTURE(tied);
+      const Scenario s = scenario(std::string("model: {preset: gpt-tiny, tied_embeddings: ") + tied +
+                                  "}\nparallel: " + parallel + "\n");
+      std::int64_t expected = 0, held = 0;
+      for (const Tensor& t : parameter_tensors(model_shape(s.model))) {
+        const std::int64_t copies = t.cls == TensorClass::tied && s.parallel.pp > 1 ? 2 : 1;
+        expected += copies * t.shape.elements() / (t.cut_dim >= 0 ? s.parallel.tp : 1);
+      }
+      for (int pp = 0; pp < s.parallel.pp; ++pp) held += local_parameters(s, pp);
+      CHECK(held == expected);
+    }
+}
+
+// gpipe holds all microbatches, 1f1b as many as there are stages to the end.
+TEST_CASE("memory: open visits and kept bytes") {
+  Scenario s = scenario("model: gpt-tiny\nparallel: {pp: 4}\n");  // 8 microbatches
+  for (int r = 0; r < 4; ++r) CHECK(open_visits(s, r) == 4 - r);
+  s.schedule.kind = "gpipe";
+  for (int r = 0; r < 4; ++r) CHECK(open_visits(s, r) == 8);
+  s.schedule.kind = "zb_h1";
+  CHECK_FALSE(open_visits(s, 0).has_value());
+
+  const SavedBytes layer = sum(layer_saved(s));
+  const Bytes x = 32 * 64 * 4, statistics = 2 * 4 * 32;
+  const KeptBytes middle = kept_bytes(s, 1, 3);
+  CHECK(middle.saved_input == 3 * 2 * layer.for_input);
+  CHECK(middle.saved_weight == 3 * 2 * layer.for_weight);
+  CHECK(middle.logits + middle.batch == 0);
+  const KeptBytes last = kept_bytes(s, 3, 2);
+  CHECK(last.saved_input == 2 * (2 * layer.for_input + x + statistics));
+  CHECK(last.saved_weight == 2 * (2 * layer.for_weight + x));
+  CHECK(last.logits == 2 * 32 * 256 * 4);
+  CHECK(last.batch == 8 * 33);  // ends with the loss
+  CHECK(kept_bytes(s, 0, 4).batch == 4 * 8 * 33);
+  // Recomputed: each layer its input, and one whole layer.
+  CHECK(kept_bytes_recomputed(s, 1, 3) ==
+        3 * 2 * x + layer.for_input + layer.for_weight);
+}
+
+}  // namespace tandem
