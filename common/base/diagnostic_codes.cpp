@@ -290,6 +290,8 @@ constexpr CodeInfo kCodes[] = {
      "Verification needs the gradients of every rank of the run.", "a run that did not finish"},
     {"E-EXEC-035", kInfeasible, "the executor cannot run this plan",
      "The plan asks for something that this build has no code for.", "dtype bf16 on the CPU"},
+    {"E-EXEC-046", kInfeasible, "the run needs more open files than the system allows",
+     "Each pair of ranks that exchanges messages has one socket pair for each communicator; the launcher holds both ends while it starts the ranks.", "64 ranks with ulimit -n 256"},
 
     // --- CKPT: checkpoints -----------------------------------------------------------------------
 

@@ -1,0 +1,75 @@
+#include "exec/transport/program.h"
+
+#include "common/base/check.h"
+
+namespace tandem::exec {
+namespace {
+
+Collective collective_of(OpKind kind) {
+  switch (kind) {
+    case OpKind::all_gather:
+      return Collective::all_gather;
+    case OpKind::reduce_scatter:
+      return Collective::reduce_scatter;
+    case OpKind::broadcast:
+      return Collective::broadcast;
+    default:
+      TANDEM_CHECK(kind == OpKind::all_reduce, "{} has no step program", name_of(kind));
+      return Collective::all_reduce;
+  }
+}
+
+bool has_algorithm(OpKind kind) { return is_collective(kind) && kind != OpKind::all_to_all; }
+
+}  // namespace
+
+std::int64_t buffer_elements(const Op& op, int members) {
+  return op.kind == OpKind::all_gather ? checked_mul(op.count, members) : op.count;
+}
+
+CollectiveAlgorithm algorithm_of(const Op& op, int members, const AlgorithmSetting& setting) {
+  if (!has_algorithm(op.kind)) return CollectiveAlgorithm::direct;
+  return choose_collective(collective_of(op.kind),
+                           checked_mul(buffer_elements(op, members), size_of(op.dtype)), members,
+                           setting);
+}
+
+OpProgram program_of(const Op& op, int n, int i, const AlgorithmSetting& setting) {
+  OpProgram out;
+  out.count = buffer_elements(op, n);
+  if (has_algorithm(op.kind)) {
+    out.algorithm = algorithm_of(op, n, setting);
+    out.steps = build_steps(collective_of(op.kind), out.algorithm, n, i);
+    return out;
+  }
+  MemberProgram& p = out.steps;
+  p.members = n;
+  p.chunks = 1;
+  if (n == 1) return out;
+  const ChunkSpan all{0, 1};
+  switch (op.kind) {
+    case OpKind::send:
+      p.steps.push_back({.send_to = 1 - i, .send = all});
+      break;
+    case OpKind::recv:
+      p.steps.push_back({.recv_from = 1 - i, .recv = all});
+      break;
+    case OpKind::shift:
+      out.exchange = true;
+      p.steps.push_back(
+          {.send_to = (i + 1) % n, .send = all, .recv_from = (i + n - 1) % n, .recv = all});
+      break;
+    default:
+      TANDEM_CHECK(op.kind == OpKind::all_to_all, "{} is no communication", name_of(op.kind));
+      out.exchange = true;
+      p.chunks = n;
+      for (int k = 1; k < n; ++k) {
+        const int peer = (i + k) % n;
+        p.steps.push_back(
+            {.send_to = peer, .send = {peer, 1}, .recv_from = peer, .recv = {peer, 1}});
+      }
+  }
+  return out;
+}
+
+}  // namespace tandem::exec
