@@ -11,6 +11,10 @@ namespace tandem::limits {
 inline constexpr std::int64_t kScenarioBytes = 1 << 20;
 // A plan of 50 million ops is not kept as text; 4 GiB is a plan of about 20 million ops.
 inline constexpr std::int64_t kPlanTextBytes = 4LL << 30;
+// One line of it: a comma list of a million buffer ids fits.
+inline constexpr std::int64_t kPlanLineBytes = 16 << 20;
+// Elements of one tensor or kernel dimension: 2^47 elements of 8 bytes are a petabyte.
+inline constexpr std::int64_t kTensorElements = 1LL << 47;
 // Calibration, JSON and CSV inputs: a table of 100,000 rows fits.
 inline constexpr std::int64_t kTableBytes = 64LL << 20;
 // Timelines given to `compare` or `trace`.

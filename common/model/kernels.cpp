@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "common/base/check.h"
+#include "common/base/text.h"
 
 namespace tandem {
 namespace {
@@ -167,13 +168,8 @@ std::optional<Kernel> kernel_from_text(std::span<const std::string_view> words) 
       continue;
     }
     if (!e.real.empty() && key == e.real) {
-      try {
-        std::size_t used = 0;
-        k.real = std::stod(std::string(value), &used);
-        if (used != value.size()) return std::nullopt;
-      } catch (const std::exception&) {
-        return std::nullopt;
-      }
+      k.real = parse_double(value);  // finite, without locale
+      if (!k.real) return std::nullopt;
       continue;
     }
     for (std::size_t i = 0; i < e.dims.size() && !known; ++i) {
