@@ -8,74 +8,37 @@
 #include <tuple>
 
 #include "common/base/text.h"
+#include "sim/compute/kernel_table.h"
 
 namespace tandem::sim {
 namespace {
 
 constexpr int kMostLevels = 64;
-constexpr double kExtrapolate = 4;  // times beyond the ends of a table
 
-// What of a kernel selects a table of points.
+// What of a kernel selects a table of points. The constants eps and max_norm do not change a cost.
 using TableKey = std::tuple<KernelKind, std::uint32_t, bool>;
-struct Sample {
-  double work, seconds;  // FLOPs or bytes
-};
-using Table = std::vector<Sample>;  // ascending work, one sample each
-
-double amount_of_work(const Kernel& k, PlanTypes types, bool accumulate) {
-  const KernelCost c = cost(k, types, accumulate);
-  return c.flops > 0 ? c.flops : c.bytes;
-}
-
-// Equal amounts (other shapes) are averaged.
-Table make_table(std::vector<Sample> samples) {
-  std::sort(samples.begin(), samples.end(), [](const Sample& a, const Sample& b) {
-    return std::tie(a.work, a.seconds) < std::tie(b.work, b.seconds);
-  });
-  Table out;
-  for (std::size_t i = 0; i < samples.size();) {
-    std::size_t j = i;
-    double sum = 0;
-    for (; j < samples.size() && samples[j].work == samples[i].work; ++j) sum += samples[j].seconds;
-    out.push_back({samples[i].work, sum / static_cast<double>(j - i)});
-    i = j;
-  }
-  return out;
-}
-
-std::optional<double> interpolate(const Table& t, double work) {
-  if (t.empty() || work <= 0) return std::nullopt;
-  if (work < t.front().work / kExtrapolate || work > t.back().work * kExtrapolate)
-    return std::nullopt;
-  if (work <= t.front().work) return t.front().seconds * (work / t.front().work);
-  if (work >= t.back().work) return t.back().seconds * (work / t.back().work);
-  std::size_t i = 1;
-  while (t[i].work < work) ++i;
-  const double part = (work - t[i - 1].work) / (t[i].work - t[i - 1].work);
-  return t[i - 1].seconds + part * (t[i].seconds - t[i - 1].seconds);
-}
 
 // The calibration's points of one level of busy cores.
 struct MeasuredLevel {
   std::map<std::pair<std::string, bool>, double> exact;
-  std::map<TableKey, Table> tables;
+  std::map<TableKey, KernelTable> tables;
 };
 
 std::vector<MeasuredLevel> measured_levels(const Calibration& c, PlanTypes types) {
   int levels = 1;
   for (const KernelPoint& p : c.kernels) levels = std::max(levels, std::min(p.busy, kMostLevels));
   std::vector<MeasuredLevel> out(static_cast<std::size_t>(levels));
-  std::vector<std::map<TableKey, std::vector<Sample>>> samples(out.size());
+  std::vector<std::map<TableKey, std::vector<KernelSample>>> samples(out.size());
   for (const KernelPoint& p : c.kernels) {
     const auto kernel = kernel_from_text(split(p.kernel, ' '));
-    if (!kernel || p.busy > levels) continue;
+    if (!kernel || p.busy > levels || !(p.seconds > 0)) continue;
     const auto level = static_cast<std::size_t>(p.busy - 1);
     out[level].exact[{p.kernel, p.accumulate}] = p.seconds;
-    samples[level][{kernel->kind, kernel->flags, p.accumulate}].push_back(
-        {amount_of_work(*kernel, types, p.accumulate), p.seconds});
+    samples[level][{kernel->kind, kernel->flags, p.accumulate}].push_back({*kernel, p.seconds});
   }
   for (std::size_t level = 0; level < out.size(); ++level)
-    for (auto& [key, list] : samples[level]) out[level].tables[key] = make_table(std::move(list));
+    for (const auto& [key, list] : samples[level])
+      out[level].tables.emplace(key, KernelTable(list, types, std::get<bool>(key)));
   return out;
 }
 
@@ -85,12 +48,12 @@ struct Found {
 };
 
 std::optional<Found> look_up(const MeasuredLevel& level, const Kernel& k, const std::string& key,
-                             PlanTypes types, bool accumulate) {
+                             bool accumulate) {
   if (const auto it = level.exact.find({key, accumulate}); it != level.exact.end())
     return Found{it->second, CostSource::measured};
   const auto it = level.tables.find({k.kind, k.flags, accumulate});
   if (it == level.tables.end()) return std::nullopt;
-  const auto seconds = interpolate(it->second, amount_of_work(k, types, accumulate));
+  const auto seconds = it->second.seconds(k);
   if (!seconds) return std::nullopt;
   return Found{*seconds, CostSource::interpolated};
 }
@@ -171,11 +134,11 @@ Result<ComputeCost> ComputeCost::create(const Plan& plan, const DeviceSpec& devi
     for (const bool accumulate : {false, true}) {
       std::optional<Found> found;
       for (const MeasuredLevel& level : levels)  // below the first measured level: its figure
-        if (!found) found = look_up(level, k, key, types, accumulate);
+        if (!found) found = look_up(level, k, key, accumulate);
       const CostSource source = found ? found->source : CostSource::roofline;
       double seconds = found ? found->seconds : roofline_seconds(k, types, accumulate, device);
       for (const MeasuredLevel& level : levels) {
-        if (const auto here = look_up(level, k, key, types, accumulate)) seconds = here->seconds;
+        if (const auto here = look_up(level, k, key, accumulate)) seconds = here->seconds;
         out.work_.push_back(seconds_to_ps(seconds));
       }
       out.source_.push_back(source);

@@ -4,8 +4,7 @@
 //                 peak of the plan's compute type; e_c = efficiency of the kernel's class (matmul,
 //                 attention), e_m of "memory" (or of the class by its own name); absent: 1
 //   measured      the same kernel text is in the calibration
-//   interpolated  points of the same kind, flags and mode, linear in FLOPs (bytes where a kernel
-//                 has none) between the two neighbours; up to 4 times beyond the ends in proportion
+//   interpolated  from points of the same kind, flags and mode (kernel_table.h)
 //   Busy cores    the tables may hold a point for each number of busy cores: a call has one work
 //                 for each level 1..num_levels(). Without a point for a level: the next lower
 //                 one's.

@@ -46,8 +46,8 @@ TEST_CASE("compute: exact hit, interpolation, and the roofline for the rest") {
   CHECK(cost->work(exact, false)[0] == 1'000'000);
   CHECK(cost->source(between, false) == CostSource::interpolated);
   CHECK(cost->work(between, false)[0] == 1'500'000);
-  CHECK(cost->source(above, false) == CostSource::interpolated);  // in proportion: 12/6 * 2 us
-  CHECK(cost->work(above, false)[0] == 4'000'000);
+  CHECK(cost->source(above, false) == CostSource::interpolated);  // 0.5 us + 0.25 us a 1,000 FLOP
+  CHECK(cost->work(above, false)[0] == 3'500'000);
   CHECK(cost->source(far, false) == CostSource::roofline);
   CHECK(cost->source(other, false) == CostSource::roofline);
   CHECK(cost->source(exact, true) == CostSource::roofline);  // measured without accumulation

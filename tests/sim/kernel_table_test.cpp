@@ -1,0 +1,113 @@
+// Times of kernels between measured points. Laws: a measured point comes back as it was; times that
+// follow the base exactly are predicted exactly anywhere in range; a bump is felt near it and
+// forgotten far from it; nothing is said beyond the range.
+#include "sim/compute/kernel_table.h"
+
+#include <doctest/doctest.h>
+
+namespace tandem::sim {
+namespace {
+
+constexpr PlanTypes kF32{DType::f32, DType::f32};
+
+Kernel linear(std::int64_t tokens, std::int64_t in, std::int64_t out) {
+  return {KernelKind::linear_fwd, {tokens, in, out, 0}, 0, {}, {}, {}};
+}
+Kernel gelu(std::int64_t elements) {
+  return {KernelKind::gelu_fwd, {elements, 0, 0, 0}, kErf, {}, {}, {}};
+}
+
+// 2 us + FLOPs at 100 Gflop/s + bytes at 10 GB/s.
+double law(const Kernel& k) {
+  const KernelCost c = cost(k, kF32, false);
+  return 2e-6 + c.flops / 100e9 + c.bytes / 10e9;
+}
+
+std::vector<KernelSample> grid() {
+  std::vector<KernelSample> out;
+  for (std::int64_t tokens : {32, 128, 512})
+    for (std::int64_t in : {64, 256, 1024})
+      for (std::int64_t width : {64, 256, 1024})
+        out.push_back({linear(tokens, in, width), law(linear(tokens, in, width))});
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("kernel table: what follows the base is predicted everywhere in range") {
+  const KernelTable table(grid(), kF32, false);
+  for (const Kernel& k : {linear(100, 100, 100), linear(33, 1024, 70), linear(600, 2048, 64)}) {
+    CAPTURE(to_text(k));
+    REQUIRE(table.seconds(k).has_value());
+    CHECK(*table.seconds(k) == doctest::Approx(law(k)).epsilon(1e-6));
+  }
+}
+
+TEST_CASE("kernel table: a measured point comes back; its neighbours lean towards it") {
+  std::vector<KernelSample> samples = grid();
+  samples[13].seconds *= 1.5;  // the middle of the grid: 128 x 256 x 256
+  CHECK(samples[13].kernel == linear(128, 256, 256));
+  const KernelTable table(samples, kF32, false);
+  for (const KernelSample& s : samples)
+    CHECK(*table.seconds(s.kernel) == doctest::Approx(s.seconds).epsilon(1e-9));
+  const double near = *table.seconds(linear(128, 256, 300)) / law(linear(128, 256, 300));
+  const double far = *table.seconds(linear(512, 64, 900)) / law(linear(512, 64, 900));
+  CHECK(near > 1.3);
+  CHECK(near < 1.55);
+  CHECK(far == doctest::Approx(1).epsilon(0.08));
+}
+
+// One point: in proportion to the work. 8,000 B take 10 us, so 16,000 B take 20 us.
+TEST_CASE("kernel table: one point is a rate; four times beyond the ends there is no answer") {
+  const KernelTable table(std::vector<KernelSample>{{gelu(1000), 10e-6}}, kF32, false);
+  CHECK(*table.seconds(gelu(2000)) == doctest::Approx(20e-6));
+  CHECK(*table.seconds(gelu(4000)) == doctest::Approx(40e-6));
+  CHECK(*table.seconds(gelu(250)) == doctest::Approx(2.5e-6));
+  CHECK_FALSE(table.seconds(gelu(4001)).has_value());
+  CHECK_FALSE(table.seconds(gelu(249)).has_value());
+}
+
+// Two points: a line. Nothing negative: times that fall with size give their mean rate, not a
+// slope.
+TEST_CASE("kernel table: few points, and points that no line with positive terms explains") {
+  const KernelTable line(std::vector<KernelSample>{{gelu(1000), 2e-6}, {gelu(3000), 4e-6}}, kF32,
+                         false);
+  CHECK(*line.seconds(gelu(2000)) == doctest::Approx(3e-6));
+  const KernelTable odd(std::vector<KernelSample>{{gelu(1000), 4e-6}, {gelu(2000), 3e-6}}, kF32,
+                        false);
+  CHECK(*odd.seconds(gelu(1000)) == doctest::Approx(4e-6));
+  CHECK(*odd.seconds(gelu(2000)) == doctest::Approx(3e-6));
+  CHECK(*odd.seconds(gelu(1414)) > 3e-6);
+  CHECK(*odd.seconds(gelu(1414)) < 4e-6);
+}
+
+// The divisor of the loss is a constant of its formula, not a size.
+TEST_CASE("kernel table: dimensions that are no extents do not count") {
+  const auto ce = [](std::int64_t divisor) {
+    return Kernel{KernelKind::ce_grad, {64, 256, divisor, 0}, 0, {}, {}, {}};
+  };
+  Kernel bigger = ce(7);
+  bigger.dims[0] = 640;
+  const KernelTable table(std::vector<KernelSample>{{ce(1000), 10e-6}, {bigger, 130e-6}}, kF32,
+                          false);
+  CHECK(*table.seconds(ce(5)) == doctest::Approx(10e-6));
+}
+
+// Samples in the order of work; the 2nd, 5th, ... are held out, never the last. Where all follow
+// the base the error is none; a held-out point that is twice the law is predicted at half: error
+// 0.5.
+TEST_CASE("kernel table: the error on points that were held out") {
+  std::vector<KernelSample> samples;
+  for (int i = 0; i < 8; ++i) samples.push_back({gelu(1000 << i), law(gelu(1000 << i))});
+  CalibrationFit fit = quality_of(samples, kF32, false);
+  CHECK(fit.name == "gelu_fwd");
+  CHECK(fit.points == 8);
+  CHECK(fit.held_out == 2);
+  CHECK(fit.max_error < 1e-6);
+  samples[4].seconds *= 2;
+  fit = quality_of(samples, kF32, false);
+  CHECK(fit.max_error == doctest::Approx(0.5).epsilon(1e-3));
+  CHECK(fit.mean_error == doctest::Approx(0.25).epsilon(1e-3));
+}
+
+}  // namespace tandem::sim
