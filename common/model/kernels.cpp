@@ -56,16 +56,16 @@ constexpr std::array<CatalogueEntry, kNumKernelKinds> kCatalogue = {{
     {K::grad_add, "grad_add", C::elementwise, {"elements"}, 0, ""},
     {K::sum_squares, "sum_squares", C::reduction, {"elements"}, kTpCut | kWhole, ""},
     {K::clip_coef, "clip_coef", C::reduction, {}, 0, "max_norm"},
-    {K::adamw, "adamw", C::optimizer, {"elements"}, kDecayFlags, ""},
+    {K::adamw, "adamw", C::optimizer, {"elements"}, kDecayFlags | kCast, ""},
     {K::metrics_pack, "metrics_pack", C::reduction, {"values"}, kHasNorm | kHasLoss, ""},
 }};
 
 constexpr std::array<std::string_view, kNumCostClasses> kCostClasses = {
     "matmul", "attention", "norm", "elementwise", "embedding", "loss", "optimizer", "reduction"};
 
-constexpr std::array<std::string_view, 13> kFlagWords = {
-    "bias",        "causal",   "flash",     "materialised", "erf",      "tanh",  "class=tp_cut",
-    "class=whole", "decay=2d", "decay=all", "decay=none",   "has=norm", "has=ce"};
+constexpr std::array<std::string_view, 14> kFlagWords = {
+    "bias",        "causal",   "flash",     "materialised", "erf",      "tanh",   "class=tp_cut",
+    "class=whole", "decay=2d", "decay=all", "decay=none",   "has=norm", "has=ce", "cast"};
 
 // "tp,dp"
 std::string axes_text(AxisSet set) {
@@ -311,6 +311,7 @@ Signature signature(const Kernel& k, PlanTypes t) {
                     {"coef", {1}, m}};
       sig.outputs = {
           {"param", {d[0]}, m, false, 0}, {"m", {d[0]}, m, false, 2}, {"v", {d[0]}, m, false, 3}};
+      if (k.flags & kCast) sig.outputs.push_back({"cast", {d[0]}, w});
       break;
     case K::metrics_pack:
       if (k.flags & kHasNorm) sig.inputs.push_back({"norm_sq", {1}, DType::f64});
@@ -378,7 +379,7 @@ KernelCost cost(const Kernel& k, PlanTypes t, bool accumulates) {
     case K::clip_coef:
       return {0, 16};
     case K::adamw:
-      return {0, a * 7 * m};
+      return {0, a * (7 * m + ((k.flags & kCast) ? w : 0))};
     case K::metrics_pack:
       return {0, a * 8};
   }

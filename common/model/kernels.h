@@ -50,7 +50,8 @@ enum class KernelKind : std::uint8_t {
   grad_add,                  // {elements} a, b -> a (in place) = a + b (tied embedding on one rank)
   sum_squares,               // {} grads... -> f64[1] (acc): 0 where the rank is not the owner
   clip_coef,     // {} norm_sq -> coef f32|f64[1]: min(1, max_norm/(sqrt+1e-6)); no max_norm: 1
-  adamw,         // {elements} param, grad, m, v, coef -> param, m, v (in place)
+  adamw,         // {elements} param, grad, m, v, coef -> param, m, v (in place) [, cast: the
+                 //   parameter in the compute type, where `param` is its main copy]
   metrics_pack,  // {values} norm_sq or loss -> metrics f64[values] (acc): adds to its slots, the
                  //   others are 0 where it writes. Slots: MetricSlot
 };
@@ -96,6 +97,7 @@ enum KernelFlag : std::uint32_t {
   kDecayNone = 1u << 10,    // "decay=none"
   kHasNorm = 1u << 11,      // "has=norm": metrics_pack takes norm_sq
   kHasLoss = 1u << 12,      // "has=ce": metrics_pack takes the loss and counts tokens
+  kCast = 1u << 13,         // "cast": adamw also writes the parameter in the compute type
 };
 
 // One entry of a plan's kernel table.

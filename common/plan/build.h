@@ -18,8 +18,8 @@ namespace tandem {
 // The whole plan. The scenario must have passed validation (common/scenario/validate.h).
 [[nodiscard]] Result<Plan> build_plan(const Scenario& scenario);
 
-// `tandem plan --dump-after STEP`: names of the steps in order, and the text of the form that a step
-// leaves behind: L1 text up to p2p, plan text from segments on.
+// `tandem plan --dump-after STEP`: names of the steps in order, and the text of the form that a
+// step leaves behind: L1 text up to p2p, plan text from segments on.
 [[nodiscard]] const std::vector<std::string>& lowering_steps();
 [[nodiscard]] Result<std::string> dump_after(const Scenario& scenario, const std::string& step);
 

@@ -1,0 +1,86 @@
+#include "common/plan/build.h"
+
+#include <algorithm>
+
+#include "common/plan/lower/draft.h"
+#include "common/plan/print.h"
+#include "common/schedule/registry.h"
+#include "common/schedule/text.h"
+
+namespace tandem {
+namespace {
+
+using lower::Draft;
+
+// In order. `backward` (split and merge), `unshard`, `recompute` and `zero` leave the forms of this
+// version as they are: its schedules do not split backwards, and it has no ZeRO and no recompute.
+const std::vector<std::string> kSteps = {"stages",   "order",     "backward",  "unshard",
+                                         "reduce",   "p2p",       "segments",  "recompute",
+                                         "zero",     "gradients", "optimizer", "streams",
+                                         "buffers"};
+
+bool reaches(const std::string& last, const char* step) {
+  const auto at = [](std::string_view s) { return std::find(kSteps.begin(), kSteps.end(), s); };
+  return at(last) >= at(step);
+}
+
+std::string placement(const Order& order) {
+  std::string out;
+  for (std::size_t s = 0; s < order.stage_rank.size(); ++s)
+    out += "stage " + std::to_string(s) + " on rank " + std::to_string(order.stage_rank[s]) + "\n";
+  return out;
+}
+
+// L1 up to `last`.
+Result<Order> lower_order(const Scenario& scenario, const std::string& last) {
+  Result<Order> order = build_order(scenario);
+  if (!order || !reaches(last, "reduce")) return order;
+  Order reduced = lower::reduce(*order);
+  if (!reaches(last, "p2p")) return reduced;
+  return lower::p2p(reduced, scenario.schedule.receive);
+}
+
+Result<Plan> lower_plan(const Scenario& scenario, const std::string& last) {
+  Result<Order> order = lower_order(scenario, last);
+  if (!order) return order.error();
+  Draft draft(scenario);
+  draft.order = std::move(*order);
+  lower::stages(draft);
+  lower::segments(draft);
+  if (reaches(last, "gradients")) lower::gradients(draft);
+  if (reaches(last, "optimizer")) lower::optimizer(draft);
+  if (reaches(last, "streams")) lower::streams(draft);
+  if (reaches(last, "buffers")) lower::buffers(draft);
+  return lower::finish(draft);
+}
+
+}  // namespace
+
+Result<Order> build_order(const Scenario& s) {
+  const PipelineShape shape{s.parallel.pp, s.num_microbatches(), s.schedule.stages_per_rank};
+  return make_order(s.schedule.kind, shape, s.schedule.options);
+}
+
+Result<Plan> build_plan(const Scenario& scenario) { return lower_plan(scenario, kSteps.back()); }
+
+const std::vector<std::string>& lowering_steps() { return kSteps; }
+
+Result<std::string> dump_after(const Scenario& scenario, const std::string& step) {
+  const auto at = std::find(kSteps.begin(), kSteps.end(), step);
+  if (at == kSteps.end()) {
+    std::string names;
+    for (const std::string& s : kSteps) names += (names.empty() ? "" : ", ") + s;
+    return make_error(Failure::usage, "E-CLI-001", "unknown lowering step", step, "one of " + names,
+                      "write --dump-after segments");
+  }
+  if (!reaches(step, "segments")) {
+    Result<Order> order = lower_order(scenario, step);
+    if (!order) return order.error();
+    return step == "stages" ? placement(*order) : to_text(*order);
+  }
+  Result<Plan> plan = lower_plan(scenario, step);
+  if (!plan) return plan.error();
+  return print(*plan);
+}
+
+}  // namespace tandem

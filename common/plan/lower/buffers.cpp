@@ -1,0 +1,38 @@
+// Step `buffers`: an op allocates what it is the first to use in issue order, and frees what it is
+// the last to use. Parameters, main gradients and optimizer state live for the run.
+#include <algorithm>
+
+#include "common/plan/lower/draft.h"
+#include "common/plan/lower/uses.h"
+
+namespace tandem::lower {
+
+void buffers(Draft& d) {
+  constexpr std::int32_t kNever = -1;
+  std::vector<std::int32_t> first(d.plan.buffers.size(), kNever), last(first);
+  for (std::vector<Op>& ops : d.programs) {
+    for (std::size_t i = 0; i < ops.size(); ++i)
+      for_each_use(d.plan, ops[i], [&](BufferId id, bool) {
+        if (first[id.index()] == kNever) first[id.index()] = static_cast<std::int32_t>(i);
+        last[id.index()] = static_cast<std::int32_t>(i);
+      });
+    std::vector<BufferId> begin, end;
+    for (std::size_t i = 0; i < ops.size(); ++i) {
+      begin.clear();
+      end.clear();
+      for_each_use(d.plan, ops[i], [&](BufferId id, bool) {
+        if (lives_for_the_run(d.plan.buffer(id).cls)) return;
+        if (first[id.index()] == static_cast<std::int32_t>(i)) begin.push_back(id);
+        if (last[id.index()] == static_cast<std::int32_t>(i)) end.push_back(id);
+      });
+      for (std::vector<BufferId>* list : {&begin, &end}) {
+        std::sort(list->begin(), list->end());
+        list->erase(std::unique(list->begin(), list->end()), list->end());
+      }
+      ops[i].allocates = d.refs(begin);
+      ops[i].frees = d.refs(end);
+    }
+  }
+}
+
+}  // namespace tandem::lower

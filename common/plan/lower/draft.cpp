@@ -1,0 +1,82 @@
+#include "common/plan/lower/draft.h"
+
+#include <algorithm>
+
+#include "common/base/check.h"
+
+namespace tandem::lower {
+
+Sizes sizes_of(const Scenario& s) {
+  const ModelSpec& m = s.model;
+  Sizes z;
+  z.tp = s.parallel.tp, z.dp = s.parallel.dp, z.pp = s.parallel.pp;
+  z.micro_batch = s.training.micro_batch, z.sequence = s.training.sequence;
+  z.tokens = z.micro_batch * z.sequence;
+  z.hidden = m.hidden;
+  z.head_dim = m.head_dim > 0 ? m.head_dim : m.hidden / m.heads;
+  z.heads = m.heads / z.tp;
+  z.attention = z.heads * z.head_dim;
+  z.ffn = m.ffn_hidden / z.tp;
+  z.vocab = m.vocab;
+  z.vocab_cut = s.parallel.vocab_parallel && z.tp > 1;
+  z.classes = z.vocab_cut ? (z.vocab + z.tp - 1) / z.tp : z.vocab;
+  return z;
+}
+
+const Tensor& ProgramTensors::at(std::string_view name) const {
+  const auto it = std::find_if(tensors.begin(), tensors.end(),
+                               [name](const Tensor& t) { return t.name == name; });
+  TANDEM_CHECK(it != tensors.end(), "no tensor {} in this program", name);
+  return *it;
+}
+
+std::uint32_t Draft::name(std::string_view text) {
+  const auto it = name_ids_.find(text);
+  if (it != name_ids_.end()) return it->second;
+  const auto id = static_cast<std::uint32_t>(plan.names.size());
+  plan.names.emplace_back(text);
+  name_ids_.emplace(text, id);
+  return id;
+}
+
+StreamId Draft::stream(std::string_view text) {
+  const auto it = stream_ids_.find(text);
+  if (it != stream_ids_.end()) return it->second;
+  const StreamId id{static_cast<std::int64_t>(plan.streams.size())};
+  plan.streams.emplace_back(text);
+  stream_ids_.emplace(text, id);
+  return id;
+}
+
+KernelId Draft::kernel(const Kernel& k) {
+  const auto it = std::find(plan.kernels.begin(), plan.kernels.end(), k);
+  if (it != plan.kernels.end()) return KernelId{it - plan.kernels.begin()};
+  plan.kernels.push_back(k);
+  return KernelId{static_cast<std::int64_t>(plan.kernels.size()) - 1};
+}
+
+CommId Draft::comm(std::string_view text) const {
+  for (std::size_t i = 0; i < plan.communicators.size(); ++i)
+    if (plan.name(plan.communicators[i].name) == text) return CommId{static_cast<std::int64_t>(i)};
+  return CommId{};
+}
+
+BufferId Draft::add(Buffer b) {
+  plan.buffers.push_back(b);
+  return BufferId{static_cast<std::int64_t>(plan.buffers.size()) - 1};
+}
+
+namespace {
+template <class T>
+Range append(std::vector<T>& pool, const std::vector<T>& list) {
+  const Range r{static_cast<std::uint32_t>(pool.size()), static_cast<std::uint32_t>(list.size())};
+  pool.insert(pool.end(), list.begin(), list.end());
+  return r;
+}
+}  // namespace
+
+Range Draft::refs(const std::vector<OpId>& ids) { return append(plan.op_refs, ids); }
+Range Draft::refs(const std::vector<BufferId>& ids) { return append(plan.buffer_refs, ids); }
+Range Draft::operands(const std::vector<OperandRef>& list) { return append(plan.operands, list); }
+
+}  // namespace tandem::lower

@@ -1,0 +1,96 @@
+// Step `gradients`: where each bucket is reduced (models.md 4.4, 4.8).
+//   overlap    right behind the last op that writes the bucket, and the message that op makes
+//   otherwise  behind the last op of the program
+//   tied       the two parts of a tied embedding on one rank are added first; on two ranks they are
+//              summed over `emb`, then each copy over dp. Always at the end.
+#include "common/plan/lower/draft.h"
+
+namespace tandem::lower {
+namespace {
+
+Op all_reduce(Draft& d, const char* comm, const char* tag, BufferId buffer, int stage) {
+  Op op;
+  op.kind = OpKind::all_reduce;
+  op.phase = Phase::O;
+  op.stage = stage;
+  op.comm = d.comm(comm);
+  op.stream = d.stream(std::string("comm:") + comm);
+  op.reduction = Reduction::sum;
+  op.tag = d.name(tag);
+  op.buffer = buffer;
+  const Buffer& b = d.plan.buffer(buffer);
+  op.dtype = b.dtype;
+  op.count = b.shape.elements();
+  return op;
+}
+
+// For each bucket the position of the last op that writes it.
+std::vector<std::size_t> last_writers(const Draft& d, const std::vector<Op>& ops,
+                                      const ProgramTensors& t) {
+  std::vector<int> bucket_of(d.plan.buffers.size(), -1);
+  for (const Tensor& x : t.tensors) bucket_of[x.grad.index()] = x.bucket;
+  std::vector<std::size_t> last(t.buckets.size(), 0);
+  for (std::size_t i = 0; i < ops.size(); ++i)
+    for (const Call& c : d.plan.calls_of(ops[i]))
+      for (const OperandRef& o : d.plan.operands_of(c.outputs))
+        if (const int b = bucket_of[o.id.index()]; b >= 0) last[static_cast<std::size_t>(b)] = i;
+  return last;
+}
+
+void reduce_program(Draft& d, std::size_t program) {
+  std::vector<Op>& ops = d.programs[program];
+  const ProgramTensors& t = d.tensors[program];
+  const bool reduces = d.comm("dp").valid(), overlap = d.scenario.parallel.gradient_overlap;
+  const int stage = ops.empty() ? -1 : ops.back().stage;
+  std::vector<Op> next, at_end;
+  if (reduces) {
+    const std::vector<std::size_t> last = last_writers(d, ops, t);
+    std::vector<std::size_t> place(last);  // the op it goes behind
+    for (std::size_t& p : place)
+      while (p + 1 < ops.size() && ops[p + 1].kind == OpKind::send) ++p;
+    next.reserve(ops.size() + t.buckets.size());
+    for (std::size_t i = 0; i < ops.size(); ++i) {
+      next.push_back(ops[i]);
+      for (std::size_t b = 0; b < t.buckets.size(); ++b) {
+        if (t.buckets[b].tied || place[b] != i) continue;
+        Op op = all_reduce(d, "dp", "grad.dp", t.buckets[b].grad, ops[i].stage);
+        (overlap ? next : at_end).push_back(op);
+      }
+    }
+    ops = std::move(next);
+    ops.insert(ops.end(), at_end.begin(), at_end.end());
+  }
+  for (const Bucket& b : t.buckets) {
+    if (!b.tied) continue;
+    if (t.tied_head.valid()) {
+      Op op;
+      op.phase = Phase::O;
+      op.stage = stage;
+      op.stream = d.stream("compute");
+      Kernel k;
+      k.kind = KernelKind::grad_add;
+      k.dims = {d.plan.buffer(t.tied_head).shape.elements()};
+      BufferId part;
+      for (const Tensor& x : t.tensors)
+        if (x.name == "embed.weight") part = x.grad;
+      op.calls = {static_cast<std::uint32_t>(d.plan.calls.size()), 1};
+      Call call{d.kernel(k), d.operands({{part, false}, {t.tied_head, false}}),
+                d.operands({{part, false}}), {}};
+      d.plan.calls.push_back(call);
+      ops.push_back(op);
+    }
+    if (d.comm("emb").valid()) {
+      ops.push_back(all_reduce(d, "emb", "grad.emb", b.grad, stage));
+      ops.back().match = 2 * (d.order.num_stages() - 1) * d.order.num_microbatches;
+    }
+    if (reduces) ops.push_back(all_reduce(d, "dp", "grad.dp", b.grad, stage));
+  }
+}
+
+}  // namespace
+
+void gradients(Draft& d) {
+  for (std::size_t p = 0; p < d.programs.size(); ++p) reduce_program(d, p);
+}
+
+}  // namespace tandem::lower

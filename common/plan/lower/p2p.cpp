@@ -1,0 +1,155 @@
+// Step `p2p`: sends and receives, by the sender-driven sweep of schedules.md 4.4, and the place of
+// receives by the policy of 4.5. Each SEND is followed at once by its RECV at the end of what the
+// peer has so far; ranks take turns, one action each.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <set>
+#include <tuple>
+
+#include "common/plan/lower/draft.h"
+#include "common/schedule/text.h"
+
+namespace tandem::lower {
+namespace {
+
+using Key = std::tuple<ActionKind, int, int>;
+Key key_of(const Action& a) { return {a.kind, a.stage, a.microbatch}; }
+
+struct Sweep {
+  const Order& in;
+  Order out;
+  std::vector<std::set<Key>> done;  // by rank: what stands in its output
+
+  [[nodiscard]] int rank_of(int stage) const {
+    return in.stage_rank[static_cast<std::size_t>(stage)];
+  }
+  [[nodiscard]] bool has(int rank, ActionKind kind, int stage, int mb) const {
+    return done[static_cast<std::size_t>(rank)].contains({kind, stage, mb});
+  }
+  [[nodiscard]] bool ready(int rank, const Action& a) const {
+    const int last = in.num_stages() - 1;
+    if (a.kind == ActionKind::F)
+      return a.stage == 0 || has(rank, ActionKind::recv_f, a.stage, a.microbatch) ||
+             has(rank, ActionKind::F, a.stage - 1, a.microbatch);
+    if (is_backward(a.kind))
+      return a.stage == last || has(rank, ActionKind::recv_b, a.stage, a.microbatch) ||
+             has(rank, ActionKind::I, a.stage + 1, a.microbatch) ||
+             has(rank, ActionKind::B, a.stage + 1, a.microbatch);
+    return true;
+  }
+  void put(int rank, const Action& a) {
+    out.ranks[static_cast<std::size_t>(rank)].push_back(a);
+    done[static_cast<std::size_t>(rank)].insert(key_of(a));
+  }
+  // The message that `a` makes, and its arrival.
+  void send(int rank, const Action& a) {
+    const bool forth = a.kind == ActionKind::F;
+    if (!forth && !is_backward(a.kind)) return;
+    const int to = forth ? a.stage + 1 : a.stage - 1;
+    if (to < 0 || to >= in.num_stages() || rank_of(to) == rank) return;
+    put(rank, {forth ? ActionKind::send_f : ActionKind::send_b, a.stage, a.microbatch});
+    put(rank_of(to), {forth ? ActionKind::recv_f : ActionKind::recv_b, to, a.microbatch});
+  }
+};
+
+Error stuck(const Order& in, const std::vector<std::size_t>& at) {
+  std::string heads;
+  for (std::size_t r = 0; r < at.size(); ++r)
+    if (at[r] < in.ranks[r].size())
+      heads += fmt::format("{}rank {} waits at {}", heads.empty() ? "" : "; ", r,
+                           to_text(in.ranks[r][at[r]]));
+  return make_error(Failure::bad_input, "E-PLAN-002", "the order of the schedule cannot run", heads,
+                    "an order in which every action's inputs come before it",
+                    "mend the order; its first rows are\n" + grid(in));
+}
+
+bool is_recv(ActionKind k) { return k == ActionKind::recv_f || k == ActionKind::recv_b; }
+bool is_send(ActionKind k) { return k == ActionKind::send_f || k == ActionKind::send_b; }
+
+// The rank at the other end of a message.
+int peer_of(const Order& order, const Action& a) {
+  const int other = a.kind == ActionKind::send_f || a.kind == ActionKind::recv_b ? a.stage + 1
+                                                                                  : a.stage - 1;
+  return order.stage_rank[static_cast<std::size_t>(other)];
+}
+
+// Does `a` need the message of `recv`?
+bool consumes(const Action& a, const Action& recv) {
+  return a.stage == recv.stage && a.microbatch == recv.microbatch &&
+         (recv.kind == ActionKind::recv_f ? a.kind == ActionKind::F : is_backward(a.kind));
+}
+
+// Moves the waiting receives that `goes` accepts to the end of `out`, in their order.
+template <class Goes>
+void release(std::vector<Action>& waiting, RankOrder& out, Goes goes) {
+  std::vector<Action> stay;
+  for (const Action& r : waiting) (goes(r) ? out : stay).push_back(r);
+  waiting = std::move(stay);
+}
+
+// deferred: a receive waits until just before its consumer, and then takes with it all earlier ones
+// of the same directed edge. parity: it goes alone, and on the lower rank of a pair all receives from
+// the peer go before a send to it.
+RankOrder deferred(const Order& order, int rank, bool parity) {
+  RankOrder out;
+  std::vector<Action> waiting;  // in the order of the sweep
+  for (const Action& a : order.ranks[static_cast<std::size_t>(rank)]) {
+    if (is_recv(a.kind)) {
+      waiting.push_back(a);
+      continue;
+    }
+    const auto mine = std::find_if(waiting.begin(), waiting.end(),
+                                   [&](const Action& r) { return consumes(a, r); });
+    if (mine != waiting.end()) {
+      const Action needed = *mine;
+      bool before = true;  // still at or before `needed`
+      release(waiting, out, [&](const Action& r) {
+        const bool goes =
+            r == needed || (before && !parity && peer_of(order, r) == peer_of(order, needed));
+        if (r == needed) before = false;
+        return goes;
+      });
+    }
+    if (parity && is_send(a.kind) && rank < peer_of(order, a))
+      release(waiting, out, [&](const Action& r) { return peer_of(order, r) == peer_of(order, a); });
+    out.push_back(a);
+  }
+  out.insert(out.end(), waiting.begin(), waiting.end());
+  return out;
+}
+
+}  // namespace
+
+Result<Order> p2p(const Order& order, Receive policy) {
+  Sweep sweep{order, order, {}};
+  const auto num_ranks = order.ranks.size();
+  sweep.done.resize(num_ranks);
+  for (RankOrder& list : sweep.out.ranks) list.clear();
+  std::vector<std::size_t> at(num_ranks, 0);
+  for (bool progress = true; progress;) {
+    progress = false;
+    bool left = false;
+    for (std::size_t r = 0; r < num_ranks; ++r) {
+      if (at[r] == order.ranks[r].size()) continue;
+      left = true;
+      const Action& a = order.ranks[r][at[r]];
+      const int rank = static_cast<int>(r);
+      if (!sweep.ready(rank, a)) continue;
+      progress = true;
+      ++at[r];
+      sweep.put(rank, a);
+      sweep.send(rank, a);
+    }
+    if (left && !progress) return stuck(order, at);
+  }
+  if (policy != Receive::early) {
+    const Order early = sweep.out;
+    for (std::size_t r = 0; r < num_ranks; ++r)
+      sweep.out.ranks[r] =
+          deferred(early, static_cast<int>(r), policy == Receive::deferred_parity);
+  }
+  return sweep.out;
+}
+
+}  // namespace tandem::lower

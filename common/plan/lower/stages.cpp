@@ -1,0 +1,118 @@
+// Step `stages`: the header of the plan and its communicators. A communicator that would have one
+// member is not made, and nothing communicates over it.
+#include <fmt/format.h>
+
+#include "common/base/sha256.h"
+#include "common/plan/lower/draft.h"
+#include "common/scenario/fields.h"
+
+namespace tandem::lower {
+namespace {
+
+PlanTypes types_of(Precision p) {
+  switch (p) {
+    case Precision::fp64: return {DType::f64, DType::f64};
+    case Precision::fp32: return {DType::f32, DType::f32};
+    case Precision::bf16: return {DType::bf16, DType::f32};
+    case Precision::fp16:
+    case Precision::fp8: break;  // the reader refuses them
+  }
+  return {DType::f16, DType::f32};
+}
+
+// Fields that change no op and no buffer of the plan.
+bool outside_the_plan(std::string_view path) {
+  return path == "training.steps" || path == "training.init" ||
+         path.starts_with("training.data.") ||
+         (path.starts_with("training.optimizer.") && path != "training.optimizer.clip");
+}
+
+// Of everything that shapes a step: model, training shapes, parallel, schedule.
+std::string digest_of(const Scenario& s) {
+  std::string text;
+  for (const Field& f : scenario_fields()) {
+    const bool shapes = f.path.starts_with("model.") || f.path.starts_with("training.") ||
+                        f.path.starts_with("parallel.") || f.path.starts_with("schedule.");
+    if (!shapes || !f.get || f.path == "model.preset" || outside_the_plan(f.path)) continue;
+    const FieldValue value = f.get(s, 0);
+    if (!value.absent) text += fmt::format("{}={}\n", f.path, value_text(f, value));
+  }
+  return sha256_hex(text).substr(0, 16);
+}
+
+template <class E>
+std::string word(const char* path, E value) {
+  return words_of(find_field(path)->names)[static_cast<std::size_t>(value)];
+}
+
+class Table {
+ public:
+  explicit Table(Draft& d) : d_(d), mesh_(d.plan.header.mesh) {}
+  void axes(const char* name, std::initializer_list<Axis> axes) {
+    Communicator c;
+    c.size = 1;
+    for (Axis a : axes) {
+      c.axes.add(a);
+      c.size *= mesh_.of(a);
+    }
+    add(name, c);
+  }
+  void pair(const std::string& name, int first, int second) {
+    Communicator c;
+    c.axes.add(Axis::pp);
+    c.pair_first = first, c.pair_second = second, c.size = 2;
+    add(name, c);
+  }
+
+ private:
+  void add(std::string_view name, Communicator c) {
+    if (c.size < 2) return;
+    c.name = d_.name(name);
+    d_.plan.communicators.push_back(c);
+  }
+  Draft& d_;
+  const Mesh& mesh_;
+};
+
+void pipeline_communicators(const Scenario& s, int num_ranks, Table& table) {
+  if (num_ranks == 1) return;
+  if (s.schedule.communicators == P2pCommunicators::world) return table.axes("p2p", {Axis::pp});
+  for (int r = 0; r + 1 < num_ranks; ++r) {
+    if (s.schedule.communicators == P2pCommunicators::pair) {
+      table.pair(fmt::format("pair:{}-{}", r, r + 1), r, r + 1);
+      continue;
+    }
+    table.pair(fmt::format("edge:{}->{}", r, r + 1), r, r + 1);
+    table.pair(fmt::format("edge:{}->{}", r + 1, r), r + 1, r);
+  }
+}
+
+}  // namespace
+
+void stages(Draft& d) {
+  const Scenario& s = d.scenario;
+  PlanHeader& h = d.plan.header;
+  h.digest = digest_of(s);
+  h.schedule = s.schedule.kind;
+  h.receive = word("schedule.receive", s.schedule.receive);
+  h.communicators = word("schedule.communicators", s.schedule.communicators);
+  h.grouping = word("schedule.grouping", s.schedule.grouping);
+  h.microbatches = s.num_microbatches();
+  h.micro_batch = s.training.micro_batch;
+  h.sequence = s.training.sequence;
+  std::size_t at = 0;
+  for (const std::string& axis : s.parallel.order)
+    if (const auto a = axis_from(axis)) h.mesh.order[at++] = *a;  // ep is no axis of this mesh
+  h.mesh.size = {s.parallel.tp, s.parallel.cp, s.parallel.dp, s.parallel.pp};
+  h.stage_rank.assign(d.order.stage_rank.begin(), d.order.stage_rank.end());
+  h.types = types_of(s.training.precision);
+
+  Table table(d);
+  table.axes("tp", {Axis::tp});
+  table.axes("dp", {Axis::dp});
+  if (s.model.tied_embeddings && s.parallel.pp > 1) table.pair("emb", 0, s.parallel.pp - 1);
+  table.axes("world", {Axis::tp, Axis::dp, Axis::pp});
+  pipeline_communicators(s, s.parallel.pp, table);
+}
+
+}  // namespace tandem::lower

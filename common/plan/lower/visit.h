@@ -1,0 +1,55 @@
+// What one visit of a stage consists of, before it is made for each microbatch: the ops of its
+// forward and backward, over slots (one buffer a microbatch) and buffers that live for the run.
+// gpt.cpp writes it, segments.cpp makes ops of it.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "common/plan/lower/draft.h"
+
+namespace tandem::lower {
+
+// An operand of a visit: a slot, or a buffer of the program.
+struct Ref {
+  int slot = -1;
+  BufferId buffer;  // where slot < 0
+  bool sums = false;  // accumulates in every microbatch but the one whose backward comes first
+};
+
+struct Slot {
+  Buffer buffer;  // microbatch and program are filled in later
+  bool only_when_accumulating = false;  // scratch of W
+  bool once = false;                    // one buffer for all microbatches: the loss
+};
+
+struct VisitCall {
+  KernelId kernel;
+  std::vector<Ref> inputs, outputs, scratch;
+};
+
+struct VisitOp {
+  int layer = -1;
+  std::vector<VisitCall> calls;  // compute; else a reduction over tp:
+  std::string tag;
+  Ref reduced;
+  Reduction reduction = Reduction::none;
+};
+
+struct Visit {
+  std::vector<Slot> slots;
+  std::vector<VisitOp> forward, backward;
+  bool first = false, last = false;  // stage of the model
+  int first_layer = 0, last_layer = 0;
+  int batch = -1;     // slot: first and last stage read it
+  int input = -1;     // slot that is received before the forward; -1: first stage
+  int output = -1;    // slot that is sent after it; -1: last stage
+  int d_output = -1;  // slot that is received before the backward
+  int d_input = -1;   // slot that is sent after it
+};
+
+// The visit of `stage` of a gpt model (models.md 2.2, 4.2; unsplit backward: I and W of a segment
+// side by side). `first` reads the tokens, `last` makes the loss.
+[[nodiscard]] Visit gpt_visit(Draft& draft, int program, int stage, int first_layer, int num_layers);
+
+}  // namespace tandem::lower
