@@ -307,8 +307,22 @@ constexpr CodeInfo kCodes[] = {
      "Verification needs the gradients of every rank of the run.", "a run that did not finish"},
     {"E-EXEC-035", kInfeasible, "the executor cannot run this plan",
      "The plan asks for something that this build has no code for.", "dtype bf16 on the CPU"},
+    {"E-EXEC-040", Failure::execution, "members disagree about an operation",
+     "Two ranks of a communicator came to different operations, or to one with different sizes, types or steps. Found before any data is moved, at both.", "ranks that read different plans"},
+    {"E-EXEC-041", Failure::peer_lost, "a peer has gone",
+     "The other end of a socket pair is closed: that rank ended or was killed. Its own report has the cause.", "kill -9 of a rank"},
+    {"E-EXEC-042", Failure::peer_lost, "a peer did not answer in time",
+     "An operation did not end within execute.timeout. The ranks that were waited for are named.", "a stopped rank"},
+    {"E-EXEC-043", Failure::peer_lost, "the run was aborted",
+     "Another rank failed first; this one was told to stop.", "one rank of four fails"},
+    {"E-EXEC-044", Failure::internal, "the sockets of a rank are not those of its plan",
+     "Launcher and rank derive the socket pairs from the plan; here they came to different lists.", "a rank started by hand"},
+    {"E-EXEC-045", kInfeasible, "the transport cannot run this operation",
+     "The buffer is smaller than the message, or values of this type cannot be added on the host.", "an all-reduce of f16"},
     {"E-EXEC-046", kInfeasible, "the run needs more open files than the system allows",
      "Each pair of ranks that exchanges messages has one socket pair for each communicator; the launcher holds both ends while it starts the ranks.", "64 ranks with ulimit -n 256"},
+    {"E-EXEC-047", Failure::execution, "a system call of the transport failed",
+     "The system refused a socket operation that it should not refuse.", "no free descriptor"},
 
     // --- CKPT: checkpoints -----------------------------------------------------------------------
 

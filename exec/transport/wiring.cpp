@@ -26,8 +26,8 @@ void add_pairs(const Op& op, int members, const AlgorithmSetting& setting, std::
 // By communicator, then by program.
 std::vector<std::vector<std::set<Pair>>> pairs_of_programs(const Plan& plan,
                                                            const AlgorithmSetting& setting) {
-  std::vector<std::vector<std::set<Pair>>> out(
-      plan.communicators.size(), std::vector<std::set<Pair>>(plan.programs.size()));
+  std::vector<std::vector<std::set<Pair>>> out(plan.communicators.size(),
+                                               std::vector<std::set<Pair>>(plan.programs.size()));
   for (std::size_t p = 0; p < plan.programs.size(); ++p) {
     std::vector<Uses> uses(plan.communicators.size());
     for (const Op& op : plan.ops_of(ProgramId{static_cast<int>(p)})) {

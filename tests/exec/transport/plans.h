@@ -63,8 +63,8 @@ inline Plan edge_plan(const std::vector<PlanOp>& ops) {
   c.pair_first = 0, c.pair_second = 1;
   plan.communicators.push_back(c);
   for (int p = 0; p < 2; ++p) {
-    plan.programs.push_back({static_cast<std::uint32_t>(plan.ops.size()),
-                             static_cast<std::uint32_t>(ops.size())});
+    plan.programs.push_back(
+        {static_cast<std::uint32_t>(plan.ops.size()), static_cast<std::uint32_t>(ops.size())});
     for (std::size_t k = 0; k < ops.size(); ++k) {
       Op op = make_op(ops[k], CommId{0});
       op.kind = p == 0 ? OpKind::send : OpKind::recv;

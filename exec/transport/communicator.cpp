@@ -1,0 +1,279 @@
+#include "exec/transport/communicator.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "common/base/check.h"
+#include "common/plan/print.h"
+#include "exec/device/clock.h"
+#include "exec/transport/reduce.h"
+
+namespace tandem::exec {
+namespace {
+
+// A first message up to this size travels with the header: it fits the peer's read buffer.
+constexpr std::size_t kEagerBytes = 8 * 1024;
+
+Arrival arrival_of(StepAction action) {
+  switch (action) {
+    case StepAction::copy:
+      return Arrival::copy;
+    case StepAction::reduce:
+      return Arrival::combine;
+    case StepAction::reduce_in_rank_order:
+      return Arrival::in_order;
+  }
+  return Arrival::copy;
+}
+
+std::span<const std::byte> bytes_of(const MessageHeader& h) {
+  return std::as_bytes(std::span<const MessageHeader, 1>(&h, 1));
+}
+
+void add(Traffic& to, const Traffic& more) {
+  to.operations += more.operations;
+  to.sent += more.sent;
+  to.received += more.received;
+  to.headers_sent += more.headers_sent;
+  to.waiting += more.waiting;
+  to.transferring += more.transferring;
+}
+
+}  // namespace
+
+struct GroupEnd::Call {
+  OpId id;
+  int step = 0;
+  std::span<std::byte> data;  // exactly the op's buffer
+  const OpProgram* program = nullptr;
+  Nanoseconds started = 0, deadline = 0;
+  std::vector<int> peers;
+  std::vector<MessageHeader> mine, theirs;  // by index of `peers`
+  std::vector<bool> sent_early;             // the first round's message went with the header
+  const char* what = "the headers of";      // what is waited for
+
+  [[nodiscard]] std::span<std::byte> bytes(ChunkSpan chunks, std::int64_t element) const {
+    const ElementSpan e = elements_of(chunks, program->steps.chunks, program->count);
+    return data.subspan(static_cast<std::size_t>(e.begin * element),
+                        static_cast<std::size_t>(e.count * element));
+  }
+  [[nodiscard]] std::size_t index_of(int peer) const {
+    return static_cast<std::size_t>(std::find(peers.begin(), peers.end(), peer) - peers.begin());
+  }
+};
+
+GroupEnd::GroupEnd(const Plan& plan, CommId comm, Rank rank, std::vector<Rank> members,
+                   std::vector<std::unique_ptr<Channel>> channels, int abort_fd,
+                   const LocalOptions& options)
+    : plan_(plan),
+      comm_(comm),
+      rank_(rank),
+      members_(std::move(members)),
+      options_(options),
+      self_(static_cast<int>(std::find(members_.begin(), members_.end(), rank) - members_.begin())),
+      channels_(std::move(channels)),
+      transfers_(abort_fd, static_cast<int>(members_.size()), self_) {}
+
+Traffic GroupEnd::traffic() const {
+  const std::lock_guard lock(traffic_mutex_);
+  return total_;
+}
+
+Traffic GroupEnd::traffic(OpId op) const {
+  const std::lock_guard lock(traffic_mutex_);
+  const auto it = by_op_.find(op);
+  return it == by_op_.end() ? Traffic{} : it->second;
+}
+
+const OpProgram& GroupEnd::program(const Op& op) {
+  const int n = static_cast<int>(members_.size());
+  const auto key = std::pair(op.kind, algorithm_of(op, n, options_.algorithms));
+  auto it = programs_.find(key);
+  if (it == programs_.end())
+    it = programs_.emplace(key, program_of(op, n, self_, options_.algorithms)).first;
+  it->second.count = buffer_elements(op, n);  // steps do not depend on it
+  return it->second;
+}
+
+Result<Nanoseconds> GroupEnd::run(OpId op, int step, std::span<std::byte> data) {
+  const std::lock_guard lock(running_);
+  if (failed_) return *failed_;
+  Result<Nanoseconds> result = run_checked(op, step, data);
+  if (!result) failed_ = result.error();
+  return result;
+}
+
+Result<Nanoseconds> GroupEnd::run_checked(OpId id, int step, std::span<std::byte> data) {
+  const Op& op = plan_.op(id);
+  Call call;
+  call.id = id;
+  call.step = step;
+  call.program = &program(op);
+  call.started = now_ns();
+  call.deadline = call.started + options_.timeout;
+  const std::int64_t needed = checked_mul(call.program->count, size_of(op.dtype));
+  const bool reduces = op.kind == OpKind::all_reduce || op.kind == OpKind::reduce_scatter;
+  if (std::ssize(data) < needed || (reduces && !can_reduce(op.dtype, op.reduction)))
+    return make_error(
+        Failure::infeasible, "E-EXEC-045", "the transport cannot run this operation",
+        fmt::format("{}: {} of {}, a buffer of {} bytes", name_of(call),
+                    tandem::name_of(op.reduction), tandem::name_of(op.dtype), data.size()),
+        fmt::format("sum or max of f64, f32, bf16, i64 or i32 where values are added; {} bytes",
+                    needed),
+        "verify the plan: tandem validate reads a plan file");
+  call.data = data.first(static_cast<std::size_t>(needed));
+  call.peers = peers_of(call.program->steps);
+  transfers_.sent = transfers_.received_bytes = 0;
+
+  if (Status s = meet(call); !s) return s.error();
+  const Nanoseconds together = now_ns();
+  for (std::size_t at = 0; at < call.program->steps.steps.size();)
+    if (Status s = round(call, at); !s) return s.error();
+  ++sequence_;
+
+  const Traffic traffic{1,
+                        transfers_.sent,
+                        transfers_.received_bytes,
+                        std::ssize(call.peers),
+                        together - call.started,
+                        now_ns() - together};
+  const std::lock_guard lock(traffic_mutex_);
+  add(total_, traffic);
+  add(by_op_[id], traffic);
+  return together;
+}
+
+Channel& GroupEnd::channel(const Call& call, int peer) const {
+  Channel* c = channels_[static_cast<std::size_t>(peer)].get();
+  TANDEM_CHECK(c, "{}: no socket pair with member {}", name_of(call), peer);
+  return *c;
+}
+
+Status GroupEnd::meet(Call& call) {
+  const std::size_t n = call.peers.size();
+  call.mine.resize(n);
+  call.theirs.resize(n);
+  call.sent_early.assign(n, false);
+  transfers_.begin_round(DType::f32, Reduction::none);
+  transfers_.tolerate_closed_sends = true;
+  std::vector<std::size_t> receives(n);
+  for (std::size_t k = 0; k < n; ++k) {
+    const int peer = call.peers[k];
+    call.mine[k] = make_header(plan_, call.id, *call.program, sequence_, call.step, rank_,
+                               members_[static_cast<std::size_t>(peer)]);
+    std::span<const std::byte> early;
+    for (const Step& s : call.program->steps.steps) {
+      if (options_.strict || s.round != 0) break;
+      if (s.send_to != peer) continue;
+      const auto message = call.bytes(s.send, size_of(plan_.op(call.id).dtype));
+      if (message.size() <= kEagerBytes) early = message, call.sent_early[k] = true;
+    }
+    transfers_.send(peer, channel(call, peer), bytes_of(call.mine[k]), early);
+    receives[k] = transfers_.receive(
+        peer, channel(call, peer),
+        std::as_writable_bytes(std::span<MessageHeader, 1>(&call.theirs[k], 1)), Arrival::copy);
+  }
+  std::vector<bool> checked(n, false);
+  while (true) {
+    const std::optional<Fault> fault = transfers_.advance();
+    for (std::size_t k = 0; k < n; ++k) {
+      if (checked[k] || !transfers_.received(receives[k])) continue;
+      checked[k] = true;
+      if (const Mismatch m = compare(call.mine[k], call.theirs[k]); !m.field.empty())
+        return disagree(call, call.peers[k], m, call.theirs[k]);
+    }
+    if (fault) return fault_error(call, *fault);
+    if (transfers_.done()) break;
+    if (const auto end = transfers_.wait(call.deadline)) return fault_error(call, *end);
+  }
+  if (transfers_.gone) return fault_error(call, {Fault::Kind::closed, *transfers_.gone});
+  // Headers are counted by themselves.
+  transfers_.received_bytes = 0;
+  return Ok{};
+}
+
+Status GroupEnd::round(Call& call, std::size_t& at) {
+  const std::vector<Step>& steps = call.program->steps.steps;
+  const Op& op = plan_.op(call.id);
+  const std::int64_t element = size_of(op.dtype);
+  call.what = "data of";
+  transfers_.begin_round(op.dtype, op.reduction);
+  for (const int round = steps[at].round; at < steps.size() && steps[at].round == round; ++at) {
+    const Step& s = steps[at];
+    std::optional<std::size_t> behind;
+    if (s.send_to >= 0 && !(round == 0 && call.sent_early[call.index_of(s.send_to)])) {
+      const std::size_t sent =
+          transfers_.send(s.send_to, channel(call, s.send_to), {}, call.bytes(s.send, element));
+      if (call.program->exchange) behind = sent;
+    }
+    if (s.recv_from >= 0)
+      transfers_.receive(s.recv_from, channel(call, s.recv_from), call.bytes(s.recv, element),
+                         arrival_of(s.action), behind);
+  }
+  while (true) {
+    if (const auto fault = transfers_.advance()) return fault_error(call, *fault);
+    if (transfers_.done()) return Ok{};
+    if (const auto fault = transfers_.wait(call.deadline)) return fault_error(call, *fault);
+  }
+}
+
+// --- messages ------------------------------------------------------------------------------------
+
+std::string GroupEnd::name_of(const Call& call) const {
+  return fmt::format("rank {}, step {}, op {} {} on {}", rank_.value, call.step, call.id.value,
+                     tandem::name_of(plan_.op(call.id).kind),
+                     plan_.name(plan_.communicators[comm_.index()].name));
+}
+
+Error GroupEnd::disagree(const Call& call, int peer, const Mismatch& m,
+                         const MessageHeader& theirs) const {
+  const int other = members_[static_cast<std::size_t>(peer)].value;
+  return make_error(
+      Failure::execution, "E-EXEC-040", "members disagree about an operation",
+      fmt::format("{}: {} is {} here and {} at rank {}, which runs its op {} in step {}",
+                  name_of(call), m.field, m.mine, m.theirs, other, theirs.op, theirs.step),
+      "the same operation at all members of a communicator, in the same order",
+      fmt::format("compare the programs of ranks {} and {} in plan.txt; a verified plan that all "
+                  "ranks read cannot do this",
+                  rank_.value, other));
+}
+
+Error GroupEnd::fault_error(const Call& call, const Fault& fault) const {
+  const std::string here = name_of(call);
+  const std::string peer =
+      fault.peer < 0 ? "its peers"
+                     : fmt::format("rank {}", members_[static_cast<std::size_t>(fault.peer)].value);
+  switch (fault.kind) {
+    case Fault::Kind::closed:
+      return make_error(Failure::peer_lost, "E-EXEC-041", "a peer has gone",
+                        fmt::format("{}: {} closed its end", here, peer),
+                        "every member to stay until the run ends",
+                        "see what " + peer + " reported: the first failure is the cause");
+    case Fault::Kind::aborted:
+      return make_error(Failure::peer_lost, "E-EXEC-043", "the run was aborted",
+                        here + ": waited for " + call.what + " its peers",
+                        "no abort while an operation runs",
+                        "see the failure that caused the abort");
+    case Fault::Kind::deadline: {
+      std::vector<int> late;
+      for (int m : transfers_.missing())
+        late.push_back(members_[static_cast<std::size_t>(m)].value);
+      return make_error(Failure::peer_lost, "E-EXEC-042", "a peer did not answer in time",
+                        fmt::format("{}: waited {:.1f} s for {} {} {}", here,
+                                    static_cast<double>(options_.timeout) * 1e-9, call.what,
+                                    late.size() == 1 ? "rank" : "ranks", fmt::join(late, ", ")),
+                        "every member to run the operation within the timeout",
+                        "see where these ranks are (tandem diagnose); raise execute.timeout if "
+                        "they are only slow");
+    }
+    case Fault::Kind::io:
+      break;
+  }
+  return make_error(Failure::execution, "E-EXEC-047", "a system call of the transport failed",
+                    fmt::format("{}: {} with {}", here, std::strerror(fault.error), peer),
+                    "working sockets", "check memory and limits of this host");
+}
+
+}  // namespace tandem::exec
