@@ -7,6 +7,7 @@
 namespace tandem {
 namespace {
 
+constexpr Failure kUsage = Failure::usage;
 constexpr Failure kInput = Failure::bad_input;
 constexpr Failure kInfeasible = Failure::infeasible;
 constexpr Failure kOutput = Failure::output;
@@ -29,6 +30,16 @@ constexpr CodeInfo kCodes[] = {
      "The folder, or one above it, cannot be made or is a file.", "-o /dev/null/x"},
 
     // --- CLI: flags and arguments --------------------------------------------------------------
+    {"E-CLI-001", kUsage, "unknown command",
+     "The first word is the command; the nearest one, and all, are shown.", "tandem simulat x.yaml"},
+    {"E-CLI-002", kUsage, "unknown option",
+     "The nearest option of the command is shown.", "tandem validate x.yaml --jsn"},
+    {"E-CLI-003", kUsage, "an argument is missing, or there is one too many",
+     "The usage line of `tandem COMMAND --help` shows what a command takes.", "tandem validate"},
+    {"E-CLI-004", kUsage, "an option has a wrong value",
+     "A word where a number is needed, or not one of the words that the option takes.", "--seed x"},
+    {"W-CLI-001", kUsage, "an option has no effect",
+     "Every command takes the common options; this one does not use it.", "tandem version --seed 2"},
 
     // --- YAML: the text of a scenario ------------------------------------------------------------
     {"E-YAML-001", kInput, "the text is not UTF-8",
@@ -323,10 +334,16 @@ constexpr CodeInfo kCodes[] = {
      "Each pair of ranks that exchanges messages has one socket pair for each communicator; the launcher holds both ends while it starts the ranks.", "64 ranks with ulimit -n 256"},
     {"E-EXEC-047", Failure::execution, "a system call of the transport failed",
      "The system refused a socket operation that it should not refuse.", "no free descriptor"},
+    {"E-EXEC-060", Failure::execution, "the executor cannot be used",
+     "This build has none (TANDEM_EXEC=OFF), or libtandem_exec.so does not lie beside the program or cannot be loaded.",
+     "tandem execute of a build without LibTorch"},
 
     // --- CKPT: checkpoints -----------------------------------------------------------------------
 
     // --- INT: broken invariants ------------------------------------------------------------------
+    {"E-INT-001", Failure::internal, "internal error",
+     "An invariant of the program does not hold, or memory ran out. Please report it with the command and its input.",
+     "a fault of ours"},
 };
 // clang-format on
 

@@ -1,0 +1,37 @@
+// Runs the built program as a user does: a process with arguments, its output and its exit code.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+namespace tandem::test {
+
+struct Run {
+  int code = -1;         // exit code; 128 + signal where it was killed
+  std::string out, err;  // what it wrote
+  [[nodiscard]] nlohmann::json json() const { return nlohmann::json::parse(out); }
+};
+
+// `arguments` after the program's name. Runs in the folder of the source tree, without a terminal,
+// for at most 20 s. `out_fd`: where stdout goes, instead of into Run::out.
+[[nodiscard]] Run tandem(const std::vector<std::string>& arguments, int out_fd = -1);
+
+// A folder of its own, removed with everything in it at the end.
+class TempDir {
+ public:
+  TempDir();
+  ~TempDir();
+  TempDir(const TempDir&) = delete;
+  TempDir& operator=(const TempDir&) = delete;
+  [[nodiscard]] const std::string& path() const { return path_; }
+  [[nodiscard]] std::string operator/(const std::string& name) const { return path_ + "/" + name; }
+
+ private:
+  std::string path_;
+};
+
+[[nodiscard]] std::string slurp(const std::string& path);  // "" where there is no such file
+void spill(const std::string& path, const std::string& bytes);
+
+}  // namespace tandem::test

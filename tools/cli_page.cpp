@@ -1,0 +1,130 @@
+// docs/cli.md and the frozen list of flags, from the same CLI11 objects that parse.
+#include <fmt/format.h>
+
+#include "common/base/text.h"
+#include "tools/cli.h"
+#include "tools/commands.h"
+
+namespace tandem::tools {
+namespace {
+
+std::vector<CLI::App*> visible_commands(CLI::App& app) {
+  std::vector<CLI::App*> list;
+  for (CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; }))
+    if (!sub->get_group().empty()) list.push_back(sub);
+  return list;
+}
+
+// "-o,--output DIR", or for a positional "S.yaml".
+std::string flag_text(const CLI::Option& option) {
+  const std::string type = option.get_type_name();
+  if (option.get_positional()) return type.empty() ? option.get_name() : type;
+  std::vector<std::string> names;
+  for (const std::string& name : option.get_snames()) names.push_back("-" + name);
+  for (const std::string& name : option.get_lnames()) names.push_back("--" + name);
+  const bool takes_value = option.get_items_expected_max() > 0 && !type.empty();
+  return join(names, ",") + (takes_value ? " " + type : "");
+}
+
+bool is_common(const CLI::Option& option) { return option.get_group() == "Common options"; }
+bool is_help(const CLI::Option& option) { return option.check_lname("help"); }
+
+std::vector<const CLI::Option*> own_options(const CLI::App& sub) {
+  std::vector<const CLI::Option*> list;
+  for (const CLI::Option* option : sub.get_options([](const CLI::Option*) { return true; }))
+    if (!is_common(*option) && !is_help(*option)) list.push_back(option);
+  return list;
+}
+
+std::string markdown(std::string_view text) {
+  std::string out;
+  for (const char c : text) out += c == '|' ? std::string("\\|") : std::string(1, c);
+  return out;
+}
+
+std::string command_section(CLI::App& sub) {
+  std::string out = fmt::format("## tandem {}\n\n{}.\n\n", sub.get_name(), sub.get_description());
+  std::string usage = fmt::format("tandem {}", sub.get_name());
+  for (const CLI::Option* option : own_options(sub))
+    if (option->get_positional())
+      usage += option->get_required() ? " " + flag_text(*option) : " [" + flag_text(*option) + "]";
+  out += fmt::format("    {} [options]\n\n", usage);
+  std::string rows;
+  for (const CLI::Option* option : own_options(sub))
+    rows += fmt::format("| `{}` | {} |\n", markdown(flag_text(*option)),
+                        markdown(option->get_description()));
+  if (!rows.empty()) out += "| argument | meaning |\n| --- | --- |\n" + rows + "\n";
+  const std::string footer = sub.get_footer();
+  const auto at = footer.find("Examples\n");
+  if (at > 0 && at != std::string::npos) out += std::string(trim(footer.substr(0, at))) + "\n\n";
+  out += "```\n";
+  const std::string examples = footer.substr(at + 9);
+  for (const auto line : split(examples, '\n'))
+    out += std::string(line.starts_with("  ") ? line.substr(2) : line) + "\n";
+  return out + "```\n";
+}
+
+constexpr std::string_view kHead = R"(# The command line
+
+Generated from the program's own tables (tools/cli_page.cpp); a test compares.
+
+One program, `tandem`. Files in, files out. stdout is the result, stderr the messages. With `--json`
+stdout is one object: `ok`, `command`, the keys below, `errors[]` and `warnings[]`; each message is
+an object with `code`, `file`, `line`, `column`, `title`, `found`, `expected`, `hint` and `notes[]`,
+and stderr stays empty. Colour appears only on a terminal and never with `NO_COLOR`.
+
+)";
+
+constexpr std::string_view kExitCodes = R"(
+## Exit codes
+
+| code | meaning |
+| --- | --- |
+| 0 | ok |
+| 1 | a comparison outside its tolerance |
+| 2 | usage: unknown flag, missing argument, an output folder that holds something else |
+| 3 | bad input file: syntax, type, range, a plan that does not verify, a damaged timeline |
+| 4 | infeasible: well-formed but impossible, such as degrees that do not fit, or too little memory |
+| 5 | execution failed, or this build has no executor |
+| 6 | timeout or peer lost |
+| 7 | output: disk full, write error, closed pipe |
+| 70 | internal error: please report it |
+| 130, 143 | interrupted, terminated |
+)";
+
+}  // namespace
+
+std::string cli_page() {
+  Context context;
+  const auto app = make_app(context);
+  std::string out(kHead);
+  const auto list = visible_commands(*app);
+  out += "| command | does |\n| --- | --- |\n";
+  for (const CLI::App* sub : list)
+    out += fmt::format("| [`{0}`](#tandem-{0}) | {1} |\n", sub->get_name(), sub->get_description());
+  out += "\n## Options of every command\n\n| option | meaning |\n| --- | --- |\n";
+  for (const CLI::Option* option : list.front()->get_options())
+    if (is_common(*option)) {
+      std::string text = option->get_description();
+      if (const auto at = text.find(" (not used here)"); at != std::string::npos) text.resize(at);
+      out += fmt::format("| `{}` | {} |\n", markdown(flag_text(*option)), markdown(text));
+    }
+  out +=
+      "| `-h,--help` | Explain the command and its options |\n"
+      "\nAn option that a command does not use is taken with a warning.\n\n";
+  for (CLI::App* sub : list) out += command_section(*sub) + "\n";
+  out.pop_back();
+  return out + std::string(kExitCodes);
+}
+
+std::string flag_list() {
+  Context context;
+  const auto app = make_app(context);
+  std::string out;
+  for (const CLI::App* sub : visible_commands(*app))
+    for (const CLI::Option* option : sub->get_options([](const CLI::Option*) { return true; }))
+      out += fmt::format("{} {}\n", sub->get_name(), flag_text(*option));
+  return out;
+}
+
+}  // namespace tandem::tools

@@ -1,0 +1,48 @@
+// See executor.h.
+#include "tools/executor.h"
+
+#include <dlfcn.h>
+
+#include <filesystem>
+
+#include "tools/version.h"
+
+namespace tandem::tools {
+namespace {
+
+Error no_executor(std::string title, std::string found, std::string hint) {
+  return make_error(Failure::execution, "E-EXEC-060", std::move(title), std::move(found),
+                    "libtandem_exec.so beside the program", std::move(hint), Location{"tandem"});
+}
+
+// nullptr, and why in `reason`.
+void* open_library(std::string& reason) {
+  std::error_code error;
+  const auto program = std::filesystem::read_symlink("/proc/self/exe", error);
+  for (const char* place : {"libtandem_exec.so", "../lib/libtandem_exec.so"}) {
+    const std::string path = (program.parent_path() / place).string();
+    // Lazy binding: the library names functions of CUDA that are never called here.
+    if (void* handle = ::dlopen(path.c_str(), RTLD_LAZY | RTLD_LOCAL)) return handle;
+    const char* text = ::dlerror();
+    if (reason.empty() || std::filesystem::exists(path)) reason = text != nullptr ? text : path;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+Result<ExecutorMain> executor_function(const std::string& name) {
+  if (!kHasExecutor)
+    return no_executor("this build has no executor", "built with TANDEM_EXEC=OFF",
+                       "build with the preset release: tools/quickstart --build-only");
+  static std::string reason;
+  static void* const library = open_library(reason);
+  if (library == nullptr)
+    return no_executor("the executor cannot be loaded", reason,
+                       "build the target tandem_exec, and keep the program in its build folder");
+  if (void* symbol = ::dlsym(library, name.c_str())) return reinterpret_cast<ExecutorMain>(symbol);
+  return no_executor("the executor lacks a function", name,
+                     "program and library are of different versions: build both again");
+}
+
+}  // namespace tandem::tools

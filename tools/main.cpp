@@ -1,0 +1,14 @@
+// The process: signals, then the command line (cli.h). Nothing escapes from here but an exit code.
+#include <csignal>
+#include <string>
+#include <vector>
+
+#include "tools/cli.h"
+
+int main(int argc, char** argv) {
+  // A closed pipe is an error of a write, not the end of the process: exit code 7.
+  std::signal(SIGPIPE, SIG_IGN);
+  return tandem::tools::run_guarded([&] {
+    return tandem::tools::run_cli(std::vector<std::string>(argv + (argc > 0 ? 1 : 0), argv + argc));
+  });
+}
