@@ -229,6 +229,8 @@ constexpr CodeInfo kCodes[] = {
     // --- PLAN: plan text and verification ------------------------------------------------------------
     {"E-PLAN-001", kInfeasible, "the schedule cannot be made",
      "The message holds the arithmetic of the schedule kind.", "1f1b with stages_per_rank: 2"},
+    {"E-PLAN-002", kInput, "the order of the schedule cannot run",
+     "Ranks wait for each other; the message shows where each one stands, and the grid of the order.", "an order with a backward before the forward it needs"},
     {"E-PLAN-010", kInput, "this is no plan text of version 1",
      "The first line that is no comment starts with `plan 1`.", "an empty plan.txt"},
     {"E-PLAN-011", kInput, "a line of the plan has the wrong form",

@@ -70,7 +70,7 @@ Result<std::string> dump_after(const Scenario& scenario, const std::string& step
   if (at == kSteps.end()) {
     std::string names;
     for (const std::string& s : kSteps) names += (names.empty() ? "" : ", ") + s;
-    return make_error(Failure::usage, "E-CLI-001", "unknown lowering step", step, "one of " + names,
+    return make_error(Failure::usage, "E-CLI-004", "unknown lowering step", step, "one of " + names,
                       "write --dump-after segments");
   }
   if (!reaches(step, "segments")) {

@@ -42,7 +42,6 @@ class Optimizer {
     wait.stage = stage_;
     wait.stream = d_.stream("host");
     wait.buffer = norm;
-    wait.dtype = DType::f64;
     ops_.push_back(wait);
 
     compute();
