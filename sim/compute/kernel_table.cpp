@@ -1,8 +1,10 @@
 #include "sim/compute/kernel_table.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <map>
+#include <tuple>
 
 #include "common/base/check.h"
 #include "sim/calibrate/fit.h"
@@ -12,55 +14,77 @@ namespace {
 
 constexpr double kExtrapolate = 4;  // times beyond the ends of a table
 
-using Features = std::array<double, 3>;  // 1, FLOPs, bytes
+constexpr std::size_t kFeatures = 5;
+using Features = std::array<double, kFeatures>;  // 1, FLOPs, then bytes or elements
 
 double work_of(const KernelCost& c) { return c.flops > 0 ? c.flops : c.bytes; }
 
-Features features(const KernelCost& c) { return {1, c.flops, c.bytes}; }
+Features features(const Kernel& k, PlanTypes types, bool accumulate) {
+  const KernelCost c = cost(k, types, accumulate);
+  if (catalogue(k.kind).cost_class != CostClass::matmul) return {1, c.flops, c.bytes, 0, 0};
+  const auto tokens = static_cast<double>(k.dims[0]), in = static_cast<double>(k.dims[1]),
+             out = static_cast<double>(k.dims[2]);
+  return {1, c.flops, tokens * in, in * out, tokens * out};
+}
 
-double dot(const Features& a, const Features& b) { return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]; }
+double dot(const Features& a, const Features& b) {
+  double sum = 0;
+  for (std::size_t i = 0; i < kFeatures; ++i) sum += a[i] * b[i];
+  return sum;
+}
 
-// Solves the normal equations of the features in `use`, scaled to be comparable. False: singular.
+// Least squares of x . row = 1 with the features in `use`, by the normal equations; each feature is
+// scaled to length 1, so that what is small is dependent. False: they are.
 bool solve(const std::vector<Features>& rows, unsigned use, Features& out) {
-  std::array<std::array<double, 4>, 3> m{};  // [feature][feature | right side]
-  for (const Features& r : rows)
-    for (std::size_t i = 0; i < 3; ++i) {
-      if (!(use >> i & 1)) continue;
-      for (std::size_t j = 0; j < 3; ++j)
-        if (use >> j & 1) m[i][j] += r[i] * r[j];
-      m[i][3] += r[i];  // every relative time is 1
-    }
-  for (std::size_t i = 0; i < 3; ++i) {
+  std::array<std::size_t, kFeatures> column{};
+  std::size_t n = 0;
+  Features length{};
+  for (std::size_t i = 0; i < kFeatures; ++i) {
+    for (const Features& r : rows) length[i] += r[i] * r[i];
     if (!(use >> i & 1)) continue;
-    const double pivot = m[i][i];
-    double largest = 0;
-    for (const Features& r : rows) largest += r[i] * r[i];
-    if (!(pivot > 1e-9 * largest)) return false;
-    for (std::size_t k = 0; k < 3; ++k) {
-      if (k == i || !(use >> k & 1)) continue;
-      const double f = m[k][i] / pivot;
-      for (std::size_t j = i; j < 4; ++j) m[k][j] -= f * m[i][j];
+    if (!(length[i] > 0)) return false;
+    length[i] = std::sqrt(length[i]);
+    column[n++] = i;
+  }
+  std::array<std::array<double, kFeatures + 1>, kFeatures> m{};
+  for (const Features& r : rows)
+    for (std::size_t i = 0; i < n; ++i) {
+      const double left = r[column[i]] / length[column[i]];
+      for (std::size_t j = 0; j < n; ++j) m[i][j] += left * r[column[j]] / length[column[j]];
+      m[i][n] += left;
+    }
+  for (std::size_t i = 0; i < n; ++i) {
+    if (!(m[i][i] > 1e-9)) return false;
+    for (std::size_t k = 0; k < n; ++k) {
+      if (k == i) continue;
+      const double f = m[k][i] / m[i][i];
+      for (std::size_t j = i; j <= n; ++j) m[k][j] -= f * m[i][j];
     }
   }
   out = {};
-  for (std::size_t i = 0; i < 3; ++i)
-    if (use >> i & 1) out[i] = m[i][3] / m[i][i];
+  for (std::size_t i = 0; i < n; ++i) out[column[i]] = m[i][n] / m[i][i] / length[column[i]];
   return true;
 }
 
-// min sum (x . row - 1)^2 with x >= 0: the best of all faces. Faces in the order of simplicity, so
-// that two points of a kernel that only has bytes are not explained by what it lacks.
+// min sum (x . row - 1)^2 with x >= 0: the best of all faces, FLOPs alone first; a face with more
+// terms has to be better, not equal.
 Features fit(const std::vector<Features>& rows) {
+  std::vector<unsigned> faces;
+  for (unsigned use = 1; use < 1U << kFeatures; ++use) faces.push_back(use);
+  std::stable_sort(faces.begin(), faces.end(), [](unsigned a, unsigned b) {
+    const bool constant_a = a == 1, constant_b = b == 1;  // a constant explains nothing
+    return std::tuple(std::popcount(a), constant_a, a) <
+           std::tuple(std::popcount(b), constant_b, b);
+  });
   Features best{};
   double least = -1;
-  for (const unsigned use : {2U, 4U, 1U, 3U, 5U, 6U, 7U}) {
-    if (static_cast<std::size_t>(__builtin_popcount(use)) > rows.size()) continue;
+  for (const unsigned use : faces) {
+    if (static_cast<std::size_t>(std::popcount(use)) > rows.size()) continue;
     Features x{};
     if (!solve(rows, use, x)) continue;
-    if (x[0] < 0 || x[1] < 0 || x[2] < 0) continue;
+    if (std::any_of(x.begin(), x.end(), [](double v) { return v < 0; })) continue;
     double squares = 0;
     for (const Features& r : rows) squares += (dot(x, r) - 1) * (dot(x, r) - 1);
-    // A more complicated face has to be better, not equal.
     if (least < 0 || squares < least * (1 - 1e-6) - 1e-12) {
       least = squares;
       best = x;
@@ -102,11 +126,10 @@ KernelTable::KernelTable(std::span<const KernelSample> samples, PlanTypes types,
   std::vector<Features> rows;
   for (const auto& [dims, sum] : by_dims) {
     k.dims = dims;
-    const KernelCost c = cost(k, types, accumulate);
-    const double work = work_of(c), seconds = sum.first / sum.second;
+    const double work = work_of(cost(k, types, accumulate)), seconds = sum.first / sum.second;
     least_ = rows.empty() ? work : std::min(least_, work);
     most_ = std::max(most_, work);
-    Features r = features(c);
+    Features r = features(k, types, accumulate);
     for (double& f : r) f /= seconds;
     rows.push_back(r);
   }
@@ -118,14 +141,14 @@ KernelTable::KernelTable(std::span<const KernelSample> samples, PlanTypes types,
 }
 
 double KernelTable::base(const Kernel& k) const {
-  return std::max(dot(coefficient_, features(cost(k, types_, accumulate_))), 1e-12);
+  return std::max(dot(coefficient_, features(k, types_, accumulate_)), 1e-12);
 }
 
 std::optional<double> KernelTable::seconds(const Kernel& k) const {
   const double work = work_of(cost(k, types_, accumulate_));
   if (work < least_ / kExtrapolate || work > most_ * kExtrapolate) return std::nullopt;
   const std::array<double, 4> at = octaves(k);
-  double weights = 0, sum = 0;
+  double weights = 1, sum = 1;  // the base itself counts as a point one octave away
   for (const Point& p : points_) {
     double squared = 0;
     for (std::size_t i = 0; i < 4; ++i) squared += (at[i] - p.octave[i]) * (at[i] - p.octave[i]);

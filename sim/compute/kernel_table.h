@@ -1,7 +1,8 @@
 // Time of a kernel of any size from measured points of the same kind, flags and mode.
 //
-//   Base      t0(k) = a + b * FLOPs(k) + c * bytes(k), a, b, c >= 0: least squares of the relative
-//             residuals over all points (common/model/kernels has FLOPs and bytes)
+//   Base      t0(k) = a + b * FLOPs(k) + c * bytes(k); a matrix product has a term for the elements
+//             of each of its three matrices in place of the bytes, because one of them is packed.
+//             No coefficient is negative: least squares of the relative residuals over all points.
 //   Ratio     r = t / t0 at the points; between them the mean of r weighted by 1 / d^4, with d the
 //             distance of the dimensions in octaves (sqrt of the sum of squares). At a point: its
 //             own, so a measured time comes back as it was. What the base cannot say (tiles,
@@ -46,7 +47,7 @@ class KernelTable {
 
   PlanTypes types_;
   bool accumulate_ = false;
-  std::array<double, 3> coefficient_{};  // of 1, FLOPs, bytes
+  std::array<double, 5> coefficient_{};
   double least_ = 0, most_ = 0;          // of the work
   std::vector<Point> points_;
 };
