@@ -9,6 +9,7 @@
 
 #include "common/base/file.h"
 #include "common/base/limits.h"
+#include "common/base/sha256.h"
 #include "common/base/text.h"
 
 namespace tandem {
@@ -234,6 +235,12 @@ std::string calibration_key(const Kernel& kernel) {
   k.coords = {};
   k.owner = {};
   return to_text(k);
+}
+
+std::string digest_of(const CalibrationMachine& m, const std::string& precision) {
+  return sha256_hex(
+             fmt::format("{}\n{}\n{}\n{}\n{}", m.cpu, m.libtorch, m.cores, m.ranks, precision))
+      .substr(0, 16);
 }
 
 std::string to_json(const Calibration& c) {

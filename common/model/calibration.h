@@ -79,6 +79,11 @@ struct Calibration {
 // The kernel's text without `coords` and `owner`, which do not change its cost.
 [[nodiscard]] std::string calibration_key(const Kernel& kernel);
 
+// 16 hex digits of SHA-256 of what was measured and where: CPU model, LibTorch with its build,
+// cores, ranks, precision. Names the file in the cache and stands in every prediction made with it.
+[[nodiscard]] std::string digest_of(const CalibrationMachine& machine,
+                                    const std::string& precision);
+
 // Sorted; ends in a newline. calibration_from_json(to_json(c)) == c for sorted tables.
 [[nodiscard]] std::string to_json(const Calibration& calibration);
 

@@ -1,0 +1,138 @@
+#include "sim/calibrate/kernel_list.h"
+
+#include <algorithm>
+#include <tuple>
+
+#include "sim/compute/compute_cost.h"
+
+namespace tandem::sim {
+namespace {
+
+using Dims = std::array<std::int64_t, 4>;
+
+void sort_unique(std::vector<MeasuredKernel>& list) {
+  const auto key = [](const MeasuredKernel& k) { return std::tie(k.kernel, k.accumulate); };
+  std::sort(list.begin(), list.end(),
+            [&](const MeasuredKernel& a, const MeasuredKernel& b) { return key(a) < key(b); });
+  list.erase(std::unique(list.begin(), list.end()), list.end());
+}
+
+class Grid {
+ public:
+  void add(KernelKind kind, Dims dims, std::uint32_t flags = 0, bool accumulate = false) {
+    Kernel k;
+    k.kind = kind;
+    k.dims = dims;
+    k.flags = flags;
+    if (kind == KernelKind::layernorm_fwd) k.real = 1e-5;
+    out.push_back({calibration_key(k), accumulate});
+  }
+  std::vector<MeasuredKernel> out;
+};
+
+using K = KernelKind;
+
+void add_matmuls(Grid& g) {
+  for (std::int64_t tokens : {32, 128, 512})
+    for (std::int64_t in : {64, 256, 1024})
+      for (std::int64_t out : {64, 256, 1024}) {
+        g.add(K::linear_fwd, {tokens, in, out}, kBias);
+        g.add(K::linear_bwd_input, {tokens, in, out});
+        g.add(K::linear_bwd_weight, {tokens, in, out}, kBias, true);
+        if (tokens == 128 || in == out) {  // fewer of what differs little
+          g.add(K::linear_fwd, {tokens, in, out});
+          g.add(K::linear_bwd_weight, {tokens, in, out}, 0, true);
+        }
+        if (tokens == 128) {  // the first microbatch
+          g.add(K::linear_bwd_weight, {tokens, in, out}, kBias);
+          g.add(K::linear_bwd_weight, {tokens, in, out});
+        }
+      }
+}
+
+void add_attention(Grid& g) {
+  for (std::int64_t seq : {32, 64, 128, 256})
+    for (std::int64_t heads : {2, 8})
+      for (std::int64_t width : {16, 32, 64})
+        for (std::int64_t batch : {1, 4}) {
+          if (batch == 4 && (seq == 256 || width == 64)) continue;
+          g.add(K::attention_fwd, {batch, heads, seq, width}, kCausal | kFlash);
+          g.add(K::attention_bwd_input, {batch, heads, seq, width}, kCausal | kFlash);
+        }
+}
+
+void add_rows(Grid& g) {
+  for (std::int64_t tokens : {32, 128, 512})
+    for (std::int64_t width : {64, 256, 1024}) {
+      g.add(K::layernorm_fwd, {tokens, width});
+      g.add(K::bias_residual_fwd, {tokens, width});
+      g.add(K::residual_bwd_input, {tokens, width});
+      g.add(K::embed_fwd, {tokens, 256, width});
+      for (const bool accumulate : {false, true}) {
+        if (!accumulate && tokens != 128) continue;
+        g.add(K::layernorm_bwd_input, {tokens, width}, 0, accumulate);
+        g.add(K::bias_residual_bwd_weight, {tokens, width}, 0, accumulate);
+        g.add(K::embed_bwd_weight, {tokens, 256, width}, 0, accumulate);
+        g.add(K::pos_add_bwd_weight, {tokens / 2, 2, width}, 0, accumulate);
+      }
+      g.add(K::pos_add_fwd, {tokens / 2, 2, width});
+      for (const std::uint32_t kind : {kErf, kTanh}) {
+        g.add(K::gelu_fwd, {4 * tokens * width}, kind);
+        g.add(K::gelu_bwd_input, {4 * tokens * width}, kind);
+      }
+    }
+  for (std::int64_t tokens : {32, 128, 512})
+    for (std::int64_t classes : {128, 512, 2048}) {
+      g.add(K::ce_max, {tokens, classes, classes});
+      g.add(K::ce_sum, {tokens, classes});
+      for (const bool accumulate : {false, true})
+        if (accumulate || tokens == 128) g.add(K::ce_grad, {tokens, classes, 1024}, 0, accumulate);
+    }
+}
+
+void add_optimizer(Grid& g) {
+  for (std::int64_t n = 1 << 14; n <= 1 << 22; n <<= 2) {
+    g.add(K::adamw, {n}, kDecay2d);
+    for (const std::uint32_t cls : {kTpCut, kWhole})
+      for (const bool accumulate : {false, true}) g.add(K::sum_squares, {n}, cls, accumulate);
+  }
+  g.add(K::grad_add, {1 << 14});
+  g.add(K::grad_add, {1 << 18});
+  Kernel clip;
+  clip.kind = K::clip_coef;
+  clip.real = 1.0;
+  g.out.push_back({calibration_key(clip), false});
+  for (const std::uint32_t has :
+       {std::uint32_t{kHasNorm}, std::uint32_t{kHasLoss}, std::uint32_t{kHasNorm | kHasLoss}})
+    for (const bool accumulate : {false, true}) g.add(K::metrics_pack, {8}, has, accumulate);
+}
+
+}  // namespace
+
+std::vector<MeasuredKernel> kernels_of(const Plan& plan) {
+  std::vector<MeasuredKernel> out;
+  for (const Call& c : plan.calls)
+    out.push_back({calibration_key(plan.kernel(c.kernel)), accumulates(plan, c)});
+  sort_unique(out);
+  return out;
+}
+
+std::vector<MeasuredKernel> kernel_grid() {
+  Grid g;
+  add_matmuls(g);
+  add_attention(g);
+  add_rows(g);
+  add_optimizer(g);
+  sort_unique(g.out);
+  return std::move(g.out);
+}
+
+std::vector<MeasuredKernel> merged(const std::vector<MeasuredKernel>& a,
+                                   const std::vector<MeasuredKernel>& b) {
+  std::vector<MeasuredKernel> out = a;
+  out.insert(out.end(), b.begin(), b.end());
+  sort_unique(out);
+  return out;
+}
+
+}  // namespace tandem::sim
