@@ -1,8 +1,14 @@
 // Step `gradients`: where each bucket is reduced (models.md 4.4, 4.8).
-//   overlap    right behind the last op that writes the bucket, and the message that op makes
-//   otherwise  behind the last op of the program
+//   overlap    issued right behind the last op that writes the bucket, where only computing
+//   follows;
+//              where messages or reductions of layers follow, behind the last of these. It waits
+//              for that writer only. (NCCL starts the communications of a device in issue order: a
+//              queue of buckets before the last messages would hold up the stages below.)
+//   otherwise  issued behind the last op of the program
 //   tied       the two parts of a tied embedding on one rank are added first; on two ranks they are
 //              summed over `emb`, then each copy over dp. Always at the end.
+#include <algorithm>
+
 #include "common/plan/lower/draft.h"
 
 namespace tandem::lower {
@@ -44,10 +50,11 @@ void reduce_program(Draft& d, std::size_t program) {
   const int stage = ops.empty() ? -1 : ops.back().stage;
   std::vector<Op> next, at_end;
   if (reduces) {
-    const std::vector<std::size_t> last = last_writers(d, ops, t);
-    std::vector<std::size_t> place(last);  // the op it goes behind
-    for (std::size_t& p : place)
-      while (p + 1 < ops.size() && ops[p + 1].kind == OpKind::send) ++p;
+    std::vector<std::size_t> place = last_writers(d, ops, t);  // the op it goes behind
+    std::size_t last_message = 0;
+    for (std::size_t i = 0; i < ops.size(); ++i)
+      if (is_communication(ops[i].kind)) last_message = i;
+    for (std::size_t& p : place) p = std::max(p, last_message);
     next.reserve(ops.size() + t.buckets.size());
     for (std::size_t i = 0; i < ops.size(); ++i) {
       next.push_back(ops[i]);
@@ -74,8 +81,10 @@ void reduce_program(Draft& d, std::size_t program) {
       for (const Tensor& x : t.tensors)
         if (x.name == "embed.weight") part = x.grad;
       op.calls = {static_cast<std::uint32_t>(d.plan.calls.size()), 1};
-      Call call{d.kernel(k), d.operands({{part, false}, {t.tied_head, false}}),
-                d.operands({{part, false}}), {}};
+      Call call{d.kernel(k),
+                d.operands({{part, false}, {t.tied_head, false}}),
+                d.operands({{part, false}}),
+                {}};
       d.plan.calls.push_back(call);
       ops.push_back(op);
     }

@@ -285,6 +285,17 @@ TEST_CASE("gradients: buckets, where they are reduced, and their padding") {
     CHECK((inside > 0) == overlap);
     CHECK(behind >= 1);
   }
+  // Messages of the last backward come first, whatever the setting.
+  const Plan piped =
+      built(scenario(base + "parallel: {dp: 2, pp: 2, gradient_reduce: {bucket: 100 kB}}\n"));
+  for (const Program& program : piped.programs) {
+    bool reduced = false;
+    for (const Op& op : piped.ops_of(ProgramId{&program - piped.programs.data()})) {
+      reduced = reduced || piped.name(op.tag) == "grad.dp";
+      if (is_p2p(op.kind)) CHECK_FALSE(reduced);
+    }
+    CHECK(reduced);
+  }
 }
 
 TEST_CASE("a tied embedding: one sum on one rank, one reduction on two") {
