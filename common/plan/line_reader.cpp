@@ -9,8 +9,8 @@
 namespace tandem {
 namespace {
 constexpr bool is_blank(char c) { return c == ' ' || c == '\t' || c == '\r'; }
-constexpr std::size_t kEchoBytes = 64;       // of a wrong word in a message
-constexpr std::size_t kSourceBytes = 4096;   // of a line kept for its caret
+constexpr std::size_t kEchoBytes = 64;      // of a wrong word in a message
+constexpr std::size_t kSourceBytes = 4096;  // of a line kept for its caret
 std::string echo(std::string_view text) {
   return text.size() <= kEchoBytes ? std::string(text)
                                    : std::string(text.substr(0, kEchoBytes)) + "...";

@@ -27,7 +27,8 @@ struct FieldWord {
 
 class LineReader {
  public:
-  LineReader(std::string_view text, std::string file) : text_(text), rest_(text), file_(std::move(file)) {}
+  LineReader(std::string_view text, std::string file)
+      : text_(text), rest_(text), file_(std::move(file)) {}
 
   // Goes to the next line that holds a word; false at the end of the text.
   bool next_line();
@@ -71,7 +72,7 @@ class LineReader {
  private:
   void skip_blanks();
   std::string_view text_, rest_, line_;  // line_: without its comment
-  std::string_view full_line_;    // for messages
+  std::string_view full_line_;           // for messages
   std::size_t at_ = 0;
   int line_number_ = 0;
   std::string file_;

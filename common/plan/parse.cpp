@@ -138,8 +138,8 @@ bool PlanParser::line() {
   if (keyword.text == "kernel") return enter(Table::kernel, keyword) && kernel();
   if (keyword.text == "program") return enter(Table::op, keyword) && program();
   if (keyword.text == "comm") return enter(Table::comm, keyword) && communicator();
-  return in_.fail("E-PLAN-012", keyword, "unknown kind of line", "", "comm, buf, kernel, program, op",
-                  suggest(keyword.text, kLineKinds));
+  return in_.fail("E-PLAN-012", keyword, "unknown kind of line", "",
+                  "comm, buf, kernel, program, op", suggest(keyword.text, kLineKinds));
 }
 
 bool PlanParser::enter(Table table, Word keyword) {
@@ -227,8 +227,8 @@ bool PlanParser::mesh(Word value) {
   if (order.size() == 3 && std::find(order.begin(), order.end(), Axis::cp) == order.end())
     order.insert(std::find(order.begin(), order.end(), Axis::tp) + 1, Axis::cp);
   if (order.size() != kNumAxes)
-    return in_.fail("E-PLAN-016", value, "the mesh lacks an axis", "", "tp, dp and pp; cp if above 1",
-                    "mesh=tp:1,dp:1,pp:1 is one rank");
+    return in_.fail("E-PLAN-016", value, "the mesh lacks an axis", "",
+                    "tp, dp and pp; cp if above 1", "mesh=tp:1,dp:1,pp:1 is one rank");
   std::copy(order.begin(), order.end(), m.order.begin());
   return true;
 }
@@ -380,7 +380,8 @@ bool PlanParser::buffer_type(Word word, Buffer& b) {
   return in_.list(extents, [&](Word part) {
     std::int64_t extent = 0;
     if (b.shape.rank == static_cast<int>(b.shape.dim.size()))
-      return in_.fail("E-PLAN-013", word, "too many dimensions", "", "at most 4", "join two of them");
+      return in_.fail("E-PLAN-013", word, "too many dimensions", "", "at most 4",
+                      "join two of them");
     if (!in_.number(part, 1, limits::kTensorElements / elements, "extent", extent)) return false;
     elements *= extent;
     b.shape.dim[static_cast<std::size_t>(b.shape.rank++)] = extent;
@@ -414,8 +415,7 @@ bool PlanParser::buffer_field(const FieldWord& field, std::vector<Buffer>& line,
   } else {
     b.bucket = true;
   }
-  for (Buffer& other : line)
-    other.layer = b.layer, other.slice = b.slice, other.bucket = b.bucket;
+  for (Buffer& other : line) other.layer = b.layer, other.slice = b.slice, other.bucket = b.bucket;
   return true;
 }
 
@@ -440,8 +440,8 @@ bool PlanParser::alias(Word value, std::vector<Buffer>& line) {
     const std::size_t plus = std::min(part.text.find('+'), part.text.size());
     std::int64_t root = 0, offset = 0;
     if (!in_.number(part.from(0, plus), 0, kInt32, "buffer id", root)) return false;
-    if (!in_.number(part.from(std::min(plus + 1, part.text.size())), 0,
-                    limits::kTensorElements * 8, "byte offset", offset))
+    if (!in_.number(part.from(std::min(plus + 1, part.text.size())), 0, limits::kTensorElements * 8,
+                    "byte offset", offset))
       return false;
     line[i].alias_of = BufferId{root};
     line[i++].alias_offset = offset;
@@ -490,7 +490,8 @@ bool PlanParser::kernel() {
   for (std::int64_t dim : kernel->dims)
     if (dim > limits::kTensorElements)
       return in_.fail("E-PLAN-013", first_word, "a dimension is too large", fmt::format("{}", dim),
-                      fmt::format("at most {}", limits::kTensorElements), "check the model's sizes");
+                      fmt::format("at most {}", limits::kTensorElements),
+                      "check the model's sizes");
   plan.kernels.back() = *kernel;
   return true;
 }

@@ -151,7 +151,8 @@ TEST_CASE("plan text: each fault has its code and its place") {
       {ok + "op 0 F on=compute k1(0 -> 1)\n", "E-PLAN-015", 6, 20, "kernel does not exist"},
       {ok + "op 0 F on=compute k0(0 -> 2)\n", "E-PLAN-015", 6, 27, "buffer does not exist"},
       {ok + "op 0 F on=compute k0(0 -> 1) waits=4\n", "E-PLAN-015", 6, 1, "op below 1"},
-      {ok + "op 0 F on=compute k0(0 -> 1) wait=0\n", "E-PLAN-012", 6, 30, "did you mean \"waits\"?"},
+      {ok + "op 0 F on=compute k0(0 -> 1) wait=0\n", "E-PLAN-012", 6, 30,
+       "did you mean \"waits\"?"},
       {ok + "op 0 F on=compute k0(0 -> 1) 8xf32\n", "E-PLAN-012", 6, 30, "not a field of compute"},
       {ok + "op 0 F on=tp al_reduce c0 8xf32 buf=0\n", "E-PLAN-012", 6, 14,
        "did you mean \"all_reduce\"?"},
@@ -197,8 +198,9 @@ TEST_CASE("plan text: all faults of a text in order, at most 100; one fault is o
   CHECK(plan.error().diagnostics[0].where.line == 6);
   CHECK(plan.error().diagnostics[1].where.line == 8);
   // A buffer line that cannot be read: its ids are not reported once more where they are used.
-  plan = parse_plan(kHead + "buf 0 p0 parm f32[1] w\nkernel 0 gelu_fwd elements=1\nprogram 0\n"
-                            "op 0 F on=compute k0(0 -> 1)\n",
+  plan = parse_plan(kHead +
+                        "buf 0 p0 parm f32[1] w\nkernel 0 gelu_fwd elements=1\nprogram 0\n"
+                        "op 0 F on=compute k0(0 -> 1)\n",
                     "p");
   REQUIRE_FALSE(plan.ok());
   CHECK(plan.error().diagnostics.size() == 1);
@@ -210,8 +212,9 @@ TEST_CASE("plan text: all faults of a text in order, at most 100; one fault is o
 }
 
 TEST_CASE("plan text: the message as people see it") {
-  const std::string text = exchanged(example_text(), "48 F/w mb=0 s=1     on=compute          k6(152",
-                                     "48 F/w mb=0 s=1     on=compute          k6(952");
+  const std::string text =
+      exchanged(example_text(), "48 F/w mb=0 s=1     on=compute          k6(152",
+                "48 F/w mb=0 s=1     on=compute          k6(952");
   const Result<Plan> plan = parse_plan(text, "plan.txt");
   REQUIRE_FALSE(plan.ok());
   const std::string shown = to_text(plan.error().diagnostics);

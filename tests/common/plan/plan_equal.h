@@ -50,7 +50,9 @@ inline void check_equal(const Plan& a, const Plan& b) {
     CHECK((a.programs[i].first_op == b.programs[i].first_op &&
            a.programs[i].num_ops == b.programs[i].num_ops));
   REQUIRE(a.ops.size() == b.ops.size());
-  const auto same = [](auto x, auto y) { return std::equal(x.begin(), x.end(), y.begin(), y.end()); };
+  const auto same = [](auto x, auto y) {
+    return std::equal(x.begin(), x.end(), y.begin(), y.end());
+  };
   for (std::size_t i = 0; i < a.ops.size(); ++i) {
     CAPTURE(i);
     const Op &x = a.ops[i], &y = b.ops[i];

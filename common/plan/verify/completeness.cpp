@@ -1,0 +1,158 @@
+// V2: every stage does every microbatch, once.
+// Proves, for each (stage, microbatch): there are forward ops (1) and backward ops, B or I and W
+// (2); in issue order the backward comes after the forward (3) and W after I, layer by layer (4);
+// no gradient is written any more once a reduction or the optimizer has read it (5). The kernels of
+// one visit are those of the stage's first microbatch, in the same order, so that a lost or doubled
+// op is found (1, 2).
+// Not: anything across programs; that a visit computes the right thing.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+
+#include "common/plan/verify/passes.h"
+#include "common/plan/verify/uses.h"
+
+namespace tandem::verify {
+namespace {
+
+constexpr const char* kHint = "look at the order of the schedule: `tandem plan --dump-after order`";
+
+// What one stage does with one microbatch.
+struct Visit {
+  std::vector<std::pair<std::int32_t, std::int32_t>> forward, backward;  // kernel, layer; in order
+  OpId first_f, last_f, first_i, last_i, first_w, last_backward;
+  bool has_b = false;
+};
+
+class Completeness {
+ public:
+  Completeness(const Plan& plan, Report& report) : plan_(plan), report_(report) {}
+  void run() {
+    const std::size_t stages = plan_.header.stage_rank.size();
+    for (std::size_t s = 0; s < stages && !report_.full(); ++s) {
+      const ProgramId program{plan_.header.stage_rank[s]};
+      stage(program, static_cast<std::int32_t>(s));
+    }
+    for (std::size_t p = 0; p < plan_.programs.size() && !report_.full(); ++p)
+      gradients(ProgramId{static_cast<std::int64_t>(p)});
+  }
+
+ private:
+  void bad(const char* sub, int stage, int mb, const std::string& what, OpId at, std::string found,
+           std::string expected, std::vector<OpId> notes = {}) {
+    report_.add({kComplete,
+                 fmt::format("{} rank {} stage {} mb {}: {}", sub,
+                             plan_.header.stage_rank[static_cast<std::size_t>(stage)], stage, mb,
+                             what),
+                 at, std::move(found), std::move(expected), kHint, std::move(notes)});
+  }
+
+  void stage(ProgramId program, std::int32_t stage) {
+    std::vector<Visit> visits(static_cast<std::size_t>(plan_.header.microbatches));
+    const Program& p = plan_.programs[program.index()];
+    for (std::uint32_t i = 0; i < p.num_ops; ++i) {
+      const OpId id{p.first_op + i};
+      const Op& o = plan_.op(id);
+      if (o.stage != stage || o.microbatch < 0 || o.kind != OpKind::compute) continue;
+      add(visits[static_cast<std::size_t>(o.microbatch)], id, o);
+    }
+    for (int mb = 0; mb < plan_.header.microbatches && !report_.full(); ++mb)
+      check(stage, mb, visits[static_cast<std::size_t>(mb)], visits[0]);
+  }
+
+  void add(Visit& v, OpId id, const Op& o) {
+    const auto first = [&](OpId& at) {
+      if (!at.valid()) at = id;
+    };
+    if (o.phase == Phase::F) {
+      first(v.first_f);
+      v.last_f = id;
+    } else if (o.phase == Phase::I || o.phase == Phase::B) {
+      first(v.first_i);
+      v.last_i = id;
+      v.has_b = v.has_b || o.phase == Phase::B;
+    } else if (o.phase == Phase::W) {
+      first(v.first_w);
+    } else {
+      return;
+    }
+    if (o.phase != Phase::F) v.last_backward = id;
+    auto& kernels = o.phase == Phase::F ? v.forward : v.backward;
+    for (const Call& c : plan_.calls_of(o)) kernels.emplace_back(c.kernel.value, o.layer);
+  }
+
+  void check(int stage, int mb, const Visit& v, const Visit& model) {
+    if (!v.first_f.valid())
+      return bad("V2.1", stage, mb, "no forward", {}, "none", "one F of every stage and microbatch");
+    if (!v.first_i.valid() && !v.first_w.valid())
+      return bad("V2.2", stage, mb, "no backward", v.last_f, "none", "a B, or an I and a W");
+    if (v.first_i.valid() && v.first_i < v.last_f)
+      bad("V2.3", stage, mb, fmt::format("backward before forward ({})", text_of(plan_, v.first_i)),
+          v.first_i, fmt::format("op {}", v.first_i.value),
+          fmt::format("after op {}, the end of the forward", v.last_f.value), {v.last_f});
+    if (v.first_w.valid() && !v.has_b && !v.first_i.valid())
+      bad("V2.2", stage, mb, "a W without an I", v.first_w, "no I", "an I before the W");
+    if (v.first_w.valid() && v.first_i.valid() && v.first_w < v.first_i)
+      bad("V2.4", stage, mb, fmt::format("W before I ({})", text_of(plan_, v.first_w)), v.first_w,
+          fmt::format("op {}", v.first_w.value),
+          fmt::format("after op {}, where I begins", v.first_i.value), {v.first_i});
+    if (v.forward != model.forward)
+      differs("V2.1", stage, mb, "forward", v, v.forward, model.forward);
+    if (v.backward.size() != model.backward.size() || sorted(v.backward) != sorted(model.backward))
+      differs("V2.2", stage, mb, "backward", v, v.backward, model.backward);
+  }
+
+  using Kernels = std::vector<std::pair<std::int32_t, std::int32_t>>;
+  static Kernels sorted(Kernels k) {
+    std::sort(k.begin(), k.end());
+    return k;
+  }
+  void differs(const char* sub, int stage, int mb, const char* what, const Visit& v,
+               const Kernels& mine, const Kernels& model) {
+    bad(sub, stage, mb, fmt::format("another {} than microbatch 0: an op is lost or there twice", what),
+        what[0] == 'f' ? v.last_f : v.last_backward, fmt::format("{} kernel calls", mine.size()),
+        fmt::format("the {} of microbatch 0", model.size()));
+  }
+
+  // V2.5: the last writer of a gradient is before its first reader of phase O.
+  void gradients(ProgramId program) {
+    std::map<BufferId, OpId> taken;  // root or view -> the op of phase O that has read it
+    const Program& p = plan_.programs[program.index()];
+    for (std::uint32_t i = 0; i < p.num_ops && !report_.full(); ++i) {
+      const OpId id{p.first_op + i};
+      const Op& o = plan_.op(id);
+      for_each_use(plan_, o, [&](BufferId b, Use use) {
+        const BufferClass cls = plan_.buffer(b).cls;
+        if (cls != BufferClass::grad && cls != BufferClass::grad_full) return;
+        if (o.phase == Phase::O) {
+          if (reads(use)) taken.try_emplace(b, id);
+          return;
+        }
+        if (!writes(use)) return;
+        for (const BufferId whole : {b, root_of(plan_, b)}) {
+          const auto it = taken.find(whole);
+          if (it == taken.end()) continue;
+          report_.add({kComplete,
+                       fmt::format("V2.5 rank {}: {} writes {} after {} has read it", program.value,
+                                   text_of(plan_, id), text_of(plan_, b),
+                                   text_of(plan_, it->second)),
+                       id, fmt::format("op {}", id.value),
+                       fmt::format("before op {}", it->second.value),
+                       "reduce a gradient after the last microbatch has added to it",
+                       {it->second}});
+          return;
+        }
+      });
+    }
+  }
+
+  const Plan& plan_;
+  Report& report_;
+};
+
+}  // namespace
+
+void check_completeness(const Plan& plan, Report& report) { Completeness(plan, report).run(); }
+
+}  // namespace tandem::verify
