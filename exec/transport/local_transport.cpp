@@ -18,9 +18,6 @@
 namespace tandem::exec {
 namespace {
 
-// Bytes under way in one direction of a pair. Measured: see tests/bench/transport_bench.cpp.
-constexpr int kSendBufferBytes = 512 * 1024;
-
 Error wrong_descriptors(Rank rank, std::string found, std::string expected) {
   return make_error(Failure::internal, "E-EXEC-044",
                     "the sockets of a rank are not those of its plan",
@@ -35,12 +32,6 @@ bool is_stream_socket(int fd) {
   size = sizeof type;
   if (::getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) != 0) return false;
   return domain == AF_UNIX && type == SOCK_STREAM;
-}
-
-// At most net.core.wmem_max is granted; less is only slower.
-void prepare(int fd) {
-  ::fcntl(fd, F_SETFD, FD_CLOEXEC);
-  ::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &kSendBufferBytes, sizeof kSendBufferBytes);
 }
 
 using Channels = std::vector<std::unique_ptr<Channel>>;
@@ -77,7 +68,7 @@ Result<std::unique_ptr<LocalTransport>> LocalTransport::create(const Plan& plan,
       return wrong_descriptors(rank,
                                fmt::format("descriptor {} is no local stream socket", c->fd()),
                                "one end of a socket pair");
-    prepare(c->fd());
+    ::fcntl(c->fd(), F_SETFD, FD_CLOEXEC);
   }
   auto state = std::make_unique<State>(plan, rank);
   state->abort_fd = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
