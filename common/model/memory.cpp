@@ -7,6 +7,7 @@
 #include <map>
 
 #include "common/base/check.h"
+#include "common/model/flops.h"  // local_vocabulary
 
 namespace tandem {
 namespace {
@@ -58,7 +59,7 @@ class Locals {
   Locals(const Scenario& s, int pp) : s_(s), pp_(pp), x_(symbols(s)), types_(plan_types(s)) {}
   std::vector<LocalTensor> all() {
     const bool tied = s_.model.tied_embeddings;
-    const I rows = s_.parallel.vocab_parallel ? (s_.model.vocab + x_.t - 1) / x_.t : s_.model.vocab;
+    const I rows = local_vocabulary(s_);
     if (holds_first(s_, pp_)) {
       add("embed.weight", {rows, x_.H}, tied);
       add("pos_embed.weight", {s_.model.max_sequence, x_.H});
@@ -209,11 +210,9 @@ KeptBytes kept_bytes(const Scenario& s, int pp, int visits) {
   out.saved_input = layers * layer.for_input;
   out.saved_weight = layers * layer.for_weight;
   if (holds_last(s, pp)) {
-    const I classes =
-        s.parallel.vocab_parallel ? (s.model.vocab + x.t - 1) / x.t : s.model.vocab;
     out.saved_input += head_saved(s).for_input;
     out.saved_weight += head_saved(s).for_weight;
-    out.logits = x.n * classes * x.w;
+    out.logits = x.n * local_vocabulary(s) * x.w;
   }
   if (holds_first(s, pp)) out.batch = 8 * x.b * (x.S + 1);
   out.saved_input *= visits, out.saved_weight *= visits, out.logits *= visits;
@@ -221,6 +220,32 @@ KeptBytes kept_bytes(const Scenario& s, int pp, int visits) {
   // The last stage's own batch ends with the loss.
   if (holds_last(s, pp) && !holds_first(s, pp)) out.batch = 8 * x.b * (x.S + 1);
   return out;
+}
+
+TransientBytes transient_bytes(const Scenario& s, int pp) {
+  const Symbols x = symbols(s);
+  const I stream = x.n * x.H * x.w, core = x.n * x.ad * x.w, ffn = x.n * x.F * x.w;
+  const I main = size_of(plan_types(s).main);
+  const bool first = holds_first(s, pp), last = holds_last(s, pp);
+  TransientBytes out;
+  out.activation = 2 * stream;
+  out.grad_activation = std::max((last ? 3 : 2) * stream + 2 * ffn, 4 * stream + 4 * core);
+  I product = 0;  // of the weight gradients that are added to what is there
+  if (s.num_microbatches() > 1) {
+    product = std::max(x.F, 3 * x.ad) * x.H;
+    if (last) product = std::max(product, local_vocabulary(s) * x.H);
+    if (first) product = std::max(product, x.S * x.H);
+  }
+  const I loss = last ? 8 : 0, norm = 8;
+  out.scratch = std::max({product * main, last ? 3 * x.s * x.n : 0, norm + main}) + loss;
+  out.comm = 8 * 8;
+  return out;
+}
+
+Bytes peak_bound(const Scenario& s, int pp, int visits) {
+  const TransientBytes t = transient_bytes(s, pp);
+  return static_bytes(s, pp).sum() + kept_bytes(s, pp, visits).sum() +
+         std::max(t.activation, t.grad_activation) + t.scratch + t.comm;
 }
 
 Bytes kept_bytes_recomputed(const Scenario& s, int pp, int visits) {

@@ -79,6 +79,24 @@ struct KeptBytes {
 };
 [[nodiscard]] KeptBytes kept_bytes(const Scenario& scenario, int pp, int visits);
 
+// The greatest bytes of each class that lives only for a moment, for the cuts of a gpt stage visit
+// (plan_reference.md, "Lowering"). A receive posted ahead of its consumer adds X w to saved_input
+// (act) or grad_activation (grad); A = n a dh/t w, G = n F/t w:
+//   activation       2 X w: the partial sum of attention beside that of the MLP
+//   grad_activation  max(2 X w + 2 G, 4 X w + 4 A); on the last stage also 3 X w + 2 G, the final norm
+//   scratch          of the last stage: 3 s n and the loss; where gradients accumulate (m > 1) the
+//                    largest product of a W: in out main bytes; norm and clip coefficient
+//   comm             the 8 values of `metrics`
+struct TransientBytes {
+  Bytes activation = 0, grad_activation = 0, scratch = 0, comm = 0;
+};
+[[nodiscard]] TransientBytes transient_bytes(const Scenario& scenario, int pp);
+
+// An upper bound of the bytes of the plan at any time: static, kept, and the transients of a forward or
+// of a backward, whichever is more. The plan frees a layer's saved bytes while it goes backward, so the
+// true peak lies below by less than the transients.
+[[nodiscard]] Bytes peak_bound(const Scenario& scenario, int pp, int visits);
+
 // The same with every layer recomputed before its backward: each keeps its input, and one layer is
 // whole at a time (models.md 6, recompute full).
 [[nodiscard]] Bytes kept_bytes_recomputed(const Scenario& scenario, int pp, int visits);
