@@ -10,6 +10,7 @@ namespace {
 
 constexpr Command kCommands[] = {
     {"validate", add_validate},
+    {"model", add_model},
     {"schema", add_schema},
     {"version", add_version},
 };

@@ -45,6 +45,7 @@ struct Command {
 [[nodiscard]] std::span<const Command> commands();
 
 void add_validate(CLI::App& app, Context& context);
+void add_model(CLI::App& app, Context& context);
 void add_schema(CLI::App& app, Context& context);
 void add_version(CLI::App& app, Context& context);
 

@@ -132,9 +132,9 @@ std::vector<SavedBytes> layer_saved(const Scenario& sc) {
   const I qkv = x.n * 3 * x.ad * x.w, ffn = x.n * x.F * x.w;
   const I stash = x.flash ? x.s * x.b * x.a * x.S : x.w * x.b * x.a * x.S * x.S;
   const I norm = own + 2 * x.s * x.n1;
-  return {{"norm1", norm, 0, 0},     {"qkv", 0, own, qkv},
+  return {{"norm1", norm, 0, 0},       {"qkv", 0, own, qkv},
           {"core", qkv + stash, 0, 0}, {"o", 0, x.n * x.ad * x.w, whole},
-          {"norm2", norm, 0, 0},     {"fc1", ffn, own, ffn},
+          {"norm2", norm, 0, 0},       {"fc1", ffn, own, ffn},
           {"fc2", 0, ffn, whole}};
 }
 
@@ -188,8 +188,10 @@ StaticBytes static_bytes(const Scenario& s, int pp, int zero) {
     out.param += b.elements * size_of(b.dtype) / (zero >= 3 ? g : 1);
     out.grad += b.elements * main / (zero >= 2 ? g : 1);
     out.optim += b.elements * main * (copies ? 3 : 2) / (zero >= 1 ? g : 1);
-    // The head's part of a tied embedding, added at the end of the step (models.md 4.3).
-    if (b.tied && holds_first(s, pp) && holds_last(s, pp)) out.grad += b.elements * main;
+    // The head's part of a tied embedding, added at the end of the step (models.md 4.3); no bucket,
+    // so it is not padded.
+    if (b.tied && holds_first(s, pp) && holds_last(s, pp))
+      out.grad += local_vocabulary(s) * s.model.hidden * main;
   }
   return out;
 }

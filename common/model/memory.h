@@ -1,9 +1,9 @@
 // Memory of one rank in closed form: parameters, gradients and optimizer state in padded buckets;
-// what a layer keeps between forward and backward; how many microbatches are open at once. The plan's
-// allocations are the truth; tests/common/plan/goldens_test.cpp holds these forms to it.
+// what a layer keeps between forward and backward; how many microbatches are open at once. The
+// plan's allocations are the truth; tests/common/plan/goldens_test.cpp holds these forms to it.
 //
-//   symbols (models.md 1): n = b S tokens, X = n H, t tensor ranks, w bytes of an activation, s of a
-//   statistic (8 in fp64, else 4); bytes for one layer and one microbatch:
+//   symbols (models.md 1): n = b S tokens, X = n H, t tensor ranks, w bytes of an activation, s of
+//   a statistic (8 in fp64, else 4); bytes for one layer and one microbatch:
 //     op      for I (saved_input)              for W (saved_weight)    I to W (grad_activation)
 //     norm    X w + 2 s n, twice
 //     qkv                                      X w                     n 3a dh/t w
@@ -13,9 +13,10 @@
 //     fc1     n F/t w                          X w                     n F/t w
 //     fc2                                      n F/t w                 X w
 //   With sequence parallelism X becomes X/t in norm, qkv and fc1, and n n/t in the statistics.
-//   buckets      tensors in reverse order of use, one list for each type, each starting at a multiple
-//                of 64 elements; a bucket closes when its main gradients reach the limit, and is padded
-//                to 64 g, g = size of the reducing group (models.md 4.4)
+//   buckets      tensors in reverse order of use, one list for each type, each starting at a
+//   multiple
+//                of 64 elements; a bucket closes when its main gradients reach the limit, and is
+//                padded to 64 g, g = size of the reducing group (models.md 4.4)
 //   Source  models.md 2.7, 4.4 and 6. Family gpt (checked), zero 0. Pure and thread-safe.
 #pragma once
 
@@ -41,7 +42,8 @@ struct SavedBytes {
 [[nodiscard]] std::vector<SavedBytes> layer_saved(const Scenario& scenario);
 [[nodiscard]] SavedBytes sum(const std::vector<SavedBytes>& ops);
 
-// A parameter of one rank of pipeline coordinate `pp`: q, k and v are one, as they lie in one buffer.
+// A parameter of one rank of pipeline coordinate `pp`: q, k and v are one, as they lie in one
+// buffer.
 struct LocalTensor {
   std::string name;
   Shape shape;
@@ -68,8 +70,8 @@ struct StaticBytes {
 // bucket or unit that is gathered at the moment; g = dp.
 [[nodiscard]] StaticBytes static_bytes(const Scenario& scenario, int pp, int zero = 0);
 
-// Microbatches that are open on a rank (forward begun, backward not ended): gpipe m, 1f1b min(p-r, m).
-// Nothing for other kinds of schedule: ask the plan.
+// Microbatches that are open on a rank (forward begun, backward not ended): gpipe m, 1f1b min(p-r,
+// m). Nothing for other kinds of schedule: ask the plan.
 [[nodiscard]] std::optional<int> open_visits(const Scenario& scenario, int pp);
 
 // What is kept for microbatches between forward and backward, `visits` of them open.
@@ -83,8 +85,9 @@ struct KeptBytes {
 // (plan_reference.md, "Lowering"). A receive posted ahead of its consumer adds X w to saved_input
 // (act) or grad_activation (grad); A = n a dh/t w, G = n F/t w:
 //   activation       2 X w: the partial sum of attention beside that of the MLP
-//   grad_activation  max(2 X w + 2 G, 4 X w + 4 A); on the last stage also 3 X w + 2 G, the final norm
-//   scratch          of the last stage: 3 s n and the loss; where gradients accumulate (m > 1) the
+//   grad_activation  max(2 X w + 2 G, 4 X w + 4 A); on the last stage also 3 X w + 2 G, the final
+//   norm scratch          of the last stage: 3 s n and the loss; where gradients accumulate (m > 1)
+//   the
 //                    largest product of a W: in out main bytes; norm and clip coefficient
 //   comm             the 8 values of `metrics`
 struct TransientBytes {
@@ -92,9 +95,9 @@ struct TransientBytes {
 };
 [[nodiscard]] TransientBytes transient_bytes(const Scenario& scenario, int pp);
 
-// An upper bound of the bytes of the plan at any time: static, kept, and the transients of a forward or
-// of a backward, whichever is more. The plan frees a layer's saved bytes while it goes backward, so the
-// true peak lies below by less than the transients.
+// An upper bound of the bytes of the plan at any time: static, kept, and the transients of a
+// forward or of a backward, whichever is more. The plan frees a layer's saved bytes while it goes
+// backward, so the true peak lies below by less than the transients.
 [[nodiscard]] Bytes peak_bound(const Scenario& scenario, int pp, int visits);
 
 // The same with every layer recomputed before its backward: each keeps its input, and one layer is

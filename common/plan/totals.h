@@ -2,8 +2,10 @@
 // bytes, communications by tag with the bytes handed over and the bytes a ring sends. Measures of
 // the plan itself; the closed forms they must agree with are common/model/flops.h and models.md 4.
 //
-//   ring bytes   what one rank sends with the ring algorithm, mean over the group of size g, X bytes in:
-//                all_reduce 2 (g-1)/g X, reduce_scatter (g-1)/g X, all_gather (g-1) X, send X, recv 0
+//   ring bytes   what one rank sends with the ring algorithm, mean over the group of size g, X
+//   bytes in:
+//                all_reduce 2 (g-1)/g X, reduce_scatter (g-1)/g X, all_gather (g-1) X, send X, recv
+//                0
 //   Source  models.md 1 (bytes), 2.7 (executed FLOPs: the catalogue, common/model/kernels.h).
 // Pure and thread-safe; order of results: first appearance in the program.
 #pragma once

@@ -1,5 +1,6 @@
 // Goal    the closed forms of memory agree with the goldens of models.md 2.7, 4.4 and 6.
-// Method  the tables written out; papers' figures for a bf16 layer; buckets of gpt-tiny by hand. That a
+// Method  the tables written out; papers' figures for a bf16 layer; buckets of gpt-tiny by hand.
+// That a
 //         plan really allocates these bytes is tests/common/plan/goldens_test.cpp.
 #include "common/model/memory.h"
 
@@ -38,10 +39,10 @@ TEST_CASE("memory: saved bytes of a gpt-tiny layer") {
 }
 
 // Without sequence parallelism the stream X stays whole on every tensor rank: norms 33,792, q, k, v
-// 24,576, lse 512, fc1 32,768; x twice 32,768, attention 8,192, gelu 32,768; dy 24,576 + 16,384 + ...
+// 24,576, lse 512, fc1 32,768; x twice 32,768, attention 8,192, gelu 32,768; dy 24,576 + 16,384 +
+// ...
 TEST_CASE("memory: saved bytes of a gpt-tiny layer on one of two tensor ranks, by hand") {
-  const Scenario s =
-      scenario("model: gpt-tiny\nparallel: {tp: 2}\ntraining: {micro_batch: 2}\n");
+  const Scenario s = scenario("model: gpt-tiny\nparallel: {tp: 2}\ntraining: {micro_batch: 2}\n");
   check_layer(s, 33'792 + 24'576 + 512 + 32'768, 32'768 + 8'192 + 32'768,
               24'576 + 16'384 + 32'768 + 16'384);
 }
@@ -61,8 +62,7 @@ TEST_CASE("memory: a bf16 layer in the units of the papers") {
   CHECK(layer.for_weight + layer.input_to_weight == 32 * unit);
   s.training.attention = AttentionKind::materialised;
   layer = sum(layer_saved(s));
-  CHECK(layer.for_input + layer.for_weight - statistics ==
-        32 * unit + 2 * heads * 256 * 256 * 2);
+  CHECK(layer.for_input + layer.for_weight - statistics == 32 * unit + 2 * heads * 256 * 256 * 2);
 }
 
 // gpt-tiny, one rank. Per layer and rank 49,984 elements: 4 * 64*64 + 2 * 64*256 weights = 49,152,
@@ -79,9 +79,9 @@ TEST_CASE("memory: buckets and static bytes of gpt-tiny, by hand") {
   CHECK(bytes.optim == 8 * 418'432);
 }
 
-// W8 t2 p2 d2: stage 0 has positions 2,048 + 4 layers of 24,992 + qkv and the biases; the figures are
-// the elements of its tensors: fc2.b 64, fc2.w 8,192, fc1.b 128, fc1.w 8,192, norms 4 * 64, o.b 64,
-// o.w 2,048, qkv.b 96 (to 128), qkv.w 6,144 = 25,216 a layer in the bucket.
+// W8 t2 p2 d2: stage 0 has positions 2,048 + 4 layers of 24,992 + qkv and the biases; the figures
+// are the elements of its tensors: fc2.b 64, fc2.w 8,192, fc1.b 128, fc1.w 8,192, norms 4 * 64, o.b
+// 64, o.w 2,048, qkv.b 96 (to 128), qkv.w 6,144 = 25,216 a layer in the bucket.
 TEST_CASE("memory: padding inside and at the end of buckets") {
   const Scenario s = scenario("model: gpt-tiny\nparallel: {tp: 2, pp: 2, dp: 2}\n");
   const auto first = bucket_sizes(s, 0), last = bucket_sizes(s, 1);
@@ -97,8 +97,8 @@ TEST_CASE("memory: padding inside and at the end of buckets") {
 
 // A bucket closes when its gradients reach the limit: 64 KiB = 16,384 fp32 elements.
 TEST_CASE("memory: the bucket limit") {
-  const Scenario s = scenario(
-      "model: gpt-tiny\nparallel: {dp: 2, gradient_reduce: {bucket: 64 KiB}}\n");
+  const Scenario s =
+      scenario("model: gpt-tiny\nparallel: {dp: 2, gradient_reduce: {bucket: 64 KiB}}\n");
   const auto buckets = bucket_sizes(s, 0);
   std::int64_t total = 0;
   for (const BucketSize& b : buckets) {
@@ -111,8 +111,9 @@ TEST_CASE("memory: the bucket limit") {
   CHECK(total < 418'432 + static_cast<std::int64_t>(buckets.size()) * 128);
 }
 
-// models.md 6, llama-tiny d2 with N 328,832: bytes a parameter are 16, 8 + 8/g, 4 + 12/g, 16/g. Here
-// the same law on gpt-tiny d2, N = 418,432 + the end of the buckets, plus the second tied gradient.
+// models.md 6, llama-tiny d2 with N 328,832: bytes a parameter are 16, 8 + 8/g, 4 + 12/g, 16/g.
+// Here the same law on gpt-tiny d2, N = 418,432 + the end of the buckets, plus the second tied
+// gradient.
 TEST_CASE("memory: what the levels of ZeRO would hold") {
   const Scenario s = scenario("model: gpt-tiny\nparallel: {dp: 2}\n");
   std::int64_t n = 0;
@@ -132,15 +133,16 @@ TEST_CASE("memory: what the levels of ZeRO would hold") {
   CHECK(static_bytes(half, 0).sum() == 18 * matrices + 16 * norms + head / 4);
 }
 
-// A rank holds 1/t of every cut tensor and all of every whole one: the list of parameters.h, cut, is
-// the list of the rank.
+// A rank holds 1/t of every cut tensor and all of every whole one: the list of parameters.h, cut,
+// is the list of the rank.
 TEST_CASE("memory: local tensors are the model's, cut and placed") {
-  for (const char* parallel : {"{}", "{tp: 2}", "{tp: 4, pp: 2}", "{pp: 8}", "{tp: 2, pp: 4, dp: 2}"})
+  for (const char* parallel :
+       {"{}", "{tp: 2}", "{tp: 4, pp: 2}", "{pp: 8}", "{tp: 2, pp: 4, dp: 2}"})
     for (const char* tied : {"true", "false"}) {
       CAPTURE(parallel);
       CAPTURE(tied);
-      const Scenario s = scenario(std::string("model: {preset: gpt-tiny, tied_embeddings: ") + tied +
-                                  "}\nparallel: " + parallel + "\n");
+      const Scenario s = scenario(std::string("model: {preset: gpt-tiny, tied_embeddings: ") +
+                                  tied + "}\nparallel: " + parallel + "\n");
       std::int64_t expected = 0, held = 0;
       for (const Tensor& t : parameter_tensors(model_shape(s.model))) {
         const std::int64_t copies = t.cls == TensorClass::tied && s.parallel.pp > 1 ? 2 : 1;
@@ -173,8 +175,7 @@ TEST_CASE("memory: open visits and kept bytes") {
   CHECK(last.batch == 8 * 33);  // ends with the loss
   CHECK(kept_bytes(s, 0, 4).batch == 4 * 8 * 33);
   // Recomputed: each layer its input, and one whole layer.
-  CHECK(kept_bytes_recomputed(s, 1, 3) ==
-        3 * 2 * x + layer.for_input + layer.for_weight);
+  CHECK(kept_bytes_recomputed(s, 1, 3) == 3 * 2 * x + layer.for_input + layer.for_weight);
 }
 
 }  // namespace tandem

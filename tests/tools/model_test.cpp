@@ -1,0 +1,83 @@
+// Goal    `tandem model` prints the numbers of the closed forms and of the plan, under stable keys.
+// Method  the program itself; figures by hand for gpt-tiny (models.md 2.7, 7.2), and the rule that
+//         tables are aligned and exit codes right.
+#include <doctest/doctest.h>
+
+#include "tests/tools/program.h"
+#include "tools/table.h"
+
+using namespace tandem;
+using namespace tandem::tools;
+
+TEST_CASE("model: parameters, FLOPs and memory of one rank") {
+  const auto run = test::tandem({"model", "scenarios/learn/01_one_rank.yaml", "--json"});
+  REQUIRE(run.code == 0);
+  const auto json = run.json();
+  CHECK(json["ok"] == true);
+  CHECK(json["parameters"] == 418'432);
+  CHECK(json["flops_per_step"] == 655'097'856);  // flops_test.cpp, by hand
+  CHECK(json["parameter_table"]["tensors"] == 132);
+  CHECK(json["parameter_table"]["by_module"]["mlp"] == 8 * (2 * 64 * 256 + 256 + 64));
+  CHECK(json["flops"]["six_n"] == 6 * 418'432 * 256);
+  // Flash computes the scores of 8 layers, 8 sequences, 528 pairs, 4 heads of 16 once more.
+  CHECK(json["flops"]["executed"] == 655'097'856 + 8 * 8 * 528 * 4 * 2 * 16);
+  const auto rank = json["memory"]["ranks"][0];
+  CHECK(rank["in_flight"] == 1);
+  CHECK(rank["param"] == 4 * 418'432);
+  CHECK(rank["optim"] == 8 * 418'432);
+  CHECK(rank["saved_input"] == rank["plan"]["by_class"]["saved_input"]);
+  CHECK(rank["plan"]["peak"] <= rank["bound"]);
+  CHECK(json["communication"].empty());
+  double share = 0;
+  for (const auto& k : json["roofline"]["kernels"]) share += k["share"].get<double>();
+  CHECK(share == doctest::Approx(1));
+}
+
+TEST_CASE("model: communication of tp 2, pp 2 (models.md 7.2, C3)") {
+  const auto run = test::tandem({"model", "scenarios/learn/01_one_rank.yaml", "--json", "--set",
+                                 "parallel.tp=2", "--set", "parallel.pp=2", "--set",
+                                 "training.micro_batch=2", "--set", "training.global_batch=8"});
+  REQUIRE(run.code == 0);
+  std::int64_t calls = 0, bytes = 0;
+  for (const auto& c : run.json()["communication"])
+    if (c["pp"] == 0 && c["group"] == "tp") {
+      CHECK(c["bytes_in"] == 16'384);
+      calls += c["calls"].get<std::int64_t>();
+      bytes += c["ring_bytes"].get<std::int64_t>();
+    }
+  CHECK(calls == 68);
+  CHECK(bytes == 68 * 16'384);
+}
+
+TEST_CASE("model: text has every table; a scenario that cannot be is refused") {
+  const auto run = test::tandem({"model", "scenarios/learn/06_three_axes.yaml"});
+  CHECK(run.code == 0);
+  CHECK(run.err.empty());
+  for (const char* title : {"Parameters: 124,439,808 in 196 tensors", "FLOPs of one microbatch",
+                            "FLOPs of a step", "Memory of a rank", "Peak rank: pp 0", "zero 3",
+                            "recompute full", "Roofline, bf16", "Communication of one rank"})
+    CHECK_MESSAGE(run.out.find(title) != std::string::npos, title);
+  CHECK(test::tandem({"model", "scenarios/learn/06_three_axes.yaml", "--set", "parallel.tp=3"}).code ==
+        4);
+  CHECK(test::tandem({"model", "no_such.yaml"}).code == 3);
+}
+
+TEST_CASE("table: columns as wide as their widest cell, numbers right, text left") {
+  Table t({"name<", "n"});
+  t.row({"a", "12,345"});
+  t.row({"longer", ""});
+  CHECK(t.text() == "  name         n\n  a       12,345\n  longer\n");
+}
+
+TEST_CASE("table: numbers for people") {
+  CHECK(grouped(0) == "0");
+  CHECK(grouped(999) == "999");
+  CHECK(grouped(1'000) == "1,000");
+  CHECK(grouped(-1'234'567) == "-1,234,567");
+  CHECK(with_prefix(12) == "12");
+  CHECK(with_prefix(999) == "999");
+  CHECK(with_prefix(1'000) == "1.00 K");
+  CHECK(with_prefix(655'097'856) == "655 M");
+  CHECK(with_prefix(1.234e13) == "12.3 T");
+  CHECK(percent(0.1234) == "12.3 %");
+}

@@ -1,0 +1,67 @@
+// tandem model: what the model costs, before anything is simulated.
+#include <fmt/format.h>
+
+#include "common/model/flops.h"
+#include "common/plan/build.h"
+#include "tools/commands.h"
+#include "tools/exit_codes.h"
+#include "tools/inputs.h"
+#include "tools/model_report.h"
+
+namespace tandem::tools {
+namespace {
+
+std::string head(const Scenario& s) {
+  const ModelSpec& m = s.model;
+  return fmt::format(
+      "{}: gpt, {} layers, hidden {}, {} heads, ffn {}, vocabulary {}; sequence {}, global batch {}\n"
+      "  tp {}, pp {}, dp {}; schedule {}, {} microbatches of {} sequences\n\n",
+      s.name, m.layers, m.hidden, m.heads, m.ffn_hidden, m.vocab, s.training.sequence,
+      s.training.global_batch, s.parallel.tp, s.parallel.pp, s.parallel.dp, s.schedule.kind,
+      s.num_microbatches(), s.training.micro_batch);
+}
+
+int report_model(Context& context, const std::string& file) {
+  const auto scenario = load_scenario(context, file);
+  if (!scenario) return context.fail(scenario.error());
+  const auto plan = build_plan(*scenario);
+  if (!plan) return context.fail(plan.error());
+  const auto roofline = roofline_section(*scenario, *plan);
+  if (!roofline) return context.fail(roofline.error());
+  const auto communication = communication_section(*scenario, *plan);
+  if (!communication) return context.fail(communication.error());
+
+  const Section parameters = parameters_section(*scenario);
+  const Section flops = flops_section(*scenario, *plan);
+  const Section memory = memory_section(*scenario, *plan);
+  context.print(head(*scenario) + parameters.text + "\n" + flops.text + "\n" + memory.text + "\n" +
+                roofline->text + "\n" + communication->text);
+  context.result["parameters"] = parameters.json["total"];
+  context.result["flops_per_step"] = flops.json["model"];
+  context.result["parameter_table"] = parameters.json;
+  context.result["flops"] = flops.json;
+  context.result["memory"] = memory.json;
+  context.result["roofline"] = roofline->json;
+  context.result["communication"] = communication->json;
+  return kExitOk;
+}
+
+}  // namespace
+
+void add_model(CLI::App& app, Context& context) {
+  auto file = std::make_shared<std::string>();
+  CLI::App* sub = add_command(
+      app, context,
+      {.name = "model",
+       .summary = "Parameters, FLOPs, memory, roofline and bytes sent of a model",
+       .details = "Closed forms beside the sums over the plan's operations. Nothing is simulated.",
+       .examples =
+           "  tandem model scenarios/quickstart.yaml\n"
+           "  tandem model scenarios/gpt3-175b-1024.yaml --json      the same numbers for programs"},
+      kUsesSets);
+  sub->add_option("scenario", *file, "Scenario file")->required()->type_name("S.yaml");
+  sub->callback(
+      [&context, file] { context.action = [&context, file] { return report_model(context, *file); }; });
+}
+
+}  // namespace tandem::tools

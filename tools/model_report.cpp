@@ -1,0 +1,233 @@
+// Parameters, FLOPs and memory; the roofline and the communications are in model_rates.cpp.
+#include "tools/model_report.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "common/model/flops.h"
+#include "common/model/memory.h"
+#include "common/model/parameters.h"
+#include "common/plan/totals.h"
+#include "common/report/numbers.h"
+#include "sim/memory/tracker.h"
+#include "tools/table.h"
+
+namespace tandem::tools {
+namespace {
+
+// Whole numbers below 2^53 print as such.
+Json number(double v) {
+  if (v == std::floor(v) && std::abs(v) < 9.007199254740992e15)
+    return static_cast<std::int64_t>(v);
+  return v;
+}
+
+Json work_json(const Work& w) {
+  return {{"F", number(w.forward)}, {"I", number(w.input)}, {"W", number(w.weight)}};
+}
+
+std::string human(Bytes b) { return text_of_bytes(static_cast<double>(b)); }
+
+int layers_on(const Scenario& s, int pp) {
+  int sum = 0;
+  for (std::size_t i = 0; i < s.parallel.layer_split.size(); ++i)
+    if (static_cast<int>(i) % s.parallel.pp == pp) sum += s.parallel.layer_split[i];
+  return sum;
+}
+
+// Levels of ZeRO above 0, as formulas: the plan has level 0.
+Json zero_json(const Scenario& s, int pp) {
+  Json list = Json::array();
+  for (int level = 0; level <= 3; ++level) {
+    const StaticBytes b = static_bytes(s, pp, level);
+    list.push_back({{"zero", level},
+                    {"param", b.param},
+                    {"grad", b.grad},
+                    {"optim", b.optim},
+                    {"sum", b.sum()}});
+  }
+  return list;
+}
+
+Json classes_json(const sim::ClassBytes& bytes) {
+  Json out = Json::object();
+  for (int c = 0; c < kNumBufferClasses; ++c)
+    if (const Bytes b = bytes[static_cast<std::size_t>(c)]; b > 0)
+      out[std::string(name_of(static_cast<BufferClass>(c)))] = b;
+  return out;
+}
+
+Json rank_json(const Scenario& s, int pp, const sim::ProgramMemory& plan) {
+  Json rank = {{"pp", pp}, {"ranks", s.parallel.tp * s.parallel.dp}};
+  const StaticBytes fixed = static_bytes(s, pp);
+  rank["param"] = fixed.param, rank["grad"] = fixed.grad, rank["optim"] = fixed.optim;
+  if (const auto visits = open_visits(s, pp)) {
+    const KeptBytes kept = kept_bytes(s, pp, *visits);
+    rank["in_flight"] = *visits;
+    rank["saved_input"] = kept.saved_input, rank["saved_weight"] = kept.saved_weight;
+    rank["logits"] = kept.logits, rank["batch"] = kept.batch;
+    rank["bound"] = peak_bound(s, pp, *visits);
+    rank["recompute_full"] = {{"kept", kept_bytes_recomputed(s, pp, *visits)},
+                              {"kept_now", kept.sum()}};
+  }
+  rank["plan"] = {{"peak", plan.peak.total},
+                  {"by_class", classes_json(plan.peak.by_class)},
+                  {"kernel_scratch", plan.kernel_scratch},
+                  {"needed", plan.needed}};
+  rank["zero"] = zero_json(s, pp);
+  return rank;
+}
+
+// The rank with the highest peak, class by class, and what other settings would hold.
+std::string peak_rank_text(const Scenario& s, int pp, const sim::ProgramMemory& m) {
+  std::string out = fmt::format("\nPeak rank: pp {}, bytes\n", pp);
+  const auto visits = open_visits(s, pp);
+  const StaticBytes fixed = static_bytes(s, pp);
+  std::array<std::string, kNumBufferClasses> form;
+  const auto set = [&](BufferClass c, Bytes b) { form[static_cast<std::size_t>(c)] = grouped(b); };
+  set(BufferClass::param, fixed.param);
+  set(BufferClass::grad, fixed.grad);
+  set(BufferClass::optim, fixed.optim);
+  if (visits) {
+    const KeptBytes kept = kept_bytes(s, pp, *visits);
+    const TransientBytes moving = transient_bytes(s, pp);
+    set(BufferClass::saved_input, kept.saved_input);
+    set(BufferClass::saved_weight, kept.saved_weight);
+    set(BufferClass::logits, kept.logits);
+    set(BufferClass::batch, kept.batch);
+    set(BufferClass::activation, moving.activation);
+    set(BufferClass::grad_activation, moving.grad_activation);
+    set(BufferClass::scratch, moving.scratch);
+    set(BufferClass::comm, moving.comm);
+  }
+  Table t({"class<", "formula", "plan, peak of the class", "plan, at the peak"});
+  for (std::size_t c = 0; c < kNumBufferClasses; ++c)
+    if (m.peak.by_class[c] > 0)
+      t.row({std::string(name_of(static_cast<BufferClass>(c))), form[c],
+             grouped(m.peak.by_class[c]), grouped(m.peak.at_peak[c])});
+  t.row({"all together", visits ? "<= " + grouped(peak_bound(s, pp, *visits)) : "", "",
+         grouped(m.peak.total)});
+  t.row({"with scratch of kernels", "", "", grouped(m.needed)});
+  out += t.text();
+
+  out += fmt::format("\nWhat other settings would hold on this rank (formulas), bytes\n");
+  Table what({"setting<", "param", "grad", "optim", "kept between F and B"});
+  const std::string kept = visits ? grouped(kept_bytes(s, pp, *visits).sum()) : "";
+  for (int level = 0; level <= 3; ++level) {
+    const StaticBytes b = static_bytes(s, pp, level);
+    what.row({level == 0 ? "as it is (zero 0)" : fmt::format("zero {}", level), grouped(b.param),
+              grouped(b.grad), grouped(b.optim), kept});
+  }
+  if (visits)
+    what.row({"recompute full", grouped(fixed.param), grouped(fixed.grad), grouped(fixed.optim),
+              grouped(kept_bytes_recomputed(s, pp, *visits))});
+  return out + what.text();
+}
+
+}  // namespace
+
+Section parameters_section(const Scenario& s) {
+  const ModelShape shape = model_shape(s.model);
+  const std::int64_t total = parameter_count(shape);
+  std::array<std::int64_t, kNumModules> by_module{};
+  std::int64_t tensors = 0;
+  for (const Tensor& t : parameter_tensors(shape)) {
+    by_module[static_cast<std::size_t>(t.module)] += t.shape.elements();
+    ++tensors;
+  }
+  Section out;
+  out.json = {{"total", total},
+              {"per_token", parameters_per_token(shape)},
+              {"tensors", tensors},
+              {"layer", layer_parameters(shape, 0)}};
+  out.text = fmt::format("Parameters: {} in {} tensors, {} a layer\n", grouped(total),
+                         grouped(tensors), grouped(layer_parameters(shape, 0)));
+  Table modules({"module<", "parameters", "share"});
+  for (std::size_t i = 0; i < kNumModules; ++i) {
+    const std::int64_t n = by_module[i];
+    if (n == 0) continue;
+    const std::string name(name_of(static_cast<Module>(i)));
+    out.json["by_module"][name] = n;
+    modules.row({name, grouped(n), percent(static_cast<double>(n) / static_cast<double>(total))});
+  }
+  out.text += modules.text() + "\n";
+  Table ranks({"pp", "layers", "parameters of a rank", "tp x dp ranks"});
+  for (int pp = 0; pp < s.parallel.pp; ++pp) {
+    const std::int64_t local = local_parameters(s, pp);
+    out.json["ranks"].push_back({{"pp", pp}, {"layers", layers_on(s, pp)}, {"parameters", local}});
+    ranks.row({std::to_string(pp), std::to_string(layers_on(s, pp)), grouped(local),
+               fmt::format("{} x {}", s.parallel.tp, s.parallel.dp)});
+  }
+  out.text += ranks.text();
+  return out;
+}
+
+Section flops_section(const Scenario& s, const Plan& plan) {
+  Section out;
+  const double model = model_flops_of_step(s);
+  double executed = 0;
+  for (std::size_t p = 0; p < plan.programs.size(); ++p)
+    executed += executed_flops(plan, ProgramId{static_cast<int>(p)}) * s.parallel.tp * s.parallel.dp;
+  const double estimate =
+      six_n_flops(model_shape(s.model), s.training.global_batch, s.training.sequence);
+  out.text = "FLOPs of one microbatch on one rank\n";
+  Table t({"op<", "F", "I", "W", "executed F", "executed I", "executed W"});
+  Json list = Json::array();
+  std::vector<OperationFlops> operations = layer_flops(s);
+  operations.push_back(head_flops(s));
+  for (const OperationFlops& op : operations) {
+    const bool head = op.name == "head";
+    list.push_back({{"name", op.name},
+                    {"times", head ? 1 : s.model.layers},
+                    {"model", work_json(op.model)},
+                    {"executed", work_json(op.executed)}});
+    t.row({fmt::format("{}{}", op.name, head ? "" : fmt::format(", {} layers", s.model.layers)),
+           with_prefix(op.model.forward), with_prefix(op.model.input),
+           with_prefix(op.model.weight), with_prefix(op.executed.forward),
+           with_prefix(op.executed.input), with_prefix(op.executed.weight)});
+  }
+  out.text += t.text();
+  out.text += fmt::format(
+      "\nFLOPs of a step, all ranks\n  model      {:.6g} (causal; what MFU counts)\n  executed   "
+      "{:.6g} ({:.4f} of the model's)\n  6 N        {:.6g} (estimate: 6 a token and parameter)\n",
+      model, executed, executed / model, estimate);
+  out.json = {{"operations", std::move(list)},
+              {"model", number(model)},
+              {"executed", number(executed)},
+              {"executed_over_model", executed / model},
+              {"six_n", number(estimate)}};
+  return out;
+}
+
+Section memory_section(const Scenario& s, const Plan& plan) {
+  Section out;
+  const std::vector<sim::ProgramMemory> planned = sim::track_memory(plan);
+  out.text = "Memory of a rank\n";
+  Table t({"pp", "open", "param", "grad", "optim", "saved_input", "saved_weight", "logits", "batch",
+           "peak of the plan"});
+  out.json = {{"ranks", Json::array()}};
+  int most = 0;
+  for (int pp = 0; pp < s.parallel.pp; ++pp) {
+    const sim::ProgramMemory& m = planned[static_cast<std::size_t>(pp)];
+    out.json["ranks"].push_back(rank_json(s, pp, m));
+    if (m.needed > planned[static_cast<std::size_t>(most)].needed) most = pp;
+    const auto visits = open_visits(s, pp);
+    const KeptBytes kept = kept_bytes(s, pp, visits.value_or(0));
+    const auto cell = [&](Bytes b) { return visits ? human(b) : std::string("-"); };
+    const StaticBytes fixed = static_bytes(s, pp);
+    t.row({std::to_string(pp), visits ? std::to_string(*visits) : "-", human(fixed.param),
+           human(fixed.grad), human(fixed.optim), cell(kept.saved_input), cell(kept.saved_weight),
+           cell(kept.logits), cell(kept.batch), human(m.peak.total)});
+  }
+  out.json["peak_pp"] = most;
+  out.json["needed"] = planned[static_cast<std::size_t>(most)].needed;
+  out.json["capacity"] = s.cluster.device.memory;
+  out.text += t.text() + peak_rank_text(s, most, planned[static_cast<std::size_t>(most)]);
+  out.text += fmt::format("\nThe device has {}\n", human(s.cluster.device.memory));
+  return out;
+}
+
+}  // namespace tandem::tools
