@@ -39,7 +39,8 @@ TEST_CASE("model: communication of tp 2, pp 2 (models.md 7.2, C3)") {
                                  "training.micro_batch=2", "--set", "training.global_batch=8"});
   REQUIRE(run.code == 0);
   std::int64_t calls = 0, bytes = 0;
-  for (const auto& c : run.json()["communication"])
+  const auto json = run.json();
+  for (const auto& c : json["communication"])
     if (c["pp"] == 0 && c["group"] == "tp") {
       CHECK(c["bytes_in"] == 16'384);
       calls += c["calls"].get<std::int64_t>();
