@@ -296,6 +296,9 @@ constexpr CodeInfo kCodes[] = {
     {"E-CAL-007", kInput, "a file of a measurement is damaged",
      "While it calibrates, Tandem passes requests and results between its processes as JSON files.",
      "a result without points"},
+    {"E-CAL-008", Failure::execution, "a measuring process failed",
+     "`tandem calibrate` and `tandem run` time kernels in a process of their own.",
+     "a process that was killed"},
 
     // --- TIME: timelines -------------------------------------------------------------------------
     {"E-TIME-001", kInput, "this is no timeline that can be read",
