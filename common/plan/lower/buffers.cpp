@@ -1,5 +1,8 @@
 // Step `buffers`: an op allocates what it is the first to use in issue order, and frees what it is
 // the last to use. Parameters, main gradients and optimizer state live for the run.
+// A deferred receive stands behind sends that free: the host would issue it, if it allocated, only
+// when those have ended, and two ranks would wait for each other (verification's V6.m). So its
+// buffer comes with the last op before the messages around it.
 #include <algorithm>
 
 #include "common/plan/lower/draft.h"
@@ -16,9 +19,21 @@ void buffers(Draft& d) {
         if (first[id.index()] == kNever) first[id.index()] = static_cast<std::int32_t>(i);
         last[id.index()] = static_cast<std::int32_t>(i);
       });
+    std::vector<std::vector<BufferId>> early(ops.size());  // of receives behind op i
+    if (d.scenario.schedule.receive != Receive::early)
+      for (std::size_t i = 0; i < ops.size(); ++i) {
+        std::size_t at = i;
+        while (at > 0 && is_p2p(ops[at].kind)) --at;
+        const BufferId id = ops[i].buffer;
+        if (ops[i].kind != OpKind::recv || is_p2p(ops[at].kind) ||
+            first[id.index()] != static_cast<std::int32_t>(i))
+          continue;
+        first[id.index()] = kNever;
+        early[at].push_back(id);
+      }
     std::vector<BufferId> begin, end;
     for (std::size_t i = 0; i < ops.size(); ++i) {
-      begin.clear();
+      begin = early[i];
       end.clear();
       for_each_use(d.plan, ops[i], [&](BufferId id, bool) {
         if (lives_for_the_run(d.plan.buffer(id).cls)) return;

@@ -41,11 +41,11 @@ class Completeness {
  private:
   void bad(const char* sub, int stage, int mb, const std::string& what, OpId at, std::string found,
            std::string expected, std::vector<OpId> notes = {}) {
-    report_.add({kComplete,
-                 fmt::format("{} rank {} stage {} mb {}: {}", sub,
-                             plan_.header.stage_rank[static_cast<std::size_t>(stage)], stage, mb,
-                             what),
-                 at, std::move(found), std::move(expected), kHint, std::move(notes)});
+    report_.add(
+        {kComplete,
+         fmt::format("{} rank {} stage {} mb {}: {}", sub,
+                     plan_.header.stage_rank[static_cast<std::size_t>(stage)], stage, mb, what),
+         at, std::move(found), std::move(expected), kHint, std::move(notes)});
   }
 
   void stage(ProgramId program, std::int32_t stage) {
@@ -84,7 +84,8 @@ class Completeness {
 
   void check(int stage, int mb, const Visit& v, const Visit& model) {
     if (!v.first_f.valid())
-      return bad("V2.1", stage, mb, "no forward", {}, "none", "one F of every stage and microbatch");
+      return bad("V2.1", stage, mb, "no forward", {}, "none",
+                 "one F of every stage and microbatch");
     if (!v.first_i.valid() && !v.first_w.valid())
       return bad("V2.2", stage, mb, "no backward", v.last_f, "none", "a B, or an I and a W");
     if (v.first_i.valid() && v.first_i < v.last_f)
@@ -110,7 +111,8 @@ class Completeness {
   }
   void differs(const char* sub, int stage, int mb, const char* what, const Visit& v,
                const Kernels& mine, const Kernels& model) {
-    bad(sub, stage, mb, fmt::format("another {} than microbatch 0: an op is lost or there twice", what),
+    bad(sub, stage, mb,
+        fmt::format("another {} than microbatch 0: an op is lost or there twice", what),
         what[0] == 'f' ? v.last_f : v.last_backward, fmt::format("{} kernel calls", mine.size()),
         fmt::format("the {} of microbatch 0", model.size()));
   }
@@ -133,14 +135,15 @@ class Completeness {
         for (const BufferId whole : {b, root_of(plan_, b)}) {
           const auto it = taken.find(whole);
           if (it == taken.end()) continue;
-          report_.add({kComplete,
-                       fmt::format("V2.5 rank {}: {} writes {} after {} has read it", program.value,
-                                   text_of(plan_, id), text_of(plan_, b),
-                                   text_of(plan_, it->second)),
-                       id, fmt::format("op {}", id.value),
-                       fmt::format("before op {}", it->second.value),
-                       "reduce a gradient after the last microbatch has added to it",
-                       {it->second}});
+          report_.add(
+              {kComplete,
+               fmt::format("V2.5 rank {}: {} writes {} after {} has read it", program.value,
+                           text_of(plan_, id), text_of(plan_, b), text_of(plan_, it->second)),
+               id,
+               fmt::format("op {}", id.value),
+               fmt::format("before op {}", it->second.value),
+               "reduce a gradient after the last microbatch has added to it",
+               {it->second}});
           return;
         }
       });

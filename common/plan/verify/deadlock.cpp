@@ -20,9 +20,9 @@ std::string text_of(const Plan& plan, const std::vector<Step>& cycle) {
   std::string out;
   for (std::size_t i = 0; i < cycle.size() && i < kShownSteps; ++i) {
     const Step& s = cycle[i];
-    out += fmt::format("{}rank {} {} {} rank {} {}", i ? "; " : "",
-                       program_of(plan, s.op).value, verify::text_of(plan, s.op), s.why,
-                       program_of(plan, s.next).value, verify::text_of(plan, s.next));
+    out += fmt::format("{}rank {} {} {} rank {} {}", i ? "; " : "", program_of(plan, s.op).value,
+                       verify::text_of(plan, s.op), s.why, program_of(plan, s.next).value,
+                       verify::text_of(plan, s.next));
   }
   if (cycle.size() > kShownSteps) out += fmt::format("; and {} more", cycle.size() - kShownSteps);
   return out;
@@ -45,8 +45,11 @@ void waits_point_back(const Plan& plan, Report& report) {
                     fmt::format("V4 rank {} {} waits for {}, which is issued after it",
                                 program_of(plan, id).value, verify::text_of(plan, id),
                                 verify::text_of(plan, w)),
-                    id, fmt::format("op {}", w.value), fmt::format("an op below {}", id.value),
-                    "move the op behind what it waits for", {w}});
+                    id,
+                    fmt::format("op {}", w.value),
+                    fmt::format("an op below {}", id.value),
+                    "move the op behind what it waits for",
+                    {w}});
       }
 }
 
@@ -74,8 +77,8 @@ void check_progress(const Plan& plan, const Matches& matches, const VerifyOption
   result.blocking_host = c.cycle.empty() && result.buffered;
   result.serial_launch = d.cycle.empty() && result.buffered;
   result.memory_order = m.cycle.empty() && result.buffered;
-  result.deadlock_free = result.rendezvous && result.memory_order &&
-                         (result.serial_launch || !options.serial_launch);
+  result.deadlock_free =
+      result.rendezvous && result.memory_order && (result.serial_launch || !options.serial_launch);
   if (!a.cycle.empty()) {
     if (!report.has(kAcyclic) || had_errors)
       stuck(plan, kAcyclic, fmt::format("V4 cycle of {}: ", a.cycle.size()), a,

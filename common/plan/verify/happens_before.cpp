@@ -1,11 +1,11 @@
 // V9 and V3.5: streams are ordered wherever data goes from one to the other.
 // Proves: of any two ops of a program that touch the same memory, one of them writing or freeing
 // it, the first in issue order ends before the second begins, by the order of a stream, by waits
-// (also over several ops) or by a host_wait between them, which all later ops come after. A write or
-// a free that a send still in flight may read is V3.5.
-// Not: that waits are minimal; order that comes about through another program is not accepted.
-// Method: vector clocks. clock(op)[t] is the last position of stream t that has ended before op
-// begins; of every buffer the last read and write on each stream is kept.
+// (also over several ops) or by a host_wait between them, which all later ops come after. A write
+// or a free that a send still in flight may read is V3.5. Not: that waits are minimal; order that
+// comes about through another program is not accepted. Method: vector clocks. clock(op)[t] is the
+// last position of stream t that has ended before op begins; of every buffer the last read and
+// write on each stream is kept.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -94,14 +94,17 @@ class HappensBefore {
   void check(OpId id, BufferId b, Use use, bool frees) {
     const std::int32_t* clock = clock_of(id);
     const std::int32_t own = local_[plan_.op(id).stream.index()];
-    for (std::int32_t a = head_[b.index()]; a >= 0; a = accesses_[static_cast<std::size_t>(a)].next) {
+    for (std::int32_t a = head_[b.index()]; a >= 0;
+         a = accesses_[static_cast<std::size_t>(a)].next) {
       Access& x = accesses_[static_cast<std::size_t>(a)];
       if (x.stream == own) continue;
       const auto ordered = [&](OpId before) {
         return !before.valid() || position_[before.index()] <= clock[x.stream];
       };
-      if (!ordered(x.write)) race(id, b, use, x.write, true, frees);
-      else if (writes(use) && !ordered(x.read)) race(id, b, use, x.read, false, frees);
+      if (!ordered(x.write))
+        race(id, b, use, x.write, true, frees);
+      else if (writes(use) && !ordered(x.read))
+        race(id, b, use, x.read, false, frees);
     }
   }
 
@@ -113,13 +116,16 @@ class HappensBefore {
         fmt::format("{} on stream {} {} {}, {} on stream {} {} it, no wait edge between them",
                     text_of(plan_, before), stream(before), wrote ? "writes" : "reads",
                     text_of(plan_, b), text_of(plan_, id), stream(id), verb);
-    report_.add({in_flight ? kLifetime : kHappensBefore,
-                 fmt::format("{} rank {} {}", in_flight ? "V3.5" : "V9",
-                             program_of(plan_, id).value, facts),
-                 id, fmt::format("op {} does not wait for op {}", id.value, before.value),
-                 fmt::format("waits={} on op {}, or on an op that it comes after", before.value, id.value),
-                 in_flight ? "the send still reads it: free or write it when the send has ended"
-                           : "add the wait", {before}});
+    report_.add(
+        {in_flight ? kLifetime : kHappensBefore,
+         fmt::format("{} rank {} {}", in_flight ? "V3.5" : "V9", program_of(plan_, id).value,
+                     facts),
+         id,
+         fmt::format("op {} does not wait for op {}", id.value, before.value),
+         fmt::format("waits={} on op {}, or on an op that it comes after", before.value, id.value),
+         in_flight ? "the send still reads it: free or write it when the send has ended"
+                   : "add the wait",
+         {before}});
   }
 
   void record(OpId id, BufferId b, Use use) {

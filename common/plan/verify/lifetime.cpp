@@ -1,11 +1,11 @@
 // V3.1 to V3.4: buffers live while they are used. One walk over each program in issue order.
 // Proves: nothing is read or added to before it is written (1); nothing is used before it is
 // allocated or after it is freed (2); nothing is allocated or freed twice (3); what an op allocates
-// is freed in the same step (4). A view is live with its bucket; what is written to a bucket defines
-// its views, and a bucket is whole when all of its views are written. Gradients that live for the
-// run are stale at the start of a step: their first use must be a write. Other buffers that live for
-// the run (parameters, optimizer) hold their values.
-// Not: that accesses on different streams are ordered (happens_before.cpp), nor sizes (memory.cpp).
+// is freed in the same step (4). A view is live with its bucket; what is written to a bucket
+// defines its views, and a bucket is whole when all of its views are written. Gradients that live
+// for the run are stale at the start of a step: their first use must be a write. Other buffers that
+// live for the run (parameters, optimizer) hold their values. Not: that accesses on different
+// streams are ordered (happens_before.cpp), nor sizes (memory.cpp).
 #include <fmt/format.h>
 
 #include "common/plan/verify/passes.h"
@@ -44,7 +44,8 @@ class Lifetimes {
     for (std::size_t i = 0; i < state_.size() && !report_.full(); ++i)
       if (state_[i].life == Life::live)
         bad("V3.4", state_[i].changed,
-            fmt::format("{} is never freed", text_of(plan_, BufferId{static_cast<std::int64_t>(i)})),
+            fmt::format("{} is never freed",
+                        text_of(plan_, BufferId{static_cast<std::int64_t>(i)})),
             "no frees", "one op that frees it", "free it with its last use");
   }
 
@@ -84,10 +85,10 @@ class Lifetimes {
       return bad("V3.3", id, fmt::format("frees {}, which no op has allocated", text_of(plan_, b)),
                  "nothing to free", "a buffer that is live", "remove it from frees");
     if (s.life == Life::freed)
-      return bad("V3.3", id,
-                 fmt::format("frees {} after {} freed it", text_of(plan_, b),
-                             text_of(plan_, s.changed)),
-                 "freed twice", "one free", "keep it with the last use only", s.changed);
+      return bad(
+          "V3.3", id,
+          fmt::format("frees {} after {} freed it", text_of(plan_, b), text_of(plan_, s.changed)),
+          "freed twice", "one free", "keep it with the last use only", s.changed);
     s.life = Life::freed;
     s.changed = id;
   }

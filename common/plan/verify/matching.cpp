@@ -30,7 +30,8 @@ class Matching {
       if (o.match >= 0)
         all.emplace_back(o.match, id);
       else if (is_p2p(o.kind))
-        bad("V5.1", id, "has no match id", "match= missing", "a send and a receive of one match id");
+        bad("V5.1", id, "has no match id", "match= missing",
+            "a send and a receive of one match id");
       else if (programs_of(o.comm).size() > 1)
         bad("V5.5", id, "spans programs, but has no match id", "match= missing",
             "one match id on all members");
@@ -96,12 +97,12 @@ class Matching {
     const ProgramId from = program_of(plan_, m[0]), to = program_of(plan_, m[1]);
     if (s.peer != to.value || r.peer != from.value || from == to)
       return bad("V5.2", m[1], "and its send do not name each other",
-                 fmt::format("send on {} to {}, receive on {} from {}", from.value, s.peer, to.value,
-                             r.peer),
+                 fmt::format("send on {} to {}, receive on {} from {}", from.value, s.peer,
+                             to.value, r.peer),
                  "peer= of each is the other's rank", {m[0]});
     if (s.comm != r.comm)
-      return bad("V5.3", m[1], "uses another communicator than its send",
-                 name(r.comm), name(s.comm), {m[0]});
+      return bad("V5.3", m[1], "uses another communicator than its send", name(r.comm),
+                 name(s.comm), {m[0]});
     const std::vector<std::int32_t> programs = programs_of(s.comm);
     for (ProgramId p : {from, to})
       if (!std::binary_search(programs.begin(), programs.end(), p.value))

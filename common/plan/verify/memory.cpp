@@ -2,7 +2,8 @@
 // Proves: with one device's memory given, no program needs more at any op; the same peak in both
 // backends at any timing (plan.h).
 // Not: fragmentation, what kernels take inside (hidden_scratch), libraries, communicator buffers.
-// After V1; a plan with wrong lifetimes (V3) gives figures that mean nothing, but is refused anyway.
+// After V1; a plan with wrong lifetimes (V3) gives figures that mean nothing, but is refused
+// anyway.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -106,15 +107,17 @@ std::vector<ProgramMemory> check_memory(const Plan& plan, const VerifyOptions& o
     if (!options.capacity || m.peak <= *options.capacity) continue;
     const std::string where =
         m.op_at_peak.valid() ? "at " + text_of(plan, m.op_at_peak) : "of what lives for the run";
-    report.add({kMemory,
-                fmt::format("V8 rank {} peak {} bytes {} exceeds {}: {}", p, m.peak, where,
-                            *options.capacity, classes_text(m.at_peak)),
-                m.op_at_peak, fmt::format("{} bytes", m.peak),
-                fmt::format("at most {} bytes", *options.capacity),
-                "raise tp or pp, lower micro_batch, or choose a schedule with fewer visits in flight "
-                "than " +
-                    std::to_string(m.peak_w),
-                {}});
+    report.add(
+        {kMemory,
+         fmt::format("V8 rank {} peak {} bytes {} exceeds {}: {}", p, m.peak, where,
+                     *options.capacity, classes_text(m.at_peak)),
+         m.op_at_peak,
+         fmt::format("{} bytes", m.peak),
+         fmt::format("at most {} bytes", *options.capacity),
+         "raise tp or pp, lower micro_batch, or choose a schedule with fewer visits in flight "
+         "than " +
+             std::to_string(m.peak_w),
+         {}});
   }
   return out;
 }

@@ -1,10 +1,10 @@
 // V1.6 to V1.8: operands fit.
 // Proves: a call has as many operands as the kernel catalogue says, of its number of elements and
-// type; outputs accumulate and share buffers with inputs only where the kernel allows it; scratch is
-// there exactly where an output accumulates (6). A communication moves the whole of a buffer of its
-// type, a send and a receive name the other end of their pair (7). A view lies inside a bucket of
-// its own program and class, and views do not overlap (8).
-// Not: which of two operands of one shape is meant; that a slice rule is right.
+// type; outputs accumulate and share buffers with inputs only where the kernel allows it; scratch
+// is there exactly where an output accumulates (6). A communication moves the whole of a buffer of
+// its type, a send and a receive name the other end of their pair (7). A view lies inside a bucket
+// of its own program and class, and views do not overlap (8). Not: which of two operands of one
+// shape is meant; that a slice rule is right.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -42,8 +42,13 @@ class Operands {
   void bad(const char* sub, OpId id, const std::string& what, std::string found,
            std::string expected, std::string hint) {
     const std::string who = id.valid() ? text_of(plan_, id) + ": " : "";
-    report_.add({kStructure, fmt::format("{} {}{}", sub, who, what), id, std::move(found),
-                 std::move(expected), std::move(hint), {}});
+    report_.add({kStructure,
+                 fmt::format("{} {}{}", sub, who, what),
+                 id,
+                 std::move(found),
+                 std::move(expected),
+                 std::move(hint),
+                 {}});
   }
 
   // Before signature() multiplies dimensions: the products must fit 64 bits.
@@ -53,14 +58,15 @@ class Operands {
       std::int64_t product = 4;
       bool good = true;
       for (std::int64_t d : {k.dims[0], k.dims[1], k.dims[2], k.dims[2], k.dims[3]}) {
-        good = good && d >= 0 && !__builtin_mul_overflow(product, std::max<std::int64_t>(d, 1),
-                                                         &product);
+        good = good && d >= 0 &&
+               !__builtin_mul_overflow(product, std::max<std::int64_t>(d, 1), &product);
       }
       for (std::size_t d = 0; d < k.dims.size(); ++d)
         if (!catalogue(k.kind).dims[d].empty() && k.dims[d] < 1) good = false;
       if (!good)
         bad("V1.6", {}, fmt::format("kernel {} {} has impossible dimensions", i, to_text(k)),
-            to_text(k), "positive dimensions whose product fits 62 bits", "check the model's sizes");
+            to_text(k), "positive dimensions whose product fits 62 bits",
+            "check the model's sizes");
     }
   }
 
@@ -71,8 +77,8 @@ class Operands {
       const Buffer& b = plan_.buffers[i];
       const BufferId id{static_cast<std::int64_t>(i)};
       if (__builtin_add_overflow(total, Plan::own_bytes(b), &total)) {
-        bad("V1.8", {}, "the buffers together are too large", text_of(plan_, id), "below 2^63 bytes",
-            "check the model's sizes");
+        bad("V1.8", {}, "the buffers together are too large", text_of(plan_, id),
+            "below 2^63 bytes", "check the model's sizes");
         return;
       }
       if (!b.alias_of.valid()) continue;
@@ -82,8 +88,8 @@ class Operands {
             "a bucket", "name the bucket itself and add the offsets");
       else if (root.program != b.program || root.cls != b.cls)
         bad("V1.8", {}, text_of(plan_, id) + " is a view of another program's or class's buffer",
-            text_of(plan_, b.alias_of), fmt::format("a {} of program {}", name_of(b.cls),
-                                                    b.program.value),
+            text_of(plan_, b.alias_of),
+            fmt::format("a {} of program {}", name_of(b.cls), b.program.value),
             "a bucket holds one class");
       else if (b.alias_offset < 0 || b.alias_offset % size_of(b.dtype) != 0 ||
                b.alias_offset > root.bytes() - b.bytes())
@@ -114,8 +120,8 @@ class Operands {
     const auto inputs = plan_.operands_of(c.inputs), outputs = plan_.operands_of(c.outputs),
                scratch = plan_.operands_of(c.scratch);
     const auto fail = [&](const std::string& what, std::string found, std::string expected) {
-      bad("V1.6", id, fmt::format("call {} (k{} {}) {}", index, c.kernel.value,
-                                  catalogue(k.kind).name, what),
+      bad("V1.6", id,
+          fmt::format("call {} (k{} {}) {}", index, c.kernel.value, catalogue(k.kind).name, what),
           std::move(found), std::move(expected), kCatalogueHint);
     };
     if (sig.more_inputs ? inputs.empty() : inputs.size() != sig.inputs.size())
@@ -153,14 +159,15 @@ class Operands {
     if (operand.shape.rank > 0) {
       const std::int64_t has = b.shape.elements(), needs = operand.shape.elements();
       if (may_be_larger ? has < needs : has != needs)
-        fail("has an operand of a wrong size",
-             fmt::format("{}: {} elements", who(), has), fmt::format("{}", needs));
+        fail("has an operand of a wrong size", fmt::format("{}: {} elements", who(), has),
+             fmt::format("{}", needs));
       return;
     }
     // The batch: i64[b, S+1] with b * S tokens.
     if (operand.role == "batch" &&
         (b.shape.rank != 2 || b.shape[0] * (b.shape[1] - 1) != k.dims[0]))
-      fail("has a batch of a wrong size", who(), fmt::format("[b, S+1] with b * S = {}", k.dims[0]));
+      fail("has a batch of a wrong size", who(),
+           fmt::format("[b, S+1] with b * S = {}", k.dims[0]));
   }
 
   template <class Fail>
@@ -202,7 +209,8 @@ class Operands {
       if (touches(inputs[i].id, out.id) &&
           !(static_cast<int>(i) == allowed && inputs[i].id == out.id))
         fail("writes one of its inputs", text_of(plan_, out.id),
-             allowed < 0 ? "a buffer of its own" : fmt::format("in place of input {} only", allowed));
+             allowed < 0 ? "a buffer of its own"
+                         : fmt::format("in place of input {} only", allowed));
   }
   // Same memory: the same buffer, or a bucket and its view. Views of one bucket are disjoint.
   [[nodiscard]] bool touches(BufferId a, BufferId b) const {
@@ -224,8 +232,7 @@ class Operands {
     // Gathers hold the parts of all members in their buffer.
     const bool gathers = o.kind == OpKind::all_gather;
     const std::int64_t members = gathers ? plan_.communicators[o.comm.index()].size : 1;
-    if (o.count < 0 || o.count > limits::kTensorElements ||
-        o.count * members != b.shape.elements())
+    if (o.count < 0 || o.count > limits::kTensorElements || o.count * members != b.shape.elements())
       bad("V1.7", id, "does not move its whole buffer", fmt::format("{} elements", o.count),
           fmt::format("{} of {}", b.shape.elements() / members, text_of(plan_, o.buffer)),
           "write the number of elements of the buffer");

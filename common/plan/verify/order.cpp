@@ -35,11 +35,12 @@ void compare(const Plan& plan, const Matches& matches, const QueueKey& key, cons
   const bool p2p = std::get<1>(key) >= 0;
   const Communicator& c = plan.communicators[static_cast<std::size_t>(std::get<0>(key))];
   report.add({kOrder,
-              fmt::format("V7 {}: {} order {}; {} order {}", plan.name(c.name),
-                          p2p ? "send" : fmt::format("rank {}", program_of(plan, *x).value),
-                          list(a, x), p2p ? "receive" : fmt::format("rank {}", program_of(plan, *y).value),
-                          list(b, y)),
-              *y, fmt::format("{} comes here", text_of(plan, *y)),
+              fmt::format(
+                  "V7 {}: {} order {}; {} order {}", plan.name(c.name),
+                  p2p ? "send" : fmt::format("rank {}", program_of(plan, *x).value), list(a, x),
+                  p2p ? "receive" : fmt::format("rank {}", program_of(plan, *y).value), list(b, y)),
+              *y,
+              fmt::format("{} comes here", text_of(plan, *y)),
               fmt::format("the other end of {}", text_of(plan, *x)),
               "use receive=early, or give the orders of both ends the same sequence",
               {*x}});
@@ -69,7 +70,8 @@ void check_order(const Plan& plan, const Matches& matches, Report& report) {
   for (const auto& [key, programs] : collectives)
     for (auto it = std::next(programs.begin()); it != programs.end(); ++it) {
       // A match inside one program has no other end.
-      if (matches.members[static_cast<std::size_t>(matches.of_op[it->second[0].index()])].size() < 2)
+      if (matches.members[static_cast<std::size_t>(matches.of_op[it->second[0].index()])].size() <
+          2)
         continue;
       compare(plan, matches, key, programs.begin()->second, it->second, report);
     }

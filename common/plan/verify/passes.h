@@ -21,7 +21,7 @@ void check_lifetimes(const Plan& plan, Report& report);
 
 // Ops that are one message or one collective over several programs.
 struct Matches {
-  std::vector<std::int32_t> of_op;       // index into `members`, -1: alone
+  std::vector<std::int32_t> of_op;         // index into `members`, -1: alone
   std::vector<std::vector<OpId>> members;  // p2p: send first
 };
 // V5. After V1. The result is whole if V5 found nothing.

@@ -63,7 +63,8 @@ class Engine {
     for (std::uint32_t i = p.first_op; i < p.first_op + p.num_ops; ++i) {
       const Op& o = plan_.ops[i];
       const Unit u = unit_of_[i];
-      if (level_ == Level::memory_order && o.allocates.count && !frees.empty()) {
+      const bool begins = i == p.first_op || unit_of_[i - 1] != u;
+      if (level_ == Level::memory_order && begins && !frees.empty() && allocates(u)) {
         const Unit next = new_gate(i);
         if (gate != kNone) add(next, gate, Edge::host);
         for (Unit f : frees) add(next, f, Edge::host);
@@ -82,6 +83,12 @@ class Engine {
         gate = next;
       }
     }
+  }
+  // A group's memory is taken when the group is issued.
+  [[nodiscard]] bool allocates(Unit u) const {
+    bool any = false;
+    for_each_op(u, [&](OpId id) { any = any || plan_.op(id).allocates.count > 0; });
+    return any;
   }
   void add(Unit unit, Unit on, Edge edge) {
     if (unit == on) return;  // inside a group
@@ -211,6 +218,7 @@ class Engine {
       u = pending_;
     }
     steps.erase(steps.begin(), steps.begin() + seen[static_cast<std::size_t>(u)]);
+    std::erase_if(steps, [](const Step& s) { return s.op == s.next; });  // an op and its own gate
     return steps;
   }
 
@@ -243,8 +251,8 @@ class Engine {
   const Plan& plan_;
   const Matches& matches_;
   const Level level_;
-  std::vector<Unit> unit_of_;             // by op
-  std::vector<std::int32_t> first_op_;    // by unit
+  std::vector<Unit> unit_of_;           // by op
+  std::vector<std::int32_t> first_op_;  // by unit
   std::vector<bool> is_gate_, exposed_, done_;
   std::vector<Unit> from_, to_, out_;
   std::vector<Edge> kind_;

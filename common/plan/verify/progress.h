@@ -13,7 +13,8 @@
 //   serial        streams of compute, copies; as rendezvous
 //                 one for all communications
 //   memory        as rendezvous; an op that allocates, and all after it, depend on every op before
-//                 it that frees: the host issues it only when those have ended
+//                 it that frees: the host issues it only when those have ended. A group's
+//                 memory is taken when the group is issued
 //
 // At every level ops after a host_wait depend on it. Finishing a unit never disables another, so
 // the order of visits has no influence: a work list, O(ops + waits), and it always ends.
@@ -31,15 +32,15 @@ enum class Level { buffered, rendezvous, blocking_host, serial_launch, memory_or
 
 // What a unit that is not done waits for, to follow until it comes round.
 struct Step {
-  OpId op;           // the unit's op (of a group: the one that waits)
-  OpId next;         // the op it waits for
-  const char* why;   // "waits for", "comes after", "needs the other end"
+  OpId op;          // the unit's op (of a group: the one that waits)
+  OpId next;        // the op it waits for
+  const char* why;  // "waits for", "comes after", "needs the other end"
 };
 
 struct ProgressResult {
-  std::int64_t undone = 0;   // ops
-  std::vector<OpId> heads;   // per program: the first op that is not done; none where all are
-  std::vector<Step> cycle;   // empty if all is done
+  std::int64_t undone = 0;  // ops
+  std::vector<OpId> heads;  // per program: the first op that is not done; none where all are
+  std::vector<Step> cycle;  // empty if all is done
 };
 
 [[nodiscard]] ProgressResult progress(const Plan& plan, const Matches& matches, Level level);

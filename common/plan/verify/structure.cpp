@@ -35,15 +35,25 @@ class Structure {
 
  private:
   bool whole(std::string title, std::string found, std::string expected) {
-    report_.add({kStructure, std::move(title), OpId{}, std::move(found), std::move(expected),
-                 kRebuild, {}});
+    report_.add({kStructure,
+                 std::move(title),
+                 OpId{},
+                 std::move(found),
+                 std::move(expected),
+                 kRebuild,
+                 {}});
     return false;
   }
   bool bad(const char* sub, OpId id, std::string what, std::string found, std::string expected,
            std::string hint = kRebuild) {
     // describe() needs sound indices: this pass names ops by number.
-    report_.add({kStructure, fmt::format("{} op {}: {}", sub, id.value, what), id, std::move(found),
-                 std::move(expected), std::move(hint), {}});
+    report_.add({kStructure,
+                 fmt::format("{} op {}: {}", sub, id.value, what),
+                 id,
+                 std::move(found),
+                 std::move(expected),
+                 std::move(hint),
+                 {}});
     return false;
   }
 
@@ -82,8 +92,7 @@ class Structure {
             fmt::format("{}", next));
     if (plan_.names.empty() || !plan_.names[0].empty())
       whole("V1.1 the first name is not the empty one", "another", "\"\"");
-    for (std::size_t i = 0; i < plan_.communicators.size() && !report_.full(); ++i)
-      communicator(i);
+    for (std::size_t i = 0; i < plan_.communicators.size() && !report_.full(); ++i) communicator(i);
     for (std::size_t i = 0; i < plan_.buffers.size() && !report_.full(); ++i) buffer(i);
   }
 
@@ -126,12 +135,12 @@ class Structure {
       whole("V1.1 " + who + " has no name", fmt::format("{}", b.name), "an index of the names");
     if (b.microbatch >= plan_.header.microbatches)
       whole("V1.2 " + who + " is of a microbatch that does not exist",
-            fmt::format("{}", b.microbatch),
-            fmt::format("below {}", plan_.header.microbatches));
+            fmt::format("{}", b.microbatch), fmt::format("below {}", plan_.header.microbatches));
     std::int64_t elements = 1;
     for (int d = 0; d < b.shape.rank; ++d)
       if (b.shape[d] < 1 || b.shape[d] > limits::kTensorElements / elements)
-        return (void)whole("V1.2 " + who + " has an impossible shape", fmt::format("{}", b.shape[d]),
+        return (void)whole("V1.2 " + who + " has an impossible shape",
+                           fmt::format("{}", b.shape[d]),
                            "positive extents, at most 2^47 elements");
       else
         elements *= b.shape[d];
@@ -143,9 +152,7 @@ class Structure {
             fmt::format("below {}", plan_.buffers.size()));
   }
 
-  static bool inside(Range r, std::size_t size) {
-    return std::uint64_t{r.begin} + r.count <= size;
-  }
+  static bool inside(Range r, std::size_t size) { return std::uint64_t{r.begin} + r.count <= size; }
   bool operand(OpId id, BufferId b, ProgramId program) {
     if (!b.valid() || b.index() >= plan_.buffers.size())
       return bad("V1.1", id, "names a buffer that does not exist", fmt::format("{}", b.value),
@@ -171,7 +178,8 @@ class Structure {
     for (const Call& c : plan_.calls_of(o)) {
       if (!c.kernel.valid() || c.kernel.index() >= plan_.kernels.size())
         return bad("V1.1", id, "calls a kernel that does not exist",
-                   fmt::format("{}", c.kernel.value), fmt::format("below {}", plan_.kernels.size()));
+                   fmt::format("{}", c.kernel.value),
+                   fmt::format("below {}", plan_.kernels.size()));
       for (Range r : {c.inputs, c.outputs, c.scratch}) {
         if (!inside(r, plan_.operands.size()))
           return bad("V1.1", id, "points outside the plan's tables", "a range", "inside");
@@ -194,19 +202,18 @@ class Structure {
     }
     if (o.microbatch >= plan_.header.microbatches)
       return bad("V1.2", id, "is of a microbatch that does not exist",
-                 fmt::format("{}", o.microbatch), fmt::format("below {}", plan_.header.microbatches));
+                 fmt::format("{}", o.microbatch),
+                 fmt::format("below {}", plan_.header.microbatches));
     if (o.stage >= static_cast<int>(plan_.header.stage_rank.size()))
       return bad("V1.2", id, "is of a stage that does not exist", fmt::format("{}", o.stage),
                  fmt::format("below {}", plan_.header.stage_rank.size()));
-    if (o.stage >= 0 &&
-        plan_.header.stage_rank[static_cast<std::size_t>(o.stage)] != program.value)
-      return bad("V1.3", id,
-                 fmt::format("stage {} belongs to rank {}, found on rank {}", o.stage,
-                             plan_.header.stage_rank[static_cast<std::size_t>(o.stage)],
-                             program.value),
-                 fmt::format("program {}", program.value),
-                 fmt::format("program {}",
-                             plan_.header.stage_rank[static_cast<std::size_t>(o.stage)]));
+    if (o.stage >= 0 && plan_.header.stage_rank[static_cast<std::size_t>(o.stage)] != program.value)
+      return bad(
+          "V1.3", id,
+          fmt::format("stage {} belongs to rank {}, found on rank {}", o.stage,
+                      plan_.header.stage_rank[static_cast<std::size_t>(o.stage)], program.value),
+          fmt::format("program {}", program.value),
+          fmt::format("program {}", plan_.header.stage_rank[static_cast<std::size_t>(o.stage)]));
     if (o.kind == OpKind::compute && o.calls.count == 0)
       return bad("V1.1", id, "computes nothing", "no calls", "k0(1 -> 2)");
     if (is_communication(o.kind)) {
@@ -235,17 +242,17 @@ class Structure {
   bool queue(ProgramId program, OpId id, const Op& o) {
     const std::string& name = plan_.streams[o.stream.index()];
     const bool is_comm = name.starts_with("comm:");
-    const char* expected = is_communication(o.kind)       ? "comm:..."
-                           : o.kind == OpKind::host_wait  ? "host"
-                           : o.kind == OpKind::copy       ? "copy_in or copy_out"
-                                                          : "compute";
+    const char* expected = is_communication(o.kind)      ? "comm:..."
+                           : o.kind == OpKind::host_wait ? "host"
+                           : o.kind == OpKind::copy      ? "copy_in or copy_out"
+                                                         : "compute";
     const bool good = is_communication(o.kind)      ? is_comm
                       : o.kind == OpKind::host_wait ? name == "host"
                       : o.kind == OpKind::copy      ? name == "copy_in" || name == "copy_out"
                                                     : name == "compute";
     if (!good)
-      return bad("V1.2", id, fmt::format("a {} on stream {}", name_of(o.kind), name), name, expected,
-                 "see \"Streams\" in docs/plan_reference.md");
+      return bad("V1.2", id, fmt::format("a {} on stream {}", name_of(o.kind), name), name,
+                 expected, "see \"Streams\" in docs/plan_reference.md");
     if (!is_comm) return true;
     const auto [it, added] = stream_of_.try_emplace({program.value, o.comm.value}, o.stream);
     if (it->second != o.stream)
@@ -262,8 +269,8 @@ class Structure {
       const OpId id{program.first_op + i};
       const Op& o = plan_.op(id);
       if (o.group >= 0 && !is_p2p(o.kind))
-        bad("V1.5", id, fmt::format("a {} in group {}", name_of(o.kind), o.group), "group=",
-            "sends and receives only");
+        bad("V1.5", id, fmt::format("a {} in group {}", name_of(o.kind), o.group),
+            "group=", "sends and receives only");
       if (o.group == open) continue;
       if (open >= 0) closed.insert(open);
       open = o.group;

@@ -42,7 +42,7 @@ struct VerifyOptions {
 struct ProgramMemory {
   Bytes persistent = 0;  // lives for the run
   Bytes peak = 0;
-  OpId op_at_peak;                                  // the first op that reaches it; -1: persistent only
+  OpId op_at_peak;  // the first op that reaches it; -1: persistent only
   std::array<Bytes, kNumBufferClasses> at_peak{};   // sums to `peak`
   std::array<Bytes, kNumBufferClasses> by_class{};  // each class's own peak, at any time
   // Most visits (stage, microbatch) in flight: from their first forward op to the end of their last

@@ -45,9 +45,10 @@ TEST_CASE("N1: both ranks send first on one communicator") {
   CHECK_FALSE(v.rendezvous);
   CHECK_FALSE(v.blocking_host);
   CHECK_FALSE(v.deadlock_free);
-  CHECK(has(v, "V6.b stuck. rank 0 op 0 send(pair:0->1) stage 0 mb 1 needs the other end rank 1 "
-               "op 4 recv(pair:0->1) stage 1 mb 1; rank 1 op 4 recv(pair:0->1) stage 1 mb 1 comes "
-               "after rank 1 op 3 send(pair:0->1) stage 1 mb 0; "));
+  CHECK(has(v,
+            "V6.b stuck. rank 0 op 0 send(pair:0->1) stage 0 mb 1 needs the other end rank 1 "
+            "op 4 recv(pair:0->1) stage 1 mb 1; rank 1 op 4 recv(pair:0->1) stage 1 mb 1 comes "
+            "after rank 1 op 3 send(pair:0->1) stage 1 mb 0; "));
   v = judge(kN1, kPairRuns);
   CHECK_MESSAGE(v.ok(), to_text(v.errors));
   CHECK(v.rendezvous);
@@ -62,15 +63,16 @@ TEST_CASE("N2: stuck with one communicator for a pair, also with sends and recei
   Verification v = judge(kN2, kPair);
   CHECK(v.buffered);
   CHECK_FALSE(v.rendezvous);
-  CHECK(has(v, "rank 0: op 2 send(pair:0->1) stage 0 mb 2; rank 1: op 7 send(pair:0->1) stage 3 "
-               "mb 0"));
-  const std::vector<std::string> exchanged = {
-      "2SEND_F1,0F2,2RECV_B0,0SEND_F2,2B0,2RECV_B1",
-      "3SEND_B0,3RECV_F1,3F1,3B1,3SEND_B1,1RECV_F2,1F2"};
+  CHECK(has(v,
+            "rank 0: op 2 send(pair:0->1) stage 0 mb 2; rank 1: op 7 send(pair:0->1) stage 3 "
+            "mb 0"));
+  const std::vector<std::string> exchanged = {"2SEND_F1,0F2,2RECV_B0,0SEND_F2,2B0,2RECV_B1",
+                                              "3SEND_B0,3RECV_F1,3F1,3B1,3SEND_B1,1RECV_F2,1F2"};
   v = judge(exchanged, kPair);
   CHECK_FALSE(v.rendezvous);
-  CHECK(has(v, "rank 0: op 0 send(pair:0->1) stage 2 mb 1; rank 1: op 6 send(pair:0->1) stage 3 "
-               "mb 0"));
+  CHECK(has(v,
+            "rank 0: op 0 send(pair:0->1) stage 2 mb 1; rank 1: op 6 send(pair:0->1) stage 3 "
+            "mb 0"));
   CHECK(judge(kN2, kPairRuns).rendezvous);
   CHECK(judge(kN2).rendezvous);
 }
@@ -98,9 +100,8 @@ TEST_CASE("N4: different bytes at the two ends") {
 }
 
 TEST_CASE("N8: receives in another order than the sends") {
-  const std::vector<std::string> rows = {
-      "0F0,0SEND_F0,0F1,0SEND_F1,0RECV_B0,0B0,0RECV_B1,0B1",
-      "1RECV_F1,1RECV_F0,1F0,1B0,1SEND_B0,1F1,1B1,1SEND_B1"};
+  const std::vector<std::string> rows = {"0F0,0SEND_F0,0F1,0SEND_F1,0RECV_B0,0B0,0RECV_B1,0B1",
+                                         "1RECV_F1,1RECV_F0,1F0,1B0,1SEND_B0,1F1,1B1,1SEND_B1"};
   const Verification v = judge(rows);
   CHECK(has(v, "E-PLAN-026: V7 edge:0->1: send order op 1, op 3; receive order op 8, op 9"));
   CHECK_FALSE(v.rendezvous);
@@ -138,21 +139,28 @@ TEST_CASE("the memory rule: a receive that allocates late waits for the sends be
   // N9 with buffers that are allocated by the receive and freed by the send. The host issues an
   // allocating op only when the frees before it have been carried out (plan.h), so 0RECV_B0 is not
   // issued before 0SEND_F1 has ended, nor 1RECV_F1 before 1SEND_B0: a cycle that (b) does not see.
-  const std::string good = fragment_text(
-      {"0SEND_F0,0SEND_F1,0RECV_B0", "1RECV_F0,1SEND_B0,1RECV_F1"});
+  const std::string good =
+      fragment_text({"0SEND_F0,0SEND_F1,0RECV_B0", "1RECV_F0,1SEND_B0,1RECV_F1"});
   VerifyOptions o;
   o.completeness = false;
   CHECK(verify_plan(parsed(good), o).deadlock_free);
   std::string text = good;
   // Buffers 1 and 4 go with the sends, 2 and 5 come with the receives; all are used once.
-  text = exchanged(text, "send c0 peer=1 match=1 4xf32 buf=1", "send c0 peer=1 match=1 4xf32 buf=1 frees=6");
-  text = exchanged(text, "send c1 peer=0 match=2 4xf32 buf=4", "send c1 peer=0 match=2 4xf32 buf=4 frees=7");
-  text = exchanged(text, "recv c1 peer=1 match=2 4xf32 buf=2", "recv c1 peer=1 match=2 4xf32 buf=2 allocates=8 frees=8");
-  text = exchanged(text, "recv c0 peer=0 match=1 4xf32 buf=5", "recv c0 peer=0 match=1 4xf32 buf=5 allocates=9 frees=9");
-  text = exchanged(text, "send c0 peer=1 match=0 4xf32 buf=0", "send c0 peer=1 match=0 4xf32 buf=0 allocates=6");
-  text = exchanged(text, "recv c0 peer=0 match=0 4xf32 buf=3", "recv c0 peer=0 match=0 4xf32 buf=3 allocates=7");
-  text = exchanged(text, "kernel 0", "buf 6 p0 scratch f32[1] s\nbuf 7 p1 scratch f32[1] s\n"
-                                     "buf 8 p0 scratch f32[1] s\nbuf 9 p1 scratch f32[1] s\nkernel 0");
+  text = exchanged(text, "send c0 peer=1 match=1 4xf32 buf=1",
+                   "send c0 peer=1 match=1 4xf32 buf=1 frees=6");
+  text = exchanged(text, "send c1 peer=0 match=2 4xf32 buf=4",
+                   "send c1 peer=0 match=2 4xf32 buf=4 frees=7");
+  text = exchanged(text, "recv c1 peer=1 match=2 4xf32 buf=2",
+                   "recv c1 peer=1 match=2 4xf32 buf=2 allocates=8 frees=8");
+  text = exchanged(text, "recv c0 peer=0 match=1 4xf32 buf=5",
+                   "recv c0 peer=0 match=1 4xf32 buf=5 allocates=9 frees=9");
+  text = exchanged(text, "send c0 peer=1 match=0 4xf32 buf=0",
+                   "send c0 peer=1 match=0 4xf32 buf=0 allocates=6");
+  text = exchanged(text, "recv c0 peer=0 match=0 4xf32 buf=3",
+                   "recv c0 peer=0 match=0 4xf32 buf=3 allocates=7");
+  text = exchanged(text, "kernel 0",
+                   "buf 6 p0 scratch f32[1] s\nbuf 7 p1 scratch f32[1] s\n"
+                   "buf 8 p0 scratch f32[1] s\nbuf 9 p1 scratch f32[1] s\nkernel 0");
   const Verification v = verify_plan(parsed(text), o);
   CHECK(v.rendezvous);
   CHECK_FALSE(v.memory_order);

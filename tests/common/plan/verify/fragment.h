@@ -22,8 +22,8 @@ struct FragmentOptions {
   bool allocate = false;               // receives allocate, sends free
 };
 
-inline std::string fragment_text(const std::vector<std::string>& rows, const FragmentOptions& o = {},
-                                 int microbatches = 8) {
+inline std::string fragment_text(const std::vector<std::string>& rows,
+                                 const FragmentOptions& o = {}, int microbatches = 8) {
   const int p = static_cast<int>(rows.size());
   const auto rank_of = [&](int stage) { return stage % p; };
   std::string stages, comms, buffers, programs;
@@ -35,7 +35,8 @@ inline std::string fragment_text(const std::vector<std::string>& rows, const Fra
     const int a = edge ? from : std::min(from, to), b = edge ? to : std::max(from, to);
     const std::string name = fmt::format("{}:{}->{}", o.communicators, a, b);
     const auto [it, added] = comm_ids.try_emplace(name, static_cast<int>(comm_ids.size()));
-    if (added) comms += fmt::format("comm {} {} axes=pp pair={},{} size=2\n", it->second, name, a, b);
+    if (added)
+      comms += fmt::format("comm {} {} axes=pp pair={},{} size=2\n", it->second, name, a, b);
     return std::pair(it->second, name);
   };
   for (int r = 0; r < p; ++r) {
@@ -66,19 +67,22 @@ inline std::string fragment_text(const std::vector<std::string>& rows, const Fra
       }
       const bool send = kind.starts_with("SEND");
       const char what = kind.back();
-      const int other = what == 'F' ? (send ? stage + 1 : stage - 1) : (send ? stage - 1 : stage + 1);
+      const int other =
+          what == 'F' ? (send ? stage + 1 : stage - 1) : (send ? stage - 1 : stage + 1);
       const int peer = rank_of(other), source = send ? stage : other;
       const auto [c, name] = send ? comm(r, peer) : comm(peer, r);
-      const int match =
-          match_ids.try_emplace(key(what, source), static_cast<int>(match_ids.size())).first->second;
+      const int match = match_ids.try_emplace(key(what, source), static_cast<int>(match_ids.size()))
+                            .first->second;
       if (!in_group) ++num_groups;
       in_group = true;
       const auto from = producer.find(key(what, stage));
       const int used = send && from != producer.end() ? from->second >> 16 : buffer;
-      programs += fmt::format(" op {} {} mb={} s={} on=comm:{} {} c{} peer={} match={} 4xf32 buf={}",
-                              id, what, mb, stage, name, send ? "send" : "recv", c, peer, match, used);
+      programs +=
+          fmt::format(" op {} {} mb={} s={} on=comm:{} {} c{} peer={} match={} 4xf32 buf={}", id,
+                      what, mb, stage, name, send ? "send" : "recv", c, peer, match, used);
       if (o.grouped) programs += fmt::format(" group={}", num_groups);
-      if (send && from != producer.end()) programs += fmt::format(" waits={}", from->second & 0xffff);
+      if (send && from != producer.end())
+        programs += fmt::format(" waits={}", from->second & 0xffff);
       programs += "\n";
       if (!send) received[key(what, stage)] = buffer << 16 | id;
     }

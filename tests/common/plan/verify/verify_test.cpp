@@ -1,4 +1,5 @@
-// Goal    the example plan passes every pass with the figures that were worked out by hand, and each
+// Goal    the example plan passes every pass with the figures that were worked out by hand, and
+// each
 //         rule refuses the plan that breaks it, by its sub-code and at the op at fault.
 // Method  one piece of the example's text exchanged for each rule; small plans for what the example
 //         has no place for.
@@ -43,8 +44,7 @@ const Diagnostic* find_sub(const Diagnostics& list, const std::string& sub) {
   return nullptr;
 }
 
-void check_refused(const std::string& text, const std::string& sub, int op,
-                   VerifyOptions o = {}) {
+void check_refused(const std::string& text, const std::string& sub, int op, VerifyOptions o = {}) {
   CAPTURE(sub);
   o.file = "plan.txt";
   o.text = text;
@@ -200,11 +200,13 @@ TEST_CASE("verify: rules the example has no place for") {
   check_refused(one_rank(" op 0 I mb=0 s=0 on=compute " + i), "V2.1", -1);
   check_refused(one_rank(f), "V2.2", 0);
   check_refused(one_rank(f + " op 1 W mb=0 s=0 on=compute " + w), "V2.2", 1);
-  check_refused(one_rank(" op 0 I mb=0 s=0 on=compute " + i +
-                         " op 1 F mb=0 s=0 on=compute k0(0 -> 1)\n op 2 W mb=0 s=0 on=compute " + w),
-                "V2.3", 0);
-  check_refused(one_rank(f + " op 1 W mb=0 s=0 on=compute " + w + " op 2 I mb=0 s=0 on=compute " + i),
-                "V2.4", 1);
+  check_refused(
+      one_rank(" op 0 I mb=0 s=0 on=compute " + i +
+               " op 1 F mb=0 s=0 on=compute k0(0 -> 1)\n op 2 W mb=0 s=0 on=compute " + w),
+      "V2.3", 0);
+  check_refused(
+      one_rank(f + " op 1 W mb=0 s=0 on=compute " + w + " op 2 I mb=0 s=0 on=compute " + i), "V2.4",
+      1);
   check_refused(one_rank(f + " op 1 B mb=0 s=0 on=compute " + w +
                          " op 2 O on=compute k3(4 -> 5)\n op 3 B mb=0 s=0 on=compute k2(2,0 -> +4 "
                          "using 6)\n"),
@@ -257,9 +259,11 @@ TEST_CASE("verify: the message as people see it") {
   const Verification v = verify_plan(parsed(text), options_for(text));
   REQUIRE(v.errors.size() == 1);
   const std::string shown = to_text(v.errors);
-  CHECK(shown.starts_with("plan.txt:" + std::to_string(line_of(text, 1)) + ":2: error E-PLAN-028: "
-        "V9 rank 0 op 0 copy stage 0 mb 0 on stream copy_in writes buffer 34 (batch batch), "
-        "op 1 F stage 0 mb 0 on stream compute reads it, no wait edge between them\n"));
+  CHECK(shown.starts_with(
+      "plan.txt:" + std::to_string(line_of(text, 1)) +
+      ":2: error E-PLAN-028: "
+      "V9 rank 0 op 0 copy stage 0 mb 0 on stream copy_in writes buffer 34 (batch batch), "
+      "op 1 F stage 0 mb 0 on stream compute reads it, no wait edge between them\n"));
   CHECK(shown.find("  expected: waits=0 on op 1, or on an op that it comes after\n") !=
         std::string::npos);
   CHECK(shown.find("  hint:     add the wait\n") != std::string::npos);

@@ -1,0 +1,126 @@
+// Goal    every plan that the builder makes passes every pass; what it is refused for is known.
+// Method  pp 1, 2, 4 x tp 1, 2 x dp 1, 2 x gpipe, 1f1b x receive early, deferred x communicators x
+//         precision. Peaks in visits against the closed forms of schedules.md 2.0; text round trip.
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+
+#include "common/plan/build.h"
+#include "common/plan/verify/verify.h"
+#include "common/scenario/read.h"
+#include "tests/common/plan/example.h"
+#include "tests/common/plan/plan_equal.h"
+
+using namespace tandem;
+
+namespace {
+
+struct Layout {
+  int tp = 1, dp = 1, pp = 1, microbatches = 4;
+  std::string kind = "1f1b", receive = "early", communicators = "edge", precision = "fp32",
+              grouping = "none";
+  bool tied = true;
+};
+
+std::string text_of(const Layout& l) {
+  return fmt::format(
+      "tandem: 1\nname: test\n"
+      "model: {{layers: 4, hidden: 32, heads: 4, ffn_hidden: 64, vocab: 64, max_sequence: 16, "
+      "tied_embeddings: {}}}\n"
+      "training: {{sequence: 16, micro_batch: 1, global_batch: {}, precision: {}}}\n"
+      "parallel: {{tp: {}, pp: {}}}\n"
+      "schedule: {{kind: {}, receive: {}, communicators: {}, grouping: {}}}\n"
+      "cluster: {{nodes: 1, devices_per_node: {}, device: {{preset: h100-sxm}}, network: [{{name: "
+      "n, kind: "
+      "switch, scope: node, bandwidth: 100 GB/s, latency: 2 us}}]}}\n",
+      l.tied, l.microbatches * l.dp, l.precision, l.tp, l.pp, l.kind, l.receive, l.communicators,
+      l.grouping, l.tp * l.dp * l.pp);
+}
+
+Plan built(const Layout& l) {
+  const std::string text = text_of(l);
+  Result<Scenario> s = read_scenario_text("test.yaml", text);
+  if (!s) FAIL(text << to_text(s.error().diagnostics));
+  Result<Plan> plan = build_plan(*s);
+  if (!plan) FAIL(text << to_text(plan.error().diagnostics));
+  return std::move(*plan);
+}
+
+}  // namespace
+
+TEST_CASE("built plans pass, at every level with early receives") {
+  int plans = 0;
+  for (int pp : {1, 2, 4})
+    for (int tp : {1, 2})
+      for (int dp : {1, 2})
+        for (const char* kind : {"gpipe", "1f1b"})
+          for (const char* communicators : {"edge", "pair", "world"})
+            for (const bool tied : {true, false}) {
+              Layout l{tp, dp, pp, 5, kind, "early", communicators, "fp32", "none", tied};
+              if (pp == 1 && communicators != std::string("edge")) continue;
+              CAPTURE(text_of(l));
+              const Plan plan = built(l);
+              const std::string text = print(plan);
+              VerifyOptions o;
+              o.text = text;
+              const Verification v = verify_plan(plan, o);
+              CHECK_MESSAGE(v.ok(), to_text(v.errors));
+              CHECK(v.buffered);
+              CHECK(v.rendezvous);
+              CHECK(v.blocking_host);
+              CHECK(v.serial_launch);
+              CHECK(v.memory_order);
+              REQUIRE(v.programs.size() == static_cast<std::size_t>(pp));
+              for (int r = 0; r < pp; ++r) {
+                const ProgramMemory& m = v.programs[static_cast<std::size_t>(r)];
+                const int expected = kind == std::string("gpipe") ? 5 : std::min(pp - r, 5);
+                CHECK(m.peak_w == expected);
+                CHECK(m.peak_i == expected);
+              }
+              const Plan again = parsed(text);
+              check_equal(plan, again);
+              CHECK(print(again) == text);
+              ++plans;
+            }
+  MESSAGE(plans << " plans");
+}
+
+TEST_CASE("built plans with grouped messages, and in other precisions") {
+  for (const char* communicators : {"edge", "pair", "world"}) {
+    Layout l{1, 1, 4, 6, "1f1b", "early", communicators};
+    l.grouping = "runs";
+    CAPTURE(communicators);
+    const Verification v = verify_plan(built(l));
+    CHECK_MESSAGE(v.ok(), to_text(v.errors));
+    CHECK(v.serial_launch);
+  }
+  for (const char* precision : {"fp64", "bf16"}) {
+    CAPTURE(precision);
+    const Verification v = verify_plan(built({2, 2, 2, 3, "1f1b", "early", "edge", precision}));
+    CHECK_MESSAGE(v.ok(), to_text(v.errors));
+  }
+}
+
+TEST_CASE("N9: built plans with deferred receives end at (b), 1f1b not at (d)") {
+  for (int pp : {1, 2, 3, 4})
+    for (const std::string kind : {"gpipe", "1f1b"}) {
+      Layout l{1, 1, pp, 8, kind, "deferred"};
+      CAPTURE(text_of(l));
+      const Plan plan = built(l);
+      VerifyOptions o;
+      const Verification v = verify_plan(plan, o);
+      CHECK_MESSAGE(v.ok(), to_text(v.errors));  // V7 too
+      CHECK(v.rendezvous);
+      CHECK(v.memory_order);  // receives take their memory before the sends around them
+      const bool serial = kind == "gpipe" || pp == 1;
+      CHECK(v.serial_launch == serial);
+      o.serial_launch = true;
+      const std::string strict = to_text(verify_plan(plan, o).errors);
+      CHECK((strict.find("E-PLAN-025: V6.d cycle of ") == std::string::npos) == serial);
+    }
+}
+
+TEST_CASE("N5: deferred_parity on a shared communicator is stuck at (b)") {
+  const Verification v = verify_plan(built({1, 1, 2, 4, "1f1b", "deferred_parity", "pair"}));
+  CHECK_FALSE(v.rendezvous);
+  CHECK(to_text(v.errors).find("V6.b stuck. ") != std::string::npos);
+}
