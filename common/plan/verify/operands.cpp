@@ -51,16 +51,24 @@ class Operands {
                  {}});
   }
 
+  // What shapes are made of: the sequence of attention counts twice, the divisor of a loss and its
+  // valid classes not at all.
+  static std::array<std::int64_t, 5> extents(const Kernel& k) {
+    const bool attention =
+        k.kind == KernelKind::attention_fwd || k.kind == KernelKind::attention_bwd_input;
+    const bool loss = k.kind == KernelKind::ce_grad || k.kind == KernelKind::ce_max;
+    return {k.dims[0], k.dims[1], loss ? 1 : k.dims[2], attention ? k.dims[2] : 1, k.dims[3]};
+  }
+
   // Before signature() multiplies dimensions: the products must fit 64 bits.
   void kernels() {
     for (std::size_t i = 0; i < plan_.kernels.size() && !report_.full(); ++i) {
       const Kernel& k = plan_.kernels[i];
       std::int64_t product = 4;
       bool good = true;
-      for (std::int64_t d : {k.dims[0], k.dims[1], k.dims[2], k.dims[2], k.dims[3]}) {
+      for (std::int64_t d : extents(k))
         good = good && d >= 0 &&
                !__builtin_mul_overflow(product, std::max<std::int64_t>(d, 1), &product);
-      }
       for (std::size_t d = 0; d < k.dims.size(); ++d)
         if (!catalogue(k.kind).dims[d].empty() && k.dims[d] < 1) good = false;
       if (!good)
@@ -157,8 +165,10 @@ class Operands {
       return fail("has an operand of a wrong type", fmt::format("{}: {}", who(), name_of(b.dtype)),
                   std::string(name_of(operand.dtype)));
     if (operand.shape.rank > 0) {
+      // A step may use the first positions of the table only.
+      const bool table = operand.role == "pos" || operand.role == "dpos";
       const std::int64_t has = b.shape.elements(), needs = operand.shape.elements();
-      if (may_be_larger ? has < needs : has != needs)
+      if (may_be_larger || table ? has < needs : has != needs)
         fail("has an operand of a wrong size", fmt::format("{}: {} elements", who(), has),
              fmt::format("{}", needs));
       return;
