@@ -74,7 +74,8 @@ GroupEnd::GroupEnd(const Plan& plan, CommId comm, Rank rank, std::vector<Rank> m
       options_(options),
       self_(static_cast<int>(std::find(members_.begin(), members_.end(), rank) - members_.begin())),
       channels_(std::move(channels)),
-      transfers_(abort_fd, static_cast<int>(members_.size()), self_) {}
+      transfers_(abort_fd, static_cast<int>(members_.size()), self_),
+      sequence_(members_.size(), 0) {}
 
 Traffic GroupEnd::traffic() const {
   const std::lock_guard lock(traffic_mutex_);
@@ -89,10 +90,10 @@ Traffic GroupEnd::traffic(OpId op) const {
 
 const OpProgram& GroupEnd::program(const Op& op) {
   const int n = static_cast<int>(members_.size());
-  const auto key = std::pair(op.kind, algorithm_of(op, n, options_.algorithms));
+  const auto key = std::tuple(op.kind, algorithm_of(op, n, options_.algorithms), op.peer);
   auto it = programs_.find(key);
   if (it == programs_.end())
-    it = programs_.emplace(key, program_of(op, n, self_, options_.algorithms)).first;
+    it = programs_.emplace(key, program_of(plan_, op, self_, options_.algorithms)).first;
   it->second.count = buffer_elements(op, n);  // steps do not depend on it
   return it->second;
 }
@@ -131,7 +132,7 @@ Result<Nanoseconds> GroupEnd::run_checked(OpId id, int step, std::span<std::byte
   const Nanoseconds together = now_ns();
   for (std::size_t at = 0; at < call.program->steps.steps.size();)
     if (Status s = round(call, at); !s) return s.error();
-  ++sequence_;
+  for (int peer : call.peers) ++sequence_[static_cast<std::size_t>(peer)];
 
   const Traffic traffic{1,
                         transfers_.sent,
@@ -161,8 +162,9 @@ Status GroupEnd::meet(Call& call) {
   std::vector<std::size_t> receives(n);
   for (std::size_t k = 0; k < n; ++k) {
     const int peer = call.peers[k];
-    call.mine[k] = make_header(plan_, call.id, *call.program, sequence_, call.step, rank_,
-                               members_[static_cast<std::size_t>(peer)]);
+    call.mine[k] =
+        make_header(plan_, call.id, *call.program, sequence_[static_cast<std::size_t>(peer)],
+                    call.step, rank_, members_[static_cast<std::size_t>(peer)]);
     std::span<const std::byte> early;
     for (const Step& s : call.program->steps.steps) {
       if (options_.strict || s.round != 0) break;

@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <tuple>
 #include <vector>
 
 #include "exec/transport/header.h"
@@ -45,8 +46,8 @@ class GroupEnd {
   int self_ = -1;
   std::vector<std::unique_ptr<Channel>> channels_;
   Transfers transfers_;
-  std::map<std::pair<OpKind, CollectiveAlgorithm>, OpProgram> programs_;
-  std::int64_t sequence_ = 0;
+  std::map<std::tuple<OpKind, CollectiveAlgorithm, int>, OpProgram> programs_;  // int: the peer
+  std::vector<std::int64_t> sequence_;  // by member: ops so far that had it as a peer
 
   std::mutex running_;  // one op at a time
   std::optional<Error> failed_;

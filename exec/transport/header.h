@@ -18,7 +18,7 @@ struct MessageHeader {
   static constexpr std::uint32_t kMagic = 0x31444d54;  // "TMD1"
   std::uint32_t magic = kMagic;
   std::int32_t comm = -1;
-  std::int64_t sequence = 0;  // ops of this communicator before this one, at the sender
+  std::int64_t sequence = 0;  // ops of this communicator that these two have had together
   std::int64_t count = 0;     // elements of the whole buffer (OpProgram::count)
   std::int32_t op = -1;       // the sender's id; must be equal where match is -1
   std::int32_t match = -1;

@@ -4,9 +4,9 @@
 //   One op   1. a header to each peer of the program, a header from each: all are here, and mean
 //               the same op (header.h). This moment is what run() returns.
 //            2. the rounds of the program; sends and receives of a round progress together
-//   Order    NCCL's strictest reading. A communicator is a FIFO: its k-th op at one member meets
-//   the
-//            k-th at the others. A send ends only when its receive is posted. With `strict` nothing
+//   Order    NCCL's strictest reading. A communicator is a FIFO: the k-th op that two members share
+//            meets the k-th of the other. Ops of a group (schedule.grouping) run one by one.
+//            A send ends only when its receive is posted. With `strict` nothing
 //            but a header is written before the peer's header is there; without it a small first
 //            message travels with the header, which saves a wake-up and is seen by nobody: the op
 //            still ends after the peer's header.

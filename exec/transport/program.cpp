@@ -34,7 +34,20 @@ CollectiveAlgorithm algorithm_of(const Op& op, int members, const AlgorithmSetti
                            setting);
 }
 
-OpProgram program_of(const Op& op, int n, int i, const AlgorithmSetting& setting) {
+int member_of(const Communicator& comm, int pp) {
+  if (comm.pair_first >= 0) {
+    TANDEM_CHECK(pp == comm.pair_first || pp == comm.pair_second,
+                 "coordinate {} of the pair {}, {}", pp, comm.pair_first, comm.pair_second);
+    return pp == comm.pair_first ? 0 : 1;
+  }
+  TANDEM_CHECK(comm.axes == AxisSet{}.add(Axis::pp) && pp >= 0 && pp < comm.size,
+               "coordinate {} of {} members", pp, comm.size);
+  return pp;  // groups are ordered by rank, and it grows with the coordinate
+}
+
+OpProgram program_of(const Plan& plan, const Op& op, int i, const AlgorithmSetting& setting) {
+  const Communicator& comm = plan.communicators[op.comm.index()];
+  const int n = comm.size;
   OpProgram out;
   out.count = buffer_elements(op, n);
   if (has_algorithm(op.kind)) {
@@ -49,10 +62,10 @@ OpProgram program_of(const Op& op, int n, int i, const AlgorithmSetting& setting
   const ChunkSpan all{0, 1};
   switch (op.kind) {
     case OpKind::send:
-      p.steps.push_back({.send_to = 1 - i, .send = all});
+      p.steps.push_back({.send_to = member_of(comm, op.peer), .send = all});
       break;
     case OpKind::recv:
-      p.steps.push_back({.recv_from = 1 - i, .recv = all});
+      p.steps.push_back({.recv_from = member_of(comm, op.peer), .recv = all});
       break;
     case OpKind::shift:
       out.exchange = true;

@@ -26,9 +26,13 @@ struct OpProgram {
 [[nodiscard]] CollectiveAlgorithm algorithm_of(const Op& op, int members,
                                                const AlgorithmSetting& setting);
 
+// Index in Plan::members of the pipeline coordinate `pp`, in the communicator of a send or receive:
+// a pair, or all of the axis pp.
+[[nodiscard]] int member_of(const Communicator& comm, int pp);
+
 // `member`: index in Plan::members. A broadcast's root is member 0. shift: to the next member.
 // all_to_all: chunk j goes to member j, whose chunk takes its place.
-[[nodiscard]] OpProgram program_of(const Op& op, int members, int member,
+[[nodiscard]] OpProgram program_of(const Plan& plan, const Op& op, int member,
                                    const AlgorithmSetting& setting);
 
 }  // namespace tandem::exec

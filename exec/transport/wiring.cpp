@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 #include <set>
+#include <tuple>
 #include <utility>
 
 #include "exec/transport/program.h"
@@ -14,12 +15,18 @@ namespace {
 
 using Pair = std::pair<int, int>;  // member indices, smaller first
 
-// What the ops of one program need of one communicator: one example of each kind and algorithm.
-using Uses = std::map<std::pair<OpKind, CollectiveAlgorithm>, const Op*>;
+// What the ops of one program need of one communicator: one example of each kind, algorithm, peer.
+using Uses = std::map<std::tuple<OpKind, CollectiveAlgorithm, int>, const Op*>;
 
-void add_pairs(const Op& op, int members, const AlgorithmSetting& setting, std::set<Pair>& out) {
-  for (int i = 0; i < members; ++i)
-    for (int peer : peers_of(program_of(op, members, i, setting).steps))
+void add_pairs(const Plan& plan, int program, const Op& op, const AlgorithmSetting& setting,
+               std::set<Pair>& out) {
+  const Communicator& comm = plan.communicators[op.comm.index()];
+  if (is_p2p(op.kind)) {
+    out.insert(std::minmax(member_of(comm, program), member_of(comm, op.peer)));
+    return;
+  }
+  for (int i = 0; i < comm.size; ++i)
+    for (int peer : peers_of(program_of(plan, op, i, setting).steps))
       out.insert(std::minmax(i, peer));
 }
 
@@ -33,11 +40,12 @@ std::vector<std::vector<std::set<Pair>>> pairs_of_programs(const Plan& plan,
     for (const Op& op : plan.ops_of(ProgramId{static_cast<int>(p)})) {
       if (!is_communication(op.kind)) continue;
       const int members = plan.communicators[op.comm.index()].size;
-      uses[op.comm.index()].try_emplace({op.kind, algorithm_of(op, members, setting)}, &op);
+      uses[op.comm.index()].try_emplace({op.kind, algorithm_of(op, members, setting), op.peer},
+                                        &op);
     }
     for (std::size_t c = 0; c < uses.size(); ++c)
       for (const auto& [use, op] : uses[c])
-        add_pairs(*op, plan.communicators[c].size, setting, out[c][p]);
+        add_pairs(plan, static_cast<int>(p), *op, setting, out[c][p]);
   }
   return out;
 }

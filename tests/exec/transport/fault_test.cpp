@@ -1,6 +1,5 @@
-// Goal    a planned fault happens at its rank, op, step and phase, once, and the other rank's
-// report
-//         is the one that the transport promises. The launcher's tests build on this.
+// Goal    a planned fault happens at its rank, op, step and phase, once, and the other rank reports
+//         what the transport promises. The launcher's tests build on this.
 // Method  rank 1 is a forked process with a faulty transport, rank 0 is this one.
 #include "exec/transport/fault.h"
 

@@ -40,6 +40,8 @@ Plan mesh_plan() {
       plan.ops.push_back(make_op({OpKind::all_reduce, 8, DType::f64}, CommId{c}));
     plan.ops.push_back(make_op({p == 0 ? OpKind::send : OpKind::recv, 8}, CommId{4}));
     plan.ops.push_back(make_op({p == 1 ? OpKind::send : OpKind::recv, 8}, CommId{5}));
+    for (int k = 1; k <= 2; ++k)
+      plan.ops[plan.ops.size() - static_cast<std::size_t>(k)].peer = 1 - p;
   }
   return plan;
 }
