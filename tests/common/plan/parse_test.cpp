@@ -12,6 +12,8 @@
 
 #include "common/base/diagnostic_codes.h"
 #include "common/base/limits.h"
+#include "common/base/text.h"
+#include "common/plan/build.h"
 #include "tests/common/plan/example.h"
 #include "tests/common/plan/plan_equal.h"
 #include "tests/sim/scale.h"
@@ -221,6 +223,27 @@ TEST_CASE("plan text: the message as people see it") {
   CHECK(shown.find("plan.txt:") == 0);
   CHECK(shown.find(": error E-PLAN-015: buffer does not exist\n") != std::string::npos);
   CHECK(shown.find("  found:    952\n  expected: an id below 193\n") != std::string::npos);
+}
+
+TEST_CASE(
+    "docs/plan_reference.md names every kind of op, class, phase and pass; its lines are real") {
+  const Result<std::string> page =
+      read_file(std::string(TANDEM_SOURCE_DIR) + "/docs/plan_reference.md", 1 << 20);
+  REQUIRE(page.ok());
+  const auto names = [&](const std::string& text) {
+    CHECK_MESSAGE(page->find(text) != std::string::npos, text);
+  };
+  for (int i = 0; i < kNumOpKinds; ++i) names(std::string(name_of(static_cast<OpKind>(i))));
+  for (int i = 0; i < kNumBufferClasses; ++i)
+    names(std::string(name_of(static_cast<BufferClass>(i))));
+  for (const std::string& step : lowering_steps()) names("| " + step + " |");
+  for (int pass = 1; pass <= 9; ++pass) names("| V" + std::to_string(pass) + " ");
+  // The example block.
+  const std::size_t begin = page->find("```\nplan 1") + 4;
+  const std::string block = page->substr(begin, page->find("```", begin) - begin);
+  const std::string example = example_text();
+  for (std::string_view line : split(block, '\n'))
+    CHECK_MESSAGE(example.find(line) != std::string::npos, std::string(line));
 }
 
 TEST_CASE("plan text: a million ops") {
