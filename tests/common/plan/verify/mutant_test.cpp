@@ -77,7 +77,6 @@ Small small_plan(const std::string& kind, int p, int m) {
               scratch = buffer(r, BufferClass::optim, 1),
               norm = buffer(r, BufferClass::scratch, 1, DType::f64);
     std::map<int, int> input, output;  // by microbatch
-    int last = -1;
     bool first_w = true;
     const auto message = [&](OpKind k, int comm, int peer, int match, int b, int mb) -> SmallOp& {
       SmallOp o;
@@ -139,7 +138,7 @@ Small small_plan(const std::string& kind, int p, int m) {
       o.frees = {dy};
       if (r > 0) o.frees.push_back(input[mb]);
       if (r == 0) o.frees.push_back(dx);
-      o.token = last = token++;
+      o.token = token++;
       out.push_back(o);
       if (r > 0) {
         SmallOp& send = message(OpKind::send, 2 * r, r - 1, back_match - 2 * m, dx, mb);
@@ -163,7 +162,6 @@ Small small_plan(const std::string& kind, int p, int m) {
     world.op.phase = Phase::O;
     world.waits = {sum.token};
     world.frees = {norm};
-    (void)last;
   }
   return s;
 }
