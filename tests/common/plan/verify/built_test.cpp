@@ -4,11 +4,14 @@
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
+#include <chrono>
+
 #include "common/plan/build.h"
 #include "common/plan/verify/verify.h"
 #include "common/scenario/read.h"
 #include "tests/common/plan/example.h"
 #include "tests/common/plan/plan_equal.h"
+#include "tests/sim/scale.h"
 
 using namespace tandem;
 
@@ -123,4 +126,16 @@ TEST_CASE("N5: deferred_parity on a shared communicator is stuck at (b)") {
   const Verification v = verify_plan(built({1, 1, 2, 4, "1f1b", "deferred_parity", "pair"}));
   CHECK_FALSE(v.rendezvous);
   CHECK(to_text(v.errors).find("V6.b stuck. ") != std::string::npos);
+}
+
+TEST_CASE("a large built plan is verified in seconds") {
+  const Plan plan = built({2, 2, 4, sim::scaled(6000), "1f1b"});
+  const auto start = std::chrono::steady_clock::now();
+  const Verification v = verify_plan(plan);
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  MESSAGE(plan.ops.size() << " ops: " << seconds << " s");
+  CHECK_MESSAGE(v.ok(), to_text(v.errors));
+  CHECK(v.serial_launch);
+  CHECK(v.programs[0].peak_w == 4);
 }
