@@ -158,6 +158,8 @@ constexpr CodeInfo kCodes[] = {
      "fp32 and fp64 can be executed; others only simulated.", "tandem execute with bf16"},
     {"E-SCEN-061", kInfeasible, "too many ranks to execute",
      "One launcher watches at most 4,096 processes.", "tandem execute on 16,384 devices"},
+    {"E-SCEN-062", kInfeasible, "the executor has no grouped messages on shared communicators",
+     "Its transports run the messages of a queue one after the other.", "tandem execute with grouping runs and communicators pair"},
     {"W-SCEN-001", kInput, "a field has no effect",
      "The value is read, but nothing in this scenario uses it.", "decay_steps without decay"},
     {"W-SCEN-002", kInput, "fewer microbatches than pipeline stages",

@@ -456,6 +456,15 @@ Diagnostics check_executable(const Scenario& s) {
     problems.push_back(at_fields(
         s, {"training.precision"}, "E-SCEN-060", "the executor has no kernels for this precision",
         "bf16", "fp32 or fp64", "use precision: fp32, or only simulate this scenario"));
+  // The transports of this version run one message of a queue after the other. With a queue for
+  // each edge that makes no difference; in a shared one a group may hold both directions.
+  if (s.parallel.pp > 1 && s.schedule.grouping == Grouping::runs &&
+      s.schedule.communicators != P2pCommunicators::edge)
+    problems.push_back(at_fields(s, {"schedule.grouping", "schedule.communicators"}, "E-SCEN-062",
+                                 "the executor has no grouped messages on shared communicators",
+                                 "grouping runs with communicators other than edge",
+                                 "communicators: edge, or grouping: none",
+                                 "use communicators: edge, or only simulate this scenario"));
   const std::int64_t world = s.parallel.world();
   if (world > limits::kExecutedRanks)
     problems.push_back(at_fields(s, {"parallel.tp", "parallel.pp", "parallel.dp", "cluster.preset"},

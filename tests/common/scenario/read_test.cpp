@@ -169,6 +169,11 @@ TEST_CASE("what only execute refuses") {
   const auto many = check_executable(read(kSmallest + "cluster: dgx-h100 x 1024\n"));
   REQUIRE(many.size() == 1);
   CHECK(many[0].code == "E-SCEN-061");
+  const std::string piped = kSmallest + "parallel: {pp: 2}\nschedule: {kind: 1f1b, grouping: runs";
+  CHECK(check_executable(read(piped + "}\n")).empty());
+  const auto grouped = check_executable(read(piped + ", communicators: pair}\n"));
+  REQUIRE(grouped.size() == 1);
+  CHECK(grouped[0].code == "E-SCEN-062");
 }
 
 TEST_CASE("a preset file of the user, beside the scenario") {
