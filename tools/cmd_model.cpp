@@ -14,7 +14,8 @@ namespace {
 std::string head(const Scenario& s) {
   const ModelSpec& m = s.model;
   return fmt::format(
-      "{}: gpt, {} layers, hidden {}, {} heads, ffn {}, vocabulary {}; sequence {}, global batch {}\n"
+      "{}: gpt, {} layers, hidden {}, {} heads, ffn {}, vocabulary {}; sequence {}, global batch "
+      "{}\n"
       "  tp {}, pp {}, dp {}; schedule {}, {} microbatches of {} sequences\n\n",
       s.name, m.layers, m.hidden, m.heads, m.ffn_hidden, m.vocab, s.training.sequence,
       s.training.global_batch, s.parallel.tp, s.parallel.pp, s.parallel.dp, s.schedule.kind,
@@ -55,13 +56,14 @@ void add_model(CLI::App& app, Context& context) {
       {.name = "model",
        .summary = "Parameters, FLOPs, memory, roofline and bytes sent of a model",
        .details = "Closed forms beside the sums over the plan's operations. Nothing is simulated.",
-       .examples =
-           "  tandem model scenarios/quickstart.yaml\n"
-           "  tandem model scenarios/gpt3-175b-1024.yaml --json      the same numbers for programs"},
+       .examples = "  tandem model scenarios/quickstart.yaml\n"
+                   "  tandem model scenarios/gpt3-175b-1024.yaml --json      the same numbers for "
+                   "programs"},
       kUsesSets);
   sub->add_option("scenario", *file, "Scenario file")->required()->type_name("S.yaml");
-  sub->callback(
-      [&context, file] { context.action = [&context, file] { return report_model(context, *file); }; });
+  sub->callback([&context, file] {
+    context.action = [&context, file] { return report_model(context, *file); };
+  });
 }
 
 }  // namespace tandem::tools

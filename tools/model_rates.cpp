@@ -17,7 +17,7 @@ namespace tandem::tools {
 namespace {
 
 struct KernelRow {
-  KernelTotal total;  // calls of all ranks
+  KernelTotal total;   // calls of all ranks
   double seconds = 0;  // of one call
   [[nodiscard]] double all() const { return seconds * static_cast<double>(total.calls); }
 };
@@ -61,7 +61,8 @@ Result<Section> roofline_section(const Scenario& s, const Plan& plan) {
 
   Section out;
   out.text = fmt::format(
-      "Roofline, {}: peak {}FLOP/s, memory {}B/s, ridge {:.4g} FLOP/B; all ranks, with the device's "
+      "Roofline, {}: peak {}FLOP/s, memory {}B/s, ridge {:.4g} FLOP/B; all ranks, with the "
+      "device's "
       "efficiencies\n",
       precision, with_prefix(peak), with_prefix(bandwidth), ridge);
   Table t({"kernel<", "calls", "FLOPs", "bytes", "FLOP/B", "bound<", "time", "share"});
@@ -82,9 +83,9 @@ Result<Section> roofline_section(const Scenario& s, const Plan& plan) {
                     {"share", total > 0 ? r.all() / total : 0}});
     t.row({text.substr(0, text.find(' ')) + (r.total.accumulates ? " +" : "") + " " +
                text.substr(std::min(text.size(), text.find(' ') + 1)),
-           grouped(r.total.calls), with_prefix(r.total.cost.flops),
-           with_prefix(r.total.cost.bytes), fmt::format("{:.3g}", intensity), bound,
-           text_of_time(r.seconds * 1e9), percent(total > 0 ? r.all() / total : 0)});
+           grouped(r.total.calls), with_prefix(r.total.cost.flops), with_prefix(r.total.cost.bytes),
+           fmt::format("{:.3g}", intensity), bound, text_of_time(r.seconds * 1e9),
+           percent(total > 0 ? r.all() / total : 0)});
   }
   out.text += t.text() + "  + adds to what is there (gradients after the first microbatch)\n";
   out.json = {{"precision", precision},
@@ -111,8 +112,7 @@ Result<Section> communication_section(const Scenario& s, const Plan& plan) {
       const bool across = crosses_nodes(*cluster, members);
       const auto& level = across ? cluster->outer.spec : cluster->inner.spec;
       const auto algorithm = sim::choose_algorithm(*cluster, c.kind, c.bytes_in, members);
-      const Picoseconds time =
-          sim::closed_form(*cluster, c.kind, algorithm, c.bytes_in, members);
+      const Picoseconds time = sim::closed_form(*cluster, c.kind, algorithm, c.bytes_in, members);
       const std::string tag = plan.name(c.tag), call(name_of(c.kind));
       const std::string group = plan.name(plan.communicators[c.comm.index()].name);
       list.push_back({{"pp", p},

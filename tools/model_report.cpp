@@ -20,8 +20,7 @@ namespace {
 
 // Whole numbers below 2^53 print as such.
 Json number(double v) {
-  if (v == std::floor(v) && std::abs(v) < 9.007199254740992e15)
-    return static_cast<std::int64_t>(v);
+  if (v == std::floor(v) && std::abs(v) < 9.007199254740992e15) return static_cast<std::int64_t>(v);
   return v;
 }
 
@@ -170,7 +169,8 @@ Section flops_section(const Scenario& s, const Plan& plan) {
   const double model = model_flops_of_step(s);
   double executed = 0;
   for (std::size_t p = 0; p < plan.programs.size(); ++p)
-    executed += executed_flops(plan, ProgramId{static_cast<int>(p)}) * s.parallel.tp * s.parallel.dp;
+    executed +=
+        executed_flops(plan, ProgramId{static_cast<int>(p)}) * s.parallel.tp * s.parallel.dp;
   const double estimate =
       six_n_flops(model_shape(s.model), s.training.global_batch, s.training.sequence);
   out.text = "FLOPs of one microbatch on one rank\n";
@@ -185,9 +185,9 @@ Section flops_section(const Scenario& s, const Plan& plan) {
                     {"model", work_json(op.model)},
                     {"executed", work_json(op.executed)}});
     t.row({fmt::format("{}{}", op.name, head ? "" : fmt::format(", {} layers", s.model.layers)),
-           with_prefix(op.model.forward), with_prefix(op.model.input),
-           with_prefix(op.model.weight), with_prefix(op.executed.forward),
-           with_prefix(op.executed.input), with_prefix(op.executed.weight)});
+           with_prefix(op.model.forward), with_prefix(op.model.input), with_prefix(op.model.weight),
+           with_prefix(op.executed.forward), with_prefix(op.executed.input),
+           with_prefix(op.executed.weight)});
   }
   out.text += t.text();
   out.text += fmt::format(

@@ -54,7 +54,10 @@ std::string with_prefix(double value) {
   for (; i + 1 < kPrefixes.size() && std::abs(value) >= 999.5; ++i) value /= 1000;
   const double v = std::abs(value);
   const bool whole = i == 0 && value == std::floor(value);
-  return fmt::format("{:.{}f}{}", value, whole || v >= 99.95 ? 0 : v >= 9.995 ? 1 : 2,
+  return fmt::format("{:.{}f}{}", value,
+                     whole || v >= 99.95 ? 0
+                     : v >= 9.995        ? 1
+                                         : 2,
                      kPrefixes[i]);
 }
 

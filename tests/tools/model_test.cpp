@@ -58,8 +58,8 @@ TEST_CASE("model: text has every table; a scenario that cannot be is refused") {
                             "FLOPs of a step", "Memory of a rank", "Peak rank: pp 0", "zero 3",
                             "recompute full", "Roofline, bf16", "Communication of one rank"})
     CHECK_MESSAGE(run.out.find(title) != std::string::npos, title);
-  CHECK(test::tandem({"model", "scenarios/learn/06_three_axes.yaml", "--set", "parallel.tp=3"}).code ==
-        4);
+  CHECK(test::tandem({"model", "scenarios/learn/06_three_axes.yaml", "--set", "parallel.tp=3"})
+            .code == 4);
   CHECK(test::tandem({"model", "no_such.yaml"}).code == 3);
 }
 

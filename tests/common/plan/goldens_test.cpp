@@ -1,5 +1,6 @@
 // Goal    a plan moves, computes and holds exactly what the closed forms say.
-// Method  the worked examples of models.md 4 and 7.2 written out; then random small models on random
+// Method  the worked examples of models.md 4 and 7.2 written out; then random small models on
+// random
 //         meshes: calls and bytes of every tag, FLOPs, and the peak of every buffer class, each
 //         against common/model and the formulas of models.md 4.1.
 #include <doctest/doctest.h>
@@ -89,7 +90,8 @@ Traffic expected_traffic(const Scenario& s, int program) {
 std::string text(const Traffic& t) {
   std::string out;
   for (const auto& [key, calls] : t)
-    out += fmt::format("{} {} {} x {}\n", std::get<0>(key), std::get<1>(key), std::get<2>(key), calls);
+    out +=
+        fmt::format("{} {} {} x {}\n", std::get<0>(key), std::get<1>(key), std::get<2>(key), calls);
   return out;
 }
 
@@ -123,13 +125,14 @@ std::string random_text(std::uint32_t index, const std::string& receive) {
   return fmt::format(
       "model: {{family: gpt, layers: {}, hidden: {}, heads: 4, ffn_hidden: {}, vocab: {},"
       " max_sequence: {}, tied_embeddings: {}}}\n"
-      "training: {{sequence: 16, micro_batch: {}, global_batch: {}, precision: {}, attention: {}}}\n"
+      "training: {{sequence: 16, micro_batch: {}, global_batch: {}, precision: {}, attention: "
+      "{}}}\n"
       "parallel: {{tp: {}, pp: {}, dp: {}, gradient_reduce: {{bucket: {} KiB}}}}\n"
       "schedule: {{kind: {}, receive: {}}}\n",
       layers, r.pick({32, 64}), r.pick({64, 128, 320}), r.pick({251, 256}), r.pick({16, 24}),
       r.pick({"true", "false"}), b, b * m * d, r.pick({"fp32", "fp64", "bf16"}),
-      r.pick({"flash", "materialised"}), t, p, d, r.pick({8, 64, 4096}),
-      r.pick({"gpipe", "1f1b"}), receive);
+      r.pick({"flash", "materialised"}), t, p, d, r.pick({8, 64, 4096}), r.pick({"gpipe", "1f1b"}),
+      receive);
 }
 constexpr std::uint32_t kRandom = 300;
 
@@ -139,19 +142,28 @@ constexpr std::uint32_t kRandom = 300;
 TEST_CASE("goldens C3: communication of gpt-tiny on two tensor ranks and two stages") {
   const Plan plan = plan_of(scenario(
       "model: gpt-tiny\nparallel: {tp: 2, pp: 2}\ntraining: {micro_batch: 2, global_batch: 8}\n"));
-  const Traffic stage0 = {
-      {{"embed", "all_reduce", 16'384}, 4},    {{"attn.in", "all_reduce", 16'384}, 16},
-      {{"attn.out", "all_reduce", 16'384}, 16}, {{"mlp.in", "all_reduce", 16'384}, 16},
-      {{"mlp.out", "all_reduce", 16'384}, 16}, {{"act", "send", 16'384}, 4},
-      {{"grad", "recv", 16'384}, 4},           {{"grad.emb", "all_reduce", 32'768}, 1},
-      {{"norm", "all_reduce", 8}, 1},          {{"metrics", "all_reduce", 64}, 1}};
-  const Traffic stage1 = {
-      {{"head", "all_reduce", 16'384}, 4},     {{"attn.in", "all_reduce", 16'384}, 16},
-      {{"attn.out", "all_reduce", 16'384}, 16}, {{"mlp.in", "all_reduce", 16'384}, 16},
-      {{"mlp.out", "all_reduce", 16'384}, 16}, {{"ce.max", "all_reduce", 256}, 4},
-      {{"ce.sum", "all_reduce", 512}, 4},      {{"act", "recv", 16'384}, 4},
-      {{"grad", "send", 16'384}, 4},           {{"grad.emb", "all_reduce", 32'768}, 1},
-      {{"norm", "all_reduce", 8}, 1},          {{"metrics", "all_reduce", 64}, 1}};
+  const Traffic stage0 = {{{"embed", "all_reduce", 16'384}, 4},
+                          {{"attn.in", "all_reduce", 16'384}, 16},
+                          {{"attn.out", "all_reduce", 16'384}, 16},
+                          {{"mlp.in", "all_reduce", 16'384}, 16},
+                          {{"mlp.out", "all_reduce", 16'384}, 16},
+                          {{"act", "send", 16'384}, 4},
+                          {{"grad", "recv", 16'384}, 4},
+                          {{"grad.emb", "all_reduce", 32'768}, 1},
+                          {{"norm", "all_reduce", 8}, 1},
+                          {{"metrics", "all_reduce", 64}, 1}};
+  const Traffic stage1 = {{{"head", "all_reduce", 16'384}, 4},
+                          {{"attn.in", "all_reduce", 16'384}, 16},
+                          {{"attn.out", "all_reduce", 16'384}, 16},
+                          {{"mlp.in", "all_reduce", 16'384}, 16},
+                          {{"mlp.out", "all_reduce", 16'384}, 16},
+                          {{"ce.max", "all_reduce", 256}, 4},
+                          {{"ce.sum", "all_reduce", 512}, 4},
+                          {{"act", "recv", 16'384}, 4},
+                          {{"grad", "send", 16'384}, 4},
+                          {{"grad.emb", "all_reduce", 32'768}, 1},
+                          {{"norm", "all_reduce", 8}, 1},
+                          {{"metrics", "all_reduce", 64}, 1}};
   CHECK(text(traffic(plan, 0)) == text(stage0));
   CHECK(text(traffic(plan, 1)) == text(stage1));
   // g = 2: a rank sends 2 (g-1)/g = 1 times the bytes of an all-reduce.
@@ -174,7 +186,8 @@ TEST_CASE("goldens: tensor parallelism of one stage, and the gradient buckets") 
   CHECK(t.at({"ce.max", "all_reduce", 256}) == 2);
   CHECK(t.at({"ce.sum", "all_reduce", 512}) == 2);
   CHECK(ring_total(plan, 0, "tp") == 1'114'112 + 2 * 256 + 2 * 512);
-  // 8 layers of 25,216 elements (memory_test.cpp), positions 2,048, final norm 128: 203,904 = 1,593 * 128.
+  // 8 layers of 25,216 elements (memory_test.cpp), positions 2,048, final norm 128: 203,904 = 1,593
+  // * 128.
   CHECK(t.at({"grad.dp", "all_reduce", 4 * 203'904}) == 1);
   CHECK(t.at({"grad.dp", "all_reduce", 4 * 128 * 64}) == 1);  // the tied embedding's own
   CHECK(ring_total(plan, 0, "dp") == 4 * (203'904 + 128 * 64));
@@ -224,8 +237,8 @@ TEST_CASE("goldens: plans verify, deadlock-free at every level, random models an
 TEST_CASE("goldens: gpt3-175b on 1,024 devices verifies and fits 80 GB; on 8 stages too") {
   for (int stages : {16, 8}) {
     CAPTURE(stages);
-    const auto s = read_scenario("scenarios/gpt3-175b-1024.yaml",
-                                 {fmt::format("parallel.pp={}", stages)});
+    const auto s =
+        read_scenario("scenarios/gpt3-175b-1024.yaml", {fmt::format("parallel.pp={}", stages)});
     REQUIRE(s.ok());
     const Plan plan = plan_of(*s);
     const Verification v = verify_plan(plan);
@@ -278,8 +291,8 @@ TEST_CASE("goldens: peak bytes of every class, receives deferred") {
   }
 }
 
-// Receives as early as the sender's sweep puts them: only what is received can wait longer, X w for each
-// receive posted ahead of its consumer; everything else keeps its closed form.
+// Receives as early as the sender's sweep puts them: only what is received can wait longer, X w for
+// each receive posted ahead of its consumer; everything else keeps its closed form.
 TEST_CASE("goldens: early receives add whole messages and nothing else") {
   int ahead_seen = 0;
   for (std::uint32_t i = 0; i < kRandom; ++i) {
@@ -315,12 +328,13 @@ TEST_CASE("goldens: early receives add whole messages and nothing else") {
 }
 
 // A plan is SPMD: degrees beyond 1 change numbers in it, not its size.
-// (Only padding: a tensor that fills its bucket exactly is the bucket, one that does not is a view of it.)
+// (Only padding: a tensor that fills its bucket exactly is the bucket, one that does not is a view
+// of it.)
 TEST_CASE("goldens: the size of a plan does not depend on tp or dp") {
   const auto plan = [](int tp, int dp) {
     return plan_of(scenario(fmt::format(
-        "model: gpt-tiny\nparallel: {{tp: {}, pp: 2, dp: {}}}\ntraining: {{global_batch: {}}}\n", tp,
-        dp, 8 * dp)));
+        "model: gpt-tiny\nparallel: {{tp: {}, pp: 2, dp: {}}}\ntraining: {{global_batch: {}}}\n",
+        tp, dp, 8 * dp)));
   };
   const Plan small = plan(2, 2);
   for (const auto& [tp, dp] : {std::pair(4, 2), std::pair(2, 4), std::pair(4, 64)}) {
