@@ -86,7 +86,7 @@ std::vector<ProgramMemory> track_memory(const Plan& plan) {
 
 Error over_capacity(const Plan& plan, const ProgramMemory& memory, Rank rank, Bytes capacity,
                     Picoseconds time) {
-  // The classes at the peak, the largest first.
+  // The classes at the peak, the largest first; on one line, as every value of a message.
   std::vector<std::pair<Bytes, int>> order;
   for (int c = 0; c < kNumBufferClasses; ++c)
     if (const Bytes b = memory.at_needed[static_cast<std::size_t>(c)]; b > 0)
@@ -94,17 +94,16 @@ Error over_capacity(const Plan& plan, const ProgramMemory& memory, Rank rank, By
   std::sort(order.begin(), order.end());
   std::string table;
   for (const auto& [bytes, c] : order)
-    table += fmt::format("\n              {:<16} {:>17} B {:>5.1f} %",
+    table += fmt::format("{}{} {} B ({:.1f} %)", table.empty() ? "" : ", ",
                          name_of(static_cast<BufferClass>(c)), -bytes,
                          -100.0 * static_cast<double>(bytes) / static_cast<double>(memory.needed));
-  const std::string at =
-      memory.op_needed.valid()
-          ? fmt::format("op {} {}, {:.6f} s into the step", memory.op_needed.value,
-                        describe(plan, memory.op_needed), ps_to_seconds(time))
-          : "before the first op";
+  const std::string at = memory.op_needed.valid()
+                             ? fmt::format("{}, issued {:.6f} s into the step",
+                                           describe(plan, memory.op_needed), ps_to_seconds(time))
+                             : "before the first op";
   return make_error(Failure::infeasible, "E-PLAN-080",
                     "the plan needs more memory than a device has",
-                    fmt::format("rank {} needs {} B at {}{}", rank.value, memory.needed, at, table),
+                    fmt::format("rank {} needs {} B at {}: {}", rank.value, memory.needed, at, table),
                     fmt::format("at most {} B (cluster.device.memory)", capacity),
                     "raise tp or pp, lower micro_batch, or use a device with more memory");
 }
