@@ -5,6 +5,11 @@
 #include <bit>
 #include <cstring>
 
+#ifdef __x86_64__
+#include <cpuid.h>
+#include <immintrin.h>
+#endif
+
 namespace tandem {
 namespace {
 
@@ -18,17 +23,68 @@ constexpr std::array<std::uint32_t, 64> kRound = {
     0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
     0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
 
+#ifdef __x86_64__
+// CPUID: leaf 1 ECX bits 9 (SSSE3) and 19 (SSE4.1), leaf 7 EBX bit 29 (SHA).
+bool has_sha_instructions() {
+  static const bool has = [] {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c >> 9 & 1) || !(c >> 19 & 1)) return false;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b >> 29 & 1);
+  }();
+  return has;
+}
+
+// The same in four words at a time. sha256rnds2 does two rounds: from (CDGH, ABEF) it makes the new
+// ABEF, and the old ABEF is the new CDGH; lanes from high to low are in the order of these names.
+__attribute__((target("sha,sse4.1,ssse3"))) void compress_fast(std::array<std::uint32_t, 8>& state,
+                                                               const std::uint8_t* block) {
+  const __m128i big_endian = _mm_set_epi64x(0x0c0d0e0f08090a0bLL, 0x0405060700010203LL);
+  const auto lanes = [&state](int x, int y, int z, int w) {
+    const auto at = [&state](int i) {
+      return static_cast<int>(state[static_cast<std::size_t>(i)]);
+    };
+    return _mm_set_epi32(at(x), at(y), at(z), at(w));
+  };
+  __m128i abef = lanes(0, 1, 4, 5), cdgh = lanes(2, 3, 6, 7);
+  const __m128i abef_before = abef, cdgh_before = cdgh;
+  __m128i w[4];  // the last 16 words of the schedule; w[i % 4] holds words 4i .. 4i+3
+  for (int i = 0; i < 16; ++i) {
+    __m128i& next = w[i % 4];
+    if (i < 4) {
+      next = _mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block + 16 * i)),
+                              big_endian);
+    } else {
+      const __m128i last = w[(i + 3) % 4];
+      const __m128i sum = _mm_add_epi32(_mm_sha256msg1_epu32(next, w[(i + 1) % 4]),
+                                        _mm_alignr_epi8(last, w[(i + 2) % 4], 4));
+      next = _mm_sha256msg2_epu32(sum, last);
+    }
+    const __m128i k = _mm_add_epi32(
+        next, _mm_loadu_si128(reinterpret_cast<const __m128i*>(kRound.data() + 4 * i)));
+    cdgh = _mm_sha256rnds2_epu32(cdgh, abef, k);
+    abef = _mm_sha256rnds2_epu32(abef, cdgh, _mm_shuffle_epi32(k, 0x0e));
+  }
+  alignas(16) std::array<std::uint32_t, 4> first, second;
+  _mm_store_si128(reinterpret_cast<__m128i*>(first.data()), _mm_add_epi32(abef, abef_before));
+  _mm_store_si128(reinterpret_cast<__m128i*>(second.data()), _mm_add_epi32(cdgh, cdgh_before));
+  state = {first[3], first[2], second[3], second[2], first[1], first[0], second[1], second[0]};
+}
+#endif
+
 std::string_view as_text(const Sha256Digest& digest) {
   return {reinterpret_cast<const char*>(digest.data()), digest.size()};
 }
 
 }  // namespace
 
-Sha256::Sha256()
-    : state_{0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
-             0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19} {}
+Sha256::Sha256(bool portable)
+    : portable_(portable), state_{0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
+                                  0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19} {}
 
 void Sha256::compress(const std::uint8_t* block) {
+#ifdef __x86_64__
+  if (!portable_ && has_sha_instructions()) return compress_fast(state_, block);
+#endif
   std::array<std::uint32_t, 64> w;
   for (int t = 0; t < 16; ++t)
     w[t] = std::uint32_t{block[4 * t]} << 24 | std::uint32_t{block[4 * t + 1]} << 16 |

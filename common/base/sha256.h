@@ -1,5 +1,6 @@
-// SHA-256 (FIPS 180-4) and HMAC (RFC 2104): plan ids, file hashes, rendezvous tokens. Not tuned.
-// One object is used by one thread at a time.
+// SHA-256 (FIPS 180-4) and HMAC (RFC 2104): plan ids, file hashes, rendezvous tokens. Uses the SHA
+// instructions of x86-64 where the machine has them: a run's files are hashed when they are
+// written. One object is used by one thread at a time.
 #pragma once
 
 #include <array>
@@ -14,13 +15,15 @@ using Sha256Digest = std::array<std::uint8_t, 32>;
 
 class Sha256 {
  public:
-  Sha256();
+  // `portable`: only the plain code, the twin that tests compare with.
+  explicit Sha256(bool portable = false);
   void update(std::string_view bytes);
   // Ends the message; the object must not be used afterwards.
   [[nodiscard]] Sha256Digest finish();
 
  private:
   void compress(const std::uint8_t* block);
+  bool portable_;
   std::array<std::uint32_t, 8> state_;
   std::array<std::uint8_t, 64> pending_{};
   std::size_t num_pending_ = 0;
