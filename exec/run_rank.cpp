@@ -158,7 +158,7 @@ Status write_outcome(const RunInput& in, Rank rank, const Outcome& outcome,
 
 // Steps until the end or the first failure.
 void run_steps(const RunInput& in, Rank rank, Interpreter& interpreter, MetricsFile& metrics,
-               RankTensorWriter* tensors, Outcome& outcome) {
+               RankTensorWriter* tensors, OpObserver* observer, Outcome& outcome) {
   const ProgramId program = in.plan.program_of(rank);
   const int total = in.config.warmup_steps + in.config.steps;
   for (int step = 0; step < total; ++step) {
@@ -170,6 +170,8 @@ void run_steps(const RunInput& in, Rank rank, Interpreter& interpreter, MetricsF
     }
     outcome.steps.push_back(*result);
     metrics.add(step, *result, timed);
+    if (observer)
+      observer->step_ended(step, result->loss, result->tokens, result->ended - result->started);
     if (tensors)
       for (BufferId id : reduced_gradients(in.plan, program))
         tensors->add(TensorKind::gradient, step, id, interpreter.view(id));
@@ -218,7 +220,7 @@ Status run_rank(const RunInput& in, Rank rank, CommBackend& comm, OpObserver* ob
     return *outcome.error;
   }
   ::malloc_trim(0);  // what parsing the plan left behind
-  run_steps(in, rank, **interpreter, metrics, tensors ? &*tensors : nullptr, outcome);
+  run_steps(in, rank, **interpreter, metrics, tensors ? &*tensors : nullptr, observer, outcome);
   if (outcome.error) {
     // Workers may still run: nothing of the interpreter is read, and it ends first.
     interpreter->reset();

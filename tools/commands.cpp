@@ -9,10 +9,8 @@ namespace tandem::tools {
 namespace {
 
 constexpr Command kCommands[] = {
-    {"validate", add_validate},
-    {"model", add_model},
-    {"schema", add_schema},
-    {"version", add_version},
+    {"validate", add_validate}, {"model", add_model},     {"execute", add_execute},
+    {"schema", add_schema},     {"version", add_version},
 };
 
 void warn_unused(Context& context, unsigned uses) {

@@ -46,6 +46,7 @@ struct Command {
 
 void add_validate(CLI::App& app, Context& context);
 void add_model(CLI::App& app, Context& context);
+void add_execute(CLI::App& app, Context& context);
 void add_schema(CLI::App& app, Context& context);
 void add_version(CLI::App& app, Context& context);
 

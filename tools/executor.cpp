@@ -3,12 +3,16 @@
 
 #include <dlfcn.h>
 
+#include <cstdio>
 #include <filesystem>
 
+#include "tools/exit_codes.h"
 #include "tools/version.h"
 
 namespace tandem::tools {
 namespace {
+
+constexpr const char* kPlaces[] = {"libtandem_exec.so", "../lib/libtandem_exec.so"};
 
 Error no_executor(std::string title, std::string found, std::string hint) {
   return make_error(Failure::execution, "E-EXEC-060", std::move(title), std::move(found),
@@ -19,7 +23,7 @@ Error no_executor(std::string title, std::string found, std::string hint) {
 void* open_library(std::string& reason) {
   std::error_code error;
   const auto program = std::filesystem::read_symlink("/proc/self/exe", error);
-  for (const char* place : {"libtandem_exec.so", "../lib/libtandem_exec.so"}) {
+  for (const char* place : kPlaces) {
     const std::string path = (program.parent_path() / place).string();
     // Lazy binding: the library names functions of CUDA that are never called here.
     if (void* handle = ::dlopen(path.c_str(), RTLD_LAZY | RTLD_LOCAL)) return handle;
@@ -43,6 +47,26 @@ Result<ExecutorMain> executor_function(const std::string& name) {
   if (void* symbol = ::dlsym(library, name.c_str())) return reinterpret_cast<ExecutorMain>(symbol);
   return no_executor("the executor lacks a function", name,
                      "program and library are of different versions: build both again");
+}
+
+Status check_executor() {
+  if (!kHasExecutor) return executor_function("").error();
+  std::error_code error;
+  const auto program = std::filesystem::read_symlink("/proc/self/exe", error);
+  for (const char* place : kPlaces)
+    if (std::filesystem::exists(program.parent_path() / place, error)) return Ok{};
+  return no_executor("the executor cannot be loaded", "no libtandem_exec.so",
+                     "build the target tandem_exec, and keep the program in its build folder");
+}
+
+std::optional<int> run_executor_process(int argc, char** argv) {
+  const std::string_view command = argc > 1 ? argv[1] : "";
+  if (command != "__rank" && command != "__verify") return std::nullopt;
+  const bool rank = command == "__rank";
+  const auto main = executor_function(rank ? "tandem_rank_main" : "tandem_verify_main");
+  if (main) return rank ? (*main)(argc, argv) : (*main)(argc - 1, argv + 1);
+  std::fputs(to_text(main.error().diagnostics).c_str(), stderr);
+  return exit_code(main.error().failure);
 }
 
 }  // namespace tandem::tools

@@ -2,6 +2,7 @@
 // links LibTorch takes 0.4 s to start. Nothing here is called while arguments are parsed.
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "common/base/result.h"
@@ -14,5 +15,12 @@ using ExecutorMain = int (*)(int argc, char** argv);
 // first call: beside the program, else in ../lib. E-EXEC-060 (exit 5): this build has no executor,
 // the library is not there, or it has no such function.
 [[nodiscard]] Result<ExecutorMain> executor_function(const std::string& name);
+
+// Whether the library is there, without loading it. The same error.
+[[nodiscard]] Status check_executor();
+
+// `tandem __rank` and `tandem __verify`: the executor's own processes, started by `execute`, not
+// for people and not in the command line's parser. Nothing: the arguments are of another command.
+[[nodiscard]] std::optional<int> run_executor_process(int argc, char** argv);
 
 }  // namespace tandem::tools

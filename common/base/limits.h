@@ -54,7 +54,11 @@ inline constexpr std::int64_t kSets = 256;  // --set options of one command
 
 // --- sockets (exec/rendezvous)
 // ---------------------------------------------------------------------
-inline constexpr int kFrameBytes = 64 * 1024;     // largest frame of an authenticated peer
-inline constexpr int kStrangerFrameBytes = 4096;  // all the memory a stranger can make us take
+inline constexpr int kFrameBytes = 64 * 1024;      // largest frame of an authenticated peer
+inline constexpr int kStrangerFrameBytes = 4096;   // all the memory a stranger can make us take
+inline constexpr int kRendezvousTextBytes = 1024;  // a name, an address, a cause; not a log
+inline constexpr int kLogLineBytes = 4096;         // of a rank's line as it is shown
+inline constexpr std::int64_t kRankLogBytes = 64LL << 20;  // a file of a rank gone wild
+inline constexpr int kPeerQueueBytes = 256 * 1024;  // unsent bytes of one peer: then it is too slow
 
 }  // namespace tandem::limits

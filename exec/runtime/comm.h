@@ -27,6 +27,8 @@ class OpObserver {
   virtual void queued(OpId op, int step) = 0;
   virtual void started(OpId op, int step) = 0;
   virtual void done(OpId op, int step) = 0;
+  // A step of the run has ended well; called by the thread that runs the steps.
+  virtual void step_ended(int /*step*/, double /*loss*/, double /*tokens*/, Nanoseconds) {}
 };
 
 }  // namespace tandem::exec

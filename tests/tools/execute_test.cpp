@@ -1,0 +1,253 @@
+// Goal    `tandem execute` end to end: real processes, real kernels, real messages.
+// Method  small scenarios with --verify against autograd in one process (fp64: 1e-10); then faults
+//         from outside: a killed, a stopped and a crashed rank, Ctrl-C.
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <thread>
+
+#include "common/plan/parse.h"
+#include "common/timeline/check_timeline.h"
+#include "common/timeline/perfetto.h"
+#include "tests/tools/program.h"
+
+using namespace tandem;
+using namespace tandem::test;
+namespace fs = std::filesystem;
+
+namespace {
+
+using Timer = std::chrono::steady_clock;
+double since(Timer::time_point t) {
+  return std::chrono::duration<double>(Timer::now() - t).count();
+}
+
+// A run that goes on until something happens to it.
+class Background {
+ public:
+  Background(const TempDir& folder, std::vector<std::string> more) : run_(folder / "run") {
+    err_ = folder / "err";
+    std::vector<std::string> words = {
+        TANDEM_PROGRAM, "execute", "scenarios/learn/05_1f1b.yaml", "-o",
+        run_,           "--set",   "training.steps=100000"};
+    words.insert(words.end(), more.begin(), more.end());
+    pid_ = ::fork();
+    if (pid_ == 0) {
+      const int out = ::open("/dev/null", O_WRONLY);
+      const int err = ::open(err_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
+      ::dup2(out, 1);
+      ::dup2(err, 2);
+      std::vector<char*> argv;
+      for (std::string& w : words) argv.push_back(w.data());
+      argv.push_back(nullptr);
+      if (::chdir(TANDEM_SOURCE_DIR) == 0) ::execv(TANDEM_PROGRAM, argv.data());
+      ::_exit(127);
+    }
+  }
+  ~Background() {
+    if (pid_ <= 0) return;
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+  }
+  // Until rank 0 has told of a step; then the ranks' process ids.
+  std::vector<pid_t> ranks() {
+    const auto start = Timer::now();
+    while (slurp(run_ + "/metrics.jsonl").empty()) {
+      REQUIRE_MESSAGE(since(start) < 60, slurp(err_));
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+    const std::string self = std::to_string(pid_);
+    std::ifstream in("/proc/" + self + "/task/" + self + "/children");
+    return {std::istream_iterator<pid_t>(in), {}};
+  }
+  // Exit code; 128 + signal where it was killed.
+  int wait(double limit_s) {
+    const auto start = Timer::now();
+    int status = 0;
+    while (::waitpid(pid_, &status, WNOHANG) == 0) {
+      REQUIRE_MESSAGE(since(start) < limit_s, "it does not end");
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    pid_ = -1;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  }
+  [[nodiscard]] pid_t pid() const { return pid_; }
+  [[nodiscard]] std::string messages() const { return slurp(err_); }
+  [[nodiscard]] const std::string& folder() const { return run_; }
+
+ private:
+  std::string run_, err_;
+  pid_t pid_ = -1;
+};
+
+bool gone(pid_t pid) { return ::kill(pid, 0) != 0 && errno == ESRCH; }
+
+}  // namespace
+
+TEST_CASE("execute --verify: every layout equals one process with autograd") {
+  for (const char* scenario :
+       {"01_one_rank", "02_data_parallel", "03_tensor_parallel", "04_gpipe", "05_1f1b"}) {
+    CAPTURE(std::string(scenario));
+    TempDir folder;
+    const std::string run = folder / "run";
+    const Run r =
+        test::tandem({"execute", "scenarios/learn/" + std::string(scenario) + ".yaml", "--verify",
+                      "--set", "training.precision=fp64", "-o", run, "--json"});
+    REQUIRE_MESSAGE(r.code == 0, r.out << r.err);
+    const auto json = r.json();
+    CHECK(json["verify"]["max_rel_loss"] <= 1e-10);
+    CHECK(json["verify"]["max_rel_grad"] <= 1e-10);
+    CHECK(json["verify"]["replicas_equal"] == true);
+    CHECK(json["losses"].size() == 3);  // no warm-up
+    CHECK(json["iteration_s"] > 0);
+    CHECK(json["peak_bytes"].size() == json["ranks"]);
+  }
+}
+
+TEST_CASE("execute: files of a run, and a measured timeline that fits its plan") {
+  TempDir folder;
+  const std::string run = folder / "run";
+  const Run r = test::tandem({"execute", "scenarios/learn/05_1f1b.yaml", "-o", run});
+  REQUIRE_MESSAGE(r.code == 0, r.err);
+  for (const char* name : {"manifest.json", "scenario.yaml", "plan.txt", "training.json",
+                           "metrics.jsonl", "measured.pftrace", "summary.json", "ranks/0.json",
+                           "ranks/1.json", "ranks/0.ring", "ranks/1.ring", "ranks/1.err"})
+    CHECK_MESSAGE(fs::exists(run + "/" + name), name);
+  const Result<Plan> plan = parse_plan(slurp(run + "/plan.txt"), "plan.txt");
+  REQUIRE(plan.ok());
+  const Result<Timeline> timeline = decode_perfetto(slurp(run + "/measured.pftrace"), "measured");
+  REQUIRE(timeline.ok());
+  CHECK(check_timeline(*timeline, *plan, "measured").ok());
+  CHECK(timeline->steps.size() == 3 * 2);  // the warm-up step is not in it
+  CHECK(timeline->meta.at("kind") == "measured");
+  const auto summary = nlohmann::json::parse(slurp(run + "/summary.json"));
+  CHECK(summary["measured"]["losses"].size() == 4);
+  // The same run again, into the same folder.
+  CHECK(test::tandem({"execute", "scenarios/learn/05_1f1b.yaml", "-o", run, "-q"}).code == 0);
+}
+
+TEST_CASE("execute: two runs give the same losses, bit by bit") {
+  TempDir folder;
+  nlohmann::json losses[2];
+  for (int i = 0; i < 2; ++i) {
+    const Run r = test::tandem({"execute", "scenarios/learn/03_tensor_parallel.yaml", "-o",
+                                folder / std::to_string(i), "--json"});
+    REQUIRE(r.code == 0);
+    losses[i] = r.json()["losses"];
+  }
+  CHECK(losses[0] == losses[1]);
+}
+
+TEST_CASE("execute: refusals before anything is written") {
+  TempDir folder;
+  const std::string run = folder / "run";
+  const std::string file = "scenarios/learn/05_1f1b.yaml";
+  const Run ranks = test::tandem({"execute", file, "--ranks", "3", "-o", run});
+  CHECK(ranks.code == 2);
+  CHECK(ranks.err.find("E-EXEC-018") != std::string::npos);
+  const Run device = test::tandem({"execute", file, "--device", "cuda", "-o", run});
+  CHECK(device.code == 5);
+  CHECK(device.err.find("E-EXEC-017") != std::string::npos);
+  CHECK(test::tandem({"execute", file, "--set", "training.precision=bf16", "-o", run}).code == 4);
+  CHECK(!fs::exists(run));
+}
+
+TEST_CASE("execute: a loss that is not finite is the rank's own failure") {
+  TempDir folder;
+  const Run r = test::tandem({"execute", "scenarios/learn/05_1f1b.yaml", "-o", folder / "run",
+                              "--set", "training.optimizer.lr=1e30", "--set", "training.steps=20"});
+  CHECK(r.code == 5);
+  CHECK(r.err.find("E-EXEC-031") != std::string::npos);
+  CHECK(!fs::exists(folder / "run/manifest.json"));
+}
+
+TEST_CASE("execute: a killed rank is named at once, with its op") {
+  TempDir folder;
+  Background run(folder, {});
+  const std::vector<pid_t> ranks = run.ranks();
+  REQUIRE(ranks.size() == 2);
+  const auto start = Timer::now();
+  ::kill(ranks[1], SIGKILL);
+  CHECK(run.wait(30) == 6);
+  MESSAGE("ended " << since(start) << " s after the kill");
+  CHECK(since(start) < 3);
+  CHECK(run.messages().find("E-EXEC-002") != std::string::npos);
+  CHECK(run.messages().find("rank 1, step ") != std::string::npos);
+  CHECK(run.messages().find("SIGKILL") != std::string::npos);
+  for (pid_t pid : ranks) CHECK(gone(pid));
+}
+
+TEST_CASE("execute: a crashed rank is an internal error") {
+  TempDir folder;
+  Background run(folder, {});
+  const std::vector<pid_t> ranks = run.ranks();
+  ::kill(ranks[0], SIGSEGV);
+  CHECK(run.wait(30) == 70);
+  CHECK(run.messages().find("E-EXEC-003") != std::string::npos);
+  CHECK(run.messages().find("rank 0") != std::string::npos);
+}
+
+TEST_CASE("execute: a stopped rank is named after the timeout") {
+  TempDir folder;
+  Background run(folder, {"--set", "execute.timeout=3 s"});
+  const std::vector<pid_t> ranks = run.ranks();
+  const auto start = Timer::now();
+  ::kill(ranks[1], SIGSTOP);
+  CHECK(run.wait(30) == 6);
+  MESSAGE("ended " << since(start) << " s after the stop");
+  CHECK(since(start) < 3 + 5);
+  CHECK(run.messages().find("E-EXEC-006") != std::string::npos);
+  CHECK(run.messages().find("rank 1") != std::string::npos);
+  for (pid_t pid : ranks) CHECK(gone(pid));
+}
+
+TEST_CASE("execute: a rank that is stopped for a moment just goes on") {
+  TempDir folder;
+  Background run(folder, {});
+  const std::vector<pid_t> ranks = run.ranks();
+  ::kill(ranks[1], SIGSTOP);
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  ::kill(ranks[1], SIGCONT);
+  const auto lines = [&] {
+    const std::string text = slurp(run.folder() + "/metrics.jsonl");
+    return std::count(text.begin(), text.end(), '\n');
+  };
+  const auto before = lines();
+  const auto start = Timer::now();
+  while (lines() < before + 5 && since(start) < 20)
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  CHECK(lines() >= before + 5);
+  ::kill(run.pid(), SIGTERM);
+  CHECK(run.wait(30) == 143);
+}
+
+TEST_CASE("execute: Ctrl-C is 130, and the steps so far stay") {
+  TempDir folder;
+  Background run(folder, {});
+  const std::vector<pid_t> ranks = run.ranks();
+  const auto start = Timer::now();
+  ::kill(run.pid(), SIGINT);
+  CHECK(run.wait(30) == 130);
+  CHECK(since(start) < 6);
+  CHECK(!slurp(run.folder() + "/metrics.jsonl").empty());
+  for (pid_t pid : ranks) CHECK(gone(pid));
+}
+
+TEST_CASE("execute: a program without its library says so in one message") {
+  TempDir folder;
+  fs::copy_file(TANDEM_PROGRAM, folder / "tandem");
+  const std::string command = (folder / "tandem") +
+                              " execute " TANDEM_SOURCE_DIR "/scenarios/learn/05_1f1b.yaml -o " +
+                              (folder / "run") + " 2> " + (folder / "err");
+  const int status = std::system(command.c_str());
+  CHECK(WEXITSTATUS(status) == 5);
+  CHECK(slurp(folder / "err").find("E-EXEC-060") != std::string::npos);
+  CHECK(!fs::exists(folder / "run"));
+}

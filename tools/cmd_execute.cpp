@@ -1,0 +1,87 @@
+// tandem execute: runs a scenario for real, on CPU processes of this machine.
+#include <fmt/format.h>
+
+#include "common/base/limits.h"
+#include "common/plan/build.h"
+#include "tools/commands.h"
+#include "tools/execute_folder.h"
+#include "tools/exit_codes.h"
+#include "tools/inputs.h"
+#include "tools/run_folder.h"
+
+namespace tandem::tools {
+namespace {
+
+struct Options {
+  std::string file;
+  int ranks = 0;  // 0: not given
+  std::string device;
+  bool verify = false;
+};
+
+Status check_ranks(const Scenario& scenario, int ranks) {
+  const int world = scenario.parallel.world();
+  if (ranks == 0 || ranks == world) return Ok{};
+  return make_error(Failure::usage, "E-EXEC-018", "the scenario has another number of ranks",
+                    fmt::format("--ranks {}", ranks),
+                    fmt::format("{}: tp {} * cp {} * pp {} * dp {}", world, scenario.parallel.tp,
+                                scenario.parallel.cp, scenario.parallel.pp, scenario.parallel.dp),
+                    fmt::format("--set parallel.dp=N, or leave --ranks out"));
+}
+
+int execute_file(Context& context, const Options& options) {
+  const auto scenario = load_scenario(context, options.file);
+  if (!scenario) return context.fail(scenario.error());
+  if (Status s = check_ranks(*scenario, options.ranks); !s) return context.fail(s.error());
+  if (Status s = check_executable_here(*scenario, options.device); !s)
+    return context.fail(s.error());
+  const Result<Plan> plan = build_plan(*scenario);
+  if (!plan) return context.fail(plan.error());
+  const std::string folder =
+      context.options.directory.empty() ? scenario->output.directory : context.options.directory;
+  if (Status s = open_run_folder(folder, *scenario, *plan, context.options.force); !s)
+    return context.fail(s.error());
+  const Result<ExecuteSummary> summary =
+      execute_in_folder(context, *scenario, *plan, folder, {.verify = options.verify});
+  if (!summary) return context.fail(summary.error());
+  context.result.update(to_json(*summary));
+  context.print(to_text(*summary));
+  if (Status s = close_run_folder(folder, *scenario, *plan, context.command); !s)
+    return context.fail(s.error());
+  context.result["directory"] = folder;
+  context.message("wrote " + folder);
+  return summary->verify && !summary->verify->passed ? kExitDiffers : kExitOk;
+}
+
+}  // namespace
+
+void add_execute(CLI::App& app, Context& context) {
+  auto options = std::make_shared<Options>();
+  CLI::App* sub = add_command(
+      app, context,
+      {.name = "execute",
+       .summary = "Run a scenario for real on CPU processes",
+       .details =
+           "Starts one process a rank, trains the steps of the scenario with LibTorch, and writes\n"
+           "losses, the measured timeline and peak memory into the run's folder. --verify repeats\n"
+           "the steps in one process with plain autograd and compares losses and every gradient;\n"
+           "exit 1 where they differ.",
+       .examples = "  tandem execute scenarios/quickstart.yaml\n"
+                   "  tandem execute scenarios/learn/05_1f1b.yaml --verify --set "
+                   "training.precision=fp64"},
+      kUsesAll);
+  sub->add_option("scenario", options->file, "Scenario file")->required()->type_name("S.yaml");
+  sub->add_option("--ranks", options->ranks, "Refuse unless the scenario has N ranks")
+      ->type_name("N")
+      ->check(CLI::Range(1, static_cast<int>(limits::kExecutedRanks)));
+  sub->add_option("--device", options->device, "Where kernels run: cpu")
+      ->type_name("cpu|cuda|rehearsal")
+      ->check(CLI::IsMember({"cpu", "cuda", "rehearsal"}));
+  sub->add_flag("--verify", options->verify,
+                "Compare losses and gradients with one process and plain autograd");
+  sub->callback([&context, options] {
+    context.action = [&context, options] { return execute_file(context, *options); };
+  });
+}
+
+}  // namespace tandem::tools

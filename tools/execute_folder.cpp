@@ -1,0 +1,108 @@
+// See execute_folder.h.
+#include "tools/execute_folder.h"
+
+#include <fmt/format.h>
+
+#include "common/scenario/validate.h"
+#include "tools/executor.h"
+#include "tools/run_folder.h"
+#include "tools/training.h"
+
+namespace tandem::tools {
+namespace {
+
+std::string_view name_of(DeviceKind device) {
+  switch (device) {
+    case DeviceKind::cpu:
+      return "cpu";
+    case DeviceKind::cuda:
+      return "cuda";
+    case DeviceKind::rehearsal:
+      return "rehearsal";
+  }
+  return "?";
+}
+
+std::string mebibytes(std::int64_t bytes) {
+  return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1 << 20));
+}
+
+}  // namespace
+
+Status check_executable_here(const Scenario& scenario, const std::string& device) {
+  if (Diagnostics bad = check_executable(scenario); !bad.empty())
+    return Error{Failure::infeasible, std::move(bad)};
+  const std::string wanted =
+      device.empty() ? std::string(name_of(scenario.execute.device)) : device;
+  if (wanted != "cpu")
+    return make_error(Failure::execution, "E-EXEC-017", "the device is not built in", wanted, "cpu",
+                      "run with --device cpu; simulate predicts other devices");
+  return check_executor();
+}
+
+Result<ExecuteSummary> execute_in_folder(Context& context, const Scenario& scenario,
+                                         const Plan& plan, const std::string& folder,
+                                         const ExecuteFlags& flags) {
+  ExecuteRequest request;
+  request.plan = &plan;
+  request.config = training_config(scenario, flags.verify);
+  request.run_dir = folder;
+  request.predicted_step_s = flags.predicted_step_s;
+  if (Status s = remove_old_results(folder); !s) return s.error();
+  if (Status s = write_training(folder, request.config); !s) return s.error();
+  ExecuteSink sink;
+  sink.line = [&](int rank, bool, std::string_view line) {
+    context.message(rank < 0 ? fmt::format("[verify] {}", line)
+                             : fmt::format("[{}] {}", rank, line));
+  };
+  sink.progress = [&](std::string_view text) { context.progress(text); };
+  sink.note = [&](std::string_view text) { context.message(text); };
+  Result<ExecuteSummary> summary = execute_run(request, sink);
+  if (!summary) return summary;
+  if (Status s = write_summary(folder, plan, "measured", to_json(*summary)); !s) return s.error();
+  return summary;
+}
+
+Json to_json(const ExecuteSummary& s) {
+  Json out = {{"iteration_s", s.iteration_s},
+              {"losses", s.losses},
+              {"peak_bytes", s.peak_bytes},
+              {"ranks", s.ranks},
+              {"warmup_steps", s.warmup_steps},
+              {"step_s", s.step_s},
+              {"tokens_per_s", s.tokens_per_s},
+              {"peak_by_class", s.peak_by_class},
+              {"kernel_scratch_bytes", s.kernel_scratch_bytes},
+              {"pinned", s.pinned},
+              {"wall_s", s.wall_s}};
+  if (s.verify)
+    out["verify"] = {{"max_rel_loss", s.verify->max_rel_loss},
+                     {"max_rel_grad", s.verify->max_rel_grad},
+                     {"max_rel_norm", s.verify->max_rel_norm},
+                     {"max_abs_parameter", s.verify->max_abs_parameter},
+                     {"worst_tensor", s.verify->worst_tensor},
+                     {"replicas_equal", s.verify->replicas_equal},
+                     {"passed", s.verify->passed}};
+  return out;
+}
+
+std::string to_text(const ExecuteSummary& s) {
+  std::string out = fmt::format("step {:.2f} ms on {} ranks, {:.0f} tokens/s (median of {})\n",
+                                s.iteration_s * 1e3, s.ranks, s.tokens_per_s, s.step_s.size());
+  out += "losses";
+  for (std::size_t i = 0; i < s.losses.size(); ++i)
+    out += fmt::format(" {:.4f}{}", s.losses[i], static_cast<int>(i) < s.warmup_steps ? "*" : "");
+  out += s.warmup_steps > 0 ? "   (* warm-up)\n" : "\n";
+  out += "peak memory by rank";
+  for (std::int64_t bytes : s.peak_bytes) out += "  " + mebibytes(bytes);
+  out += "\n";
+  if (!s.verify) return out;
+  return out + fmt::format(
+                   "verify {}: largest relative error of losses {:.2g}, gradients {:.2g} ({}), "
+                   "norm {:.2g}; replicas {}\n",
+                   s.verify->passed ? "ok" : "FAILED", s.verify->max_rel_loss,
+                   s.verify->max_rel_grad, s.verify->worst_tensor, s.verify->max_rel_norm,
+                   s.verify->replicas_equal ? "equal" : s.verify->replica_difference);
+}
+
+}  // namespace tandem::tools

@@ -1,0 +1,36 @@
+// Executes a plan inside an open run folder (run_folder.h) and shows what happens: what `execute`
+// and `run` share beside execute_run().
+#pragma once
+
+#include <string>
+
+#include "common/base/result.h"
+#include "common/plan/plan.h"
+#include "common/scenario/scenario.h"
+#include "tools/context.h"
+#include "tools/execute_run.h"
+
+namespace tandem::tools {
+
+// Whether this build and machine can execute the scenario: precision, number of ranks, device
+// (`device`: --device, empty: the scenario's), the executor's library. E-SCEN-06x, E-EXEC-017,
+// E-EXEC-060. Asked before anything is written.
+[[nodiscard]] Status check_executable_here(const Scenario& scenario, const std::string& device);
+
+struct ExecuteFlags {
+  bool verify = false;
+  double predicted_step_s = 0;  // 0: not known
+};
+
+// Writes training.json, ranks/, metrics.jsonl, measured.pftrace, verify.json and the section
+// "measured" of summary.json. Output of ranks goes to stderr with [K] in front, progress to the
+// terminal. An error of execute_run() comes back as it is.
+[[nodiscard]] Result<ExecuteSummary> execute_in_folder(Context& context, const Scenario& scenario,
+                                                       const Plan& plan, const std::string& folder,
+                                                       const ExecuteFlags& flags);
+
+// Keys of `execute --json`; the lines that people read.
+[[nodiscard]] Json to_json(const ExecuteSummary& summary);
+[[nodiscard]] std::string to_text(const ExecuteSummary& summary);
+
+}  // namespace tandem::tools

@@ -1,0 +1,318 @@
+#include "tools/execute_run.h"
+
+#include <fmt/format.h>
+#include <sched.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "common/base/file.h"
+#include "common/base/limits.h"
+#include "common/plan/print.h"
+#include "common/timeline/perfetto.h"
+#include "common/timeline/rank_file.h"
+#include "exec/launch/launcher.h"
+#include "exec/launch/run_child.h"
+#include "exec/launch/signals.h"
+#include "exec/transport/wiring.h"
+#include "tools/version.h"
+
+namespace tandem::tools {
+namespace {
+
+using Json = nlohmann::ordered_json;
+namespace fs = std::filesystem;
+
+// Of the parity section of models.md.
+constexpr double kLimit64 = 1e-10, kLimit32 = 1e-5, kLossLimit32 = 1e-4;
+
+// The program itself: ranks are processes of it.
+Result<std::string> own_program() {
+  std::error_code failed;
+  const fs::path path = fs::read_symlink("/proc/self/exe", failed);
+  if (!failed) return path.string();
+  return make_error(Failure::peer_lost, "E-EXEC-001", "a rank cannot be started", failed.message(),
+                    "the program at /proc/self/exe", "mount /proc");
+}
+
+// One socket pair a wire, an end to each of its two ranks.
+Result<std::vector<std::vector<int>>> make_wires(const Plan& plan, bool deterministic) {
+  AlgorithmSetting setting;
+  setting.deterministic = deterministic;
+  const std::vector<exec::Wire> wires = exec::wires_of(plan, setting);
+  const int world = plan.header.mesh.world();
+  rlimit limit{};
+  ::getrlimit(RLIMIT_NOFILE, &limit);
+  // The launcher holds four descriptors a rank: two pipes, two logs; and a connection.
+  if (Status s = exec::check_descriptors(wires, static_cast<std::int64_t>(limit.rlim_max),
+                                         5 * std::int64_t{world});
+      !s)
+    return s.error();
+  limit.rlim_cur = limit.rlim_max;
+  ::setrlimit(RLIMIT_NOFILE, &limit);
+  std::vector<std::vector<int>> by_rank(static_cast<std::size_t>(world));
+  for (const exec::Wire& wire : wires) {
+    int ends[2];
+    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
+      const int error = errno;
+      for (const auto& list : by_rank)
+        for (int fd : list) ::close(fd);
+      return make_error(Failure::peer_lost, "E-EXEC-001", "a rank cannot be started",
+                        std::string("socketpair: ") + std::strerror(error),
+                        "a socket pair for every pair of ranks that exchanges messages",
+                        "check the limit on open files (ulimit -n)");
+    }
+    by_rank[wire.a.index()].push_back(ends[0]);
+    by_rank[wire.b.index()].push_back(ends[1]);
+  }
+  return by_rank;
+}
+
+// Cores of their own for every rank's compute threads, or nothing where there are too few.
+std::vector<std::vector<int>> share_cores(int world, int threads) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (::sched_getaffinity(0, sizeof set, &set) != 0) return {};
+  std::vector<int> cores;
+  for (int core = 0; core < CPU_SETSIZE; ++core)
+    if (CPU_ISSET(static_cast<std::size_t>(core), &set)) cores.push_back(core);
+  if (std::int64_t{world} * threads > std::ssize(cores)) return {};
+  std::vector<std::vector<int>> out;
+  for (int rank = 0; rank < world; ++rank)
+    out.emplace_back(cores.begin() + rank * threads, cores.begin() + (rank + 1) * threads);
+  return out;
+}
+
+std::string rank_path(const std::string& run_dir, int rank, const char* suffix) {
+  return fmt::format("{}/ranks/{}.{}", run_dir, rank, suffix);
+}
+
+Error damaged(const std::string& path, const std::string& found) {
+  return make_error(Failure::bad_input, "E-EXEC-034", "a file of a rank is missing or damaged",
+                    found, "the file that the rank wrote", "run again", Location{path});
+}
+
+// RUN/ranks/launch.json: how every rank ended and what was seen, also of a run that failed.
+Status write_launch_report(const ExecuteRequest& request, const exec::LaunchOutcome& outcome) {
+  const auto fault_json = [](const exec::Fault& f) {
+    Json out = {{"cause", exec::name_of(f.cause)},
+                {"rank", f.rank},
+                {"time_s", static_cast<double>(f.time) * 1e-9},
+                {"step", f.step},
+                {"op", f.op},
+                {"phase", f.phase}};
+    if (f.signal != 0) out["signal"] = exec::signal_name(f.signal);
+    if (!f.code.empty()) out["code"] = f.code;
+    if (!f.text.empty()) out["text"] = f.text;
+    return out;
+  };
+  Json ranks = Json::array(), faults = Json::array();
+  for (const exec::RankEnd& end : outcome.ranks) {
+    Json rank = {{"reaped", end.reaped}, {"joined", end.joined}, {"said_bye", end.said_bye}};
+    if (end.signal != 0)
+      rank["signal"] = exec::signal_name(end.signal);
+    else
+      rank["exit_code"] = end.exit_code;
+    ranks.push_back(std::move(rank));
+  }
+  for (const exec::Fault& fault : outcome.faults) faults.push_back(fault_json(fault));
+  const Json root = {{"format", "tandem-launch"},
+                     {"version", 1},
+                     {"exit_class", outcome.failure ? static_cast<int>(*outcome.failure) : 0},
+                     {"culprit", outcome.culprit ? fault_json(*outcome.culprit) : Json()},
+                     {"faults", faults},
+                     {"ranks", ranks},
+                     {"wall_s", outcome.wall_s},
+                     {"stop_s", outcome.stop_s}};
+  return write_file_atomic(request.run_dir + "/ranks/launch.json",
+                           root.dump(1, ' ', false, Json::error_handler_t::replace) + "\n");
+}
+
+// K.json of every rank: losses, steps, peaks.
+Status read_rank_files(const ExecuteRequest& request, ExecuteSummary& out) {
+  std::vector<double> slowest;
+  std::int64_t largest = -1;
+  for (int rank = 0; rank < out.ranks; ++rank) {
+    const std::string path = rank_path(request.run_dir, rank, "json");
+    const Result<std::string> text = read_file(path, limits::kTableBytes);
+    if (!text) return text.error();
+    const Json root = Json::parse(*text, nullptr, false);
+    try {
+      const auto steps = root.at("step_ns").get<std::vector<double>>();
+      if (rank == 0) {
+        out.losses = root.at("losses").get<std::vector<double>>();
+        slowest.assign(steps.size(), 0);
+        const auto tokens = root.at("tokens").get<std::vector<double>>();
+        out.tokens_per_s = tokens.empty() ? 0 : tokens.back();  // divided below
+      }
+      if (steps.size() != slowest.size()) return damaged(path, "another number of steps");
+      for (std::size_t i = 0; i < steps.size(); ++i)
+        slowest[i] = std::max(slowest[i], steps[i] * 1e-9);
+      out.peak_bytes.push_back(root.at("peak_bytes").get<std::int64_t>());
+      out.kernel_scratch_bytes.push_back(root.at("kernel_scratch_bytes").get<std::int64_t>());
+      if (out.peak_bytes.back() > largest) {
+        largest = out.peak_bytes.back();
+        out.peak_by_class = root.at("peak_by_class").get<std::map<std::string, std::int64_t>>();
+      }
+    } catch (const nlohmann::json::exception& e) {
+      return damaged(path, e.what());
+    }
+  }
+  const auto warmup = static_cast<std::size_t>(request.config.warmup_steps);
+  if (slowest.size() <= warmup) return damaged(rank_path(request.run_dir, 0, "json"), "no steps");
+  out.step_s.assign(slowest.begin() + static_cast<std::ptrdiff_t>(warmup), slowest.end());
+  std::vector<double> sorted = out.step_s;
+  std::sort(sorted.begin(), sorted.end());
+  const std::size_t middle = sorted.size() / 2;
+  out.iteration_s = sorted.size() % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+  out.tokens_per_s = out.iteration_s > 0 ? out.tokens_per_s / out.iteration_s : 0;
+  return Ok{};
+}
+
+Status merge_timelines(const ExecuteRequest& request, int ranks) {
+  std::vector<Timeline> parts;
+  for (int rank = 0; rank < ranks; ++rank) {
+    Result<Timeline> part = read_rank_timeline(rank_path(request.run_dir, rank, "timeline"));
+    if (!part) return part.error();
+    parts.push_back(std::move(*part));
+  }
+  Timeline merged = merge_rank_timelines(std::move(parts));
+  merged.meta["version"] = kVersion;
+  return write_perfetto(merged, *request.plan, request.run_dir + "/measured.pftrace");
+}
+
+Result<VerifySummary> verify(const ExecuteRequest& request, const std::string& program,
+                             double run_wall_s, const ExecuteSink& sink) {
+  // One process does the work of all ranks, with autograd: a few times the run, and then some.
+  const double timeout =
+      std::max(request.config.timeout_s,
+               20 * run_wall_s * static_cast<double>(request.plan->header.mesh.world()));
+  const Result<exec::ChildEnd> end = exec::run_child(
+      program, {"tandem", "__verify", request.run_dir}, request.run_dir + "/ranks/verify", timeout,
+      [&](bool error, std::string_view line) {
+        if (sink.line) sink.line(-1, error, line);
+      });
+  if (!end) return end.error();
+  if (end->exit_code != 0) {
+    const std::string what = end->timed_out ? fmt::format("not done after {:.0f} s", timeout)
+                             : end->signal  ? exec::signal_name(end->signal)
+                                            : fmt::format("exit code {}", end->exit_code);
+    Failure failure = end->timed_out ? Failure::peer_lost : Failure::execution;
+    if (exec::is_crash(end->signal)) failure = Failure::internal;
+    return make_error(failure, "E-EXEC-014", "the verification did not end well",
+                      end->own_words.empty() ? what : what + ": " + end->own_words,
+                      "a comparison of the run with one process",
+                      "its messages are in ranks/verify.err of the run");
+  }
+  const std::string path = request.run_dir + "/verify.json";
+  const Result<std::string> text = read_file(path, limits::kTableBytes);
+  if (!text) return text.error();
+  const Json root = Json::parse(*text, nullptr, false);
+  VerifySummary v;
+  try {
+    // A value that is not finite is written as null.
+    const auto number = [&](const char* key) {
+      const Json& value = root.at(key);
+      return value.is_null() ? INFINITY : value.get<double>();
+    };
+    v.max_rel_loss = number("max_rel_loss");
+    v.max_rel_grad = number("max_rel_grad");
+    v.max_rel_norm = number("max_rel_norm");
+    v.max_abs_parameter = number("max_abs_parameter");
+    v.worst_tensor = root.at("worst_tensor").get<std::string>();
+    v.replicas_equal = root.at("replicas_equal").get<bool>();
+    v.replica_difference = root.at("replica_difference").get<std::string>();
+  } catch (const nlohmann::json::exception& e) {
+    return damaged(path, e.what());
+  }
+  const bool fp64 = request.config.precision == "fp64";
+  const double limit = fp64 ? kLimit64 : kLimit32;
+  v.passed = v.replicas_equal && v.max_rel_grad <= limit && v.max_rel_norm <= limit &&
+             v.max_rel_loss <= (fp64 ? kLimit64 : kLossLimit32) &&
+             (!fp64 || v.max_abs_parameter <= kLimit64);
+  return v;
+}
+
+}  // namespace
+
+Status remove_old_results(const std::string& run_dir) {
+  std::error_code failed;
+  for (const char* name : {"metrics.jsonl", "measured.pftrace", "verify.json"})
+    fs::remove(fs::path(run_dir) / name, failed);
+  fs::remove_all(fs::path(run_dir) / "ranks", failed);
+  return make_directories(run_dir + "/ranks");
+}
+
+Result<ExecuteSummary> execute_run(const ExecuteRequest& request, const ExecuteSink& sink) {
+  const auto started = std::chrono::steady_clock::now();
+  const Plan& plan = *request.plan;
+  ExecuteSummary out;
+  out.ranks = plan.header.mesh.world();
+  out.warmup_steps = request.config.warmup_steps;
+  const Result<std::string> program = own_program();
+  if (!program) return program.error();
+  Result<std::vector<std::vector<int>>> wires = make_wires(plan, request.config.deterministic);
+  if (!wires) return wires.error();
+
+  exec::LaunchOptions options;
+  options.program = *program;
+  options.arguments = {"tandem", "__rank"};
+  options.run_dir = request.run_dir;
+  options.version = kVersion;
+  options.plan_id = plan_id(plan);
+  options.world = out.ranks;
+  options.timeout_s = request.config.timeout_s;
+  options.late_s = std::max(options.timeout_s, 20 * request.predicted_step_s);
+  options.options = {"--late-s", fmt::format("{}", options.late_s), "--version",
+                     std::string(kVersion)};
+  options.data = std::move(*wires);
+  options.cores = share_cores(out.ranks, request.config.threads_per_rank);
+  options.listen = request.listen;
+  out.pinned = !options.cores.empty();
+
+  const int total = request.config.warmup_steps + request.config.steps;
+  exec::LaunchSink launch_sink;
+  launch_sink.line = sink.line;
+  launch_sink.note = [&](const std::string& text) {
+    if (sink.note) sink.note(text);
+  };
+  launch_sink.progress = [&](int rank, const exec::Report& r) {
+    if (rank == 0 && sink.progress)
+      sink.progress(fmt::format("step {}/{}  loss {:.4f}  {:.0f} tokens/s", r.step + 1, total,
+                                r.loss, r.tokens_per_s));
+  };
+  Result<exec::LaunchOutcome> outcome = exec::launch(std::move(options), launch_sink);
+  if (!outcome) return outcome.error();
+  const Status reported = write_launch_report(request, *outcome);
+  if (outcome->failure) {
+    const auto describe_op = [&](int op) {
+      return op < std::ssize(plan.ops) ? describe(plan, OpId{op}) : std::string();
+    };
+    if (outcome->culprit)
+      return exec::to_error(*outcome->culprit, request.config.timeout_s, describe_op);
+    return make_error(*outcome->failure, "E-EXEC-015", "the run was interrupted",
+                      *outcome->failure == Failure::interrupted ? "SIGINT" : "SIGTERM",
+                      "a run to its end", "all ranks were stopped; run again");
+  }
+  const std::chrono::duration<double> wall = std::chrono::steady_clock::now() - started;
+  out.wall_s = wall.count();
+  if (!reported) return reported.error();
+  if (Status s = read_rank_files(request, out); !s) return s.error();
+  if (Status s = merge_timelines(request, out.ranks); !s) return s.error();
+  if (request.config.verify) {
+    Result<VerifySummary> v = verify(request, *program, out.wall_s, sink);
+    if (!v) return v.error();
+    out.verify = std::move(*v);
+  }
+  return out;
+}
+
+}  // namespace tandem::tools

@@ -1,0 +1,68 @@
+// Runs a plan for real: launches the ranks of a run directory, merges what they measured, verifies
+// it. `execute` and `run` call this. The directory is there already, with plan.txt, training.json
+// and nothing of an older run that would be mistaken for this one's (remove_old_results).
+//
+//   writes   RUN/ranks/*, RUN/metrics.jsonl (rank 0), RUN/measured.pftrace, RUN/verify.json
+//   iteration_s   median over the counted (not warm-up) steps of the slowest rank's step
+//   verify        fp64: losses, norm, gradients of every step and parameters to 1e-10; fp32: norm
+//                 and gradients of step 0 to 1e-5, losses to 1e-4; replicas equal bit by bit
+//                 (models.md section 9)
+#pragma once
+
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/base/result.h"
+#include "common/plan/plan.h"
+#include "common/plan/training.h"
+
+namespace tandem::tools {
+
+struct ExecuteRequest {
+  const Plan* plan = nullptr;  // as in RUN/plan.txt
+  TrainingConfig config;       // as in RUN/training.json
+  std::string run_dir;
+  double predicted_step_s = 0;  // 0: not known. Only bounds how long an op may take
+  std::string listen = "127.0.0.1";
+};
+
+// Told while the run goes on; each may be empty.
+struct ExecuteSink {
+  std::function<void(int rank, bool error, std::string_view line)> line;  // of a rank's output
+  std::function<void(std::string_view)> progress;                         // "step 3/5  loss 2.31"
+  std::function<void(std::string_view)> note;
+};
+
+struct VerifySummary {
+  double max_rel_loss = 0, max_rel_grad = 0, max_rel_norm = 0, max_abs_parameter = 0;
+  std::string worst_tensor, replica_difference;
+  bool replicas_equal = true;
+  bool passed = false;
+};
+
+struct ExecuteSummary {
+  int ranks = 0, warmup_steps = 0;
+  double iteration_s = 0;
+  std::vector<double> step_s;                         // of the slowest rank, counted steps
+  std::vector<double> losses;                         // every step, warm-up too
+  double tokens_per_s = 0;                            // of a step of iteration_s
+  std::vector<std::int64_t> peak_bytes;               // by rank
+  std::map<std::string, std::int64_t> peak_by_class;  // of the rank with most
+  std::vector<std::int64_t> kernel_scratch_bytes;     // by rank: LibTorch's own, beside the plan
+  bool pinned = false;                                // compute threads had cores of their own
+  double wall_s = 0;
+  std::optional<VerifySummary> verify;
+};
+
+// Files of an older run in the directory that this one will write again.
+[[nodiscard]] Status remove_old_results(const std::string& run_dir);
+
+// An error names the first cause; K.json, K.ring and logs of the ranks stay. Must be called from
+// the main thread before any other thread exists.
+[[nodiscard]] Result<ExecuteSummary> execute_run(const ExecuteRequest& request,
+                                                 const ExecuteSink& sink);
+
+}  // namespace tandem::tools
