@@ -3,6 +3,7 @@
 
 #include "common/model/flops.h"
 #include "common/plan/build.h"
+#include "common/plan/verify/verify.h"
 #include "tools/commands.h"
 #include "tools/exit_codes.h"
 #include "tools/inputs.h"
@@ -27,6 +28,9 @@ int report_model(Context& context, const std::string& file) {
   if (!scenario) return context.fail(scenario.error());
   const auto plan = build_plan(*scenario);
   if (!plan) return context.fail(plan.error());
+  // Also: no size overflows, so the closed forms fit 64 bits.
+  const Verification verified = verify_plan(*plan);
+  if (!verified.errors.empty()) return context.fail({Failure::infeasible, verified.errors});
   const auto roofline = roofline_section(*scenario, *plan);
   if (!roofline) return context.fail(roofline.error());
   const auto communication = communication_section(*scenario, *plan);

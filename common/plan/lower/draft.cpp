@@ -24,10 +24,9 @@ Sizes sizes_of(const Scenario& s) {
 }
 
 const Tensor& ProgramTensors::at(std::string_view name) const {
-  const auto it = std::find_if(tensors.begin(), tensors.end(),
-                               [name](const Tensor& t) { return t.name == name; });
-  TANDEM_CHECK(it != tensors.end(), "no tensor {} in this program", name);
-  return *it;
+  const auto it = places.find(name);
+  TANDEM_CHECK(it != places.end(), "no tensor {} in this program", name);
+  return tensors[it->second];
 }
 
 std::uint32_t Draft::name(std::string_view text) {

@@ -48,6 +48,7 @@ struct Bucket {
 
 struct ProgramTensors {
   std::vector<Tensor> tensors;  // in the order of their buckets
+  std::map<std::string, std::size_t, std::less<>> places;  // of a tensor in the list, by name
   std::vector<Bucket> buckets;
   BufferId tied_head;  // main gradient of the head's part where embedding and head share a rank
   BufferId loss;       // on the program that holds the last stage

@@ -188,6 +188,7 @@ class Packer {
       t.param = d_.add(param);
       t.grad = d_.add(grad);
       if (alone) b.param = t.param, b.grad = t.grad;
+      out.places.emplace(t.name, out.tensors.size());
       out.tensors.push_back(t);
     }
   }
