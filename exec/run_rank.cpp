@@ -18,6 +18,7 @@
 #include "common/plan/parse.h"
 #include "common/plan/print.h"
 #include "common/timeline/rank_file.h"
+#include "exec/device/torch_memory.h"
 #include "exec/execute.h"
 #include "exec/runtime/interpreter.h"
 #include "exec/train/rank_tensors.h"
@@ -244,6 +245,8 @@ Status run_rank(const RunInput& in, Rank rank, CommBackend& comm, OpObserver* ob
 Status verify_files(const std::string& run_dir) {
   Result<RunInput> in = read_run(run_dir);
   if (!in) return in.error();
+  // As many as a rank has: idle threads of LibTorch spin, which on busy cores costs ten times more.
+  set_up_torch(in->config.threads_per_rank);
   std::vector<RankTensors> ranks;
   for (int r = 0; r < in->plan.header.mesh.world(); ++r) {
     Result<RankTensors> t = read_rank_tensors(rank_file(run_dir, Rank{r}, "grads"));

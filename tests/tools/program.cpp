@@ -34,7 +34,7 @@ void spill(const std::string& path, const std::string& bytes) {
   std::ofstream(path, std::ios::binary) << bytes;
 }
 
-Run tandem(const std::vector<std::string>& arguments, int out_fd) {
+Run tandem(const std::vector<std::string>& arguments, int out_fd, unsigned limit_s) {
   const TempDir files;
   const std::string out = files / "out", err = files / "err";
   std::vector<char*> argv = {const_cast<char*>(TANDEM_PROGRAM)};
@@ -43,7 +43,7 @@ Run tandem(const std::vector<std::string>& arguments, int out_fd) {
   const pid_t child = ::fork();
   REQUIRE(child >= 0);
   if (child == 0) {
-    ::alarm(20);  // survives exec: a program that hangs dies by SIGALRM
+    ::alarm(limit_s);  // survives exec: a program that hangs dies by SIGALRM
     const int in_fd = ::open("/dev/null", O_RDONLY);
     if (out_fd < 0) out_fd = ::open(out.c_str(), O_WRONLY | O_CREAT, 0666);
     const int err_fd = ::open(err.c_str(), O_WRONLY | O_CREAT, 0666);

@@ -14,8 +14,9 @@ struct Run {
 };
 
 // `arguments` after the program's name. Runs in the folder of the source tree, without a terminal,
-// for at most 20 s. `out_fd`: where stdout goes, instead of into Run::out.
-[[nodiscard]] Run tandem(const std::vector<std::string>& arguments, int out_fd = -1);
+// for at most `limit_s` seconds. `out_fd`: where stdout goes, instead of into Run::out.
+[[nodiscard]] Run tandem(const std::vector<std::string>& arguments, int out_fd = -1,
+                         unsigned limit_s = 20);
 
 // A folder of its own, removed with everything in it at the end.
 class TempDir {
