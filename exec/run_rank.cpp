@@ -15,8 +15,6 @@
 #include "common/base/file.h"
 #include "common/base/limits.h"
 #include "common/base/text.h"
-#include "common/plan/parse.h"
-#include "common/plan/print.h"
 #include "common/timeline/rank_file.h"
 #include "exec/device/torch_memory.h"
 #include "exec/execute.h"
@@ -183,23 +181,6 @@ void run_steps(const RunInput& in, Rank rank, Interpreter& interpreter, MetricsF
 }
 
 }  // namespace
-
-Result<RunInput> read_run(const std::string& run_dir) {
-  RunInput in;
-  const std::string plan_path = run_dir + "/plan.txt", training_path = run_dir + "/training.json";
-  Result<std::string> text = read_file(plan_path, limits::kPlanTextBytes);
-  if (!text) return text.error();
-  Result<Plan> plan = parse_plan(*text, plan_path);
-  if (!plan) return plan.error();
-  in.plan = std::move(*plan);
-  in.plan_id = plan_id(in.plan);
-  text = read_file(training_path, limits::kTableBytes);
-  if (!text) return text.error();
-  Result<TrainingConfig> config = training_from_json(*text, training_path);
-  if (!config) return config.error();
-  in.config = std::move(*config);
-  return in;
-}
 
 Status run_rank(const RunInput& in, Rank rank, CommBackend& comm, OpObserver* observer,
                 const std::string& run_dir) {

@@ -1,0 +1,272 @@
+#include "exec/launch/rank_process.h"
+
+#include <fmt/format.h>
+#include <pthread.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <exception>
+#include <optional>
+#include <vector>
+
+#include "common/base/file.h"
+#include "common/base/text.h"
+#include "exec/rendezvous/client.h"
+#include "exec/runtime/recorder.h"
+#include "exec/runtime/watchdog.h"
+#include "exec/transport/local_transport.h"
+
+namespace tandem::exec {
+namespace {
+
+struct RankArguments {
+  std::string run_dir, version;
+  int rank = -1, port = 0, token_fd = -1, data_fd = -1, num_data = 0;
+  double late_s = 60;
+  std::vector<int> cores;
+};
+
+// Written by our own launcher: any surprise is a fault of ours or a call by hand.
+std::optional<RankArguments> parse_arguments(int argc, char** argv) {
+  if (argc < 4) return std::nullopt;
+  RankArguments out;
+  out.run_dir = argv[2];
+  const auto to_int = [](std::string_view text, int& value) {
+    const auto n = parse_int(text);
+    if (!n || *n < 0 || *n > INT32_MAX) return false;
+    value = static_cast<int>(*n);
+    return true;
+  };
+  if (!to_int(argv[3], out.rank)) return std::nullopt;
+  for (int i = 4; i + 1 < argc; i += 2) {
+    const std::string_view key = argv[i], value = argv[i + 1];
+    bool good = true;
+    if (key == "--port") {
+      good = to_int(value, out.port) && out.port < 65536;
+    } else if (key == "--token-fd") {
+      good = to_int(value, out.token_fd);
+    } else if (key == "--data-fd") {
+      good = to_int(value, out.data_fd);
+    } else if (key == "--num-data") {
+      good = to_int(value, out.num_data);
+    } else if (key == "--late-s") {
+      const auto s = parse_double(value);
+      good = s && *s > 0;
+      out.late_s = s.value_or(0);
+    } else if (key == "--version") {
+      out.version = value;
+    } else if (key == "--cores") {
+      for (std::string_view core : split(value, ','))
+        good = good && to_int(core, out.cores.emplace_back());
+    } else {
+      good = false;
+    }
+    if (!good) return std::nullopt;
+  }
+  if (out.port == 0 || out.token_fd < 0) return std::nullopt;
+  return out;
+}
+
+void print_error(const std::string& text) {
+  // The launcher reads this end; what it does not take is lost with it.
+  if (::write(STDERR_FILENO, text.data(), text.size()) < 0) return;
+}
+
+// Which stream of the plan computes: its worker is pinned at its first op.
+std::optional<StreamId> compute_stream(const Plan& plan) {
+  for (std::size_t i = 0; i < plan.streams.size(); ++i)
+    if (plan.streams[i] == "compute") return StreamId{static_cast<int>(i)};
+  return std::nullopt;
+}
+
+// The recorder, the launcher's progress line, and the pinning of the compute worker.
+class RankObserver final : public OpObserver {
+ public:
+  RankObserver(const Plan& plan, Recorder& recorder, Client& client, std::vector<int> cores)
+      : plan_(plan),
+        recorder_(recorder),
+        client_(client),
+        cores_(std::move(cores)),
+        compute_(compute_stream(plan)),
+        to_pin_(!cores_.empty() && compute_) {}
+  void queued(OpId op, int step) override { recorder_.queued(op, step); }
+  void started(OpId op, int step) override {
+    if (to_pin_.load(std::memory_order_relaxed) && plan_.op(op).stream == *compute_) pin();
+    recorder_.started(op, step);
+  }
+  void done(OpId op, int step) override { recorder_.done(op, step); }
+  void step_ended(int step, double loss, double tokens, Nanoseconds duration) override {
+    Report report;
+    report.step = step;
+    report.loss = loss;
+    report.step_ns = duration;
+    report.tokens_per_s = duration > 0 ? tokens * 1e9 / static_cast<double>(duration) : 0;
+    client_.report(report);
+  }
+
+ private:
+  // Threads that LibTorch starts from here inherit the set.
+  void pin() {
+    to_pin_.store(false, std::memory_order_relaxed);
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    for (int core : cores_) CPU_SET(static_cast<std::size_t>(core), &set);
+    (void)::pthread_setaffinity_np(::pthread_self(), sizeof set, &set);  // a wish only
+  }
+  const Plan& plan_;
+  Recorder& recorder_;
+  Client& client_;
+  const std::vector<int> cores_;
+  const std::optional<StreamId> compute_;
+  std::atomic<bool> to_pin_;
+};
+
+FaultKind kind_of(const Error& error, bool told_to_stop) {
+  const std::string& code = error.diagnostics.front().code;
+  if (code == "E-EXEC-043") return FaultKind::aborted;
+  if (code == "E-EXEC-041" || code == "E-EXEC-042")
+    return told_to_stop ? FaultKind::aborted : FaultKind::peer_lost;
+  return FaultKind::failed;
+}
+
+Report fault_report(const Error& error, const Recorder& recorder, bool told_to_stop) {
+  const Diagnostic& d = error.diagnostics.front();
+  Report report;
+  report.kind = ReportKind::fault;
+  report.fault = kind_of(error, told_to_stop);
+  report.exit_class = static_cast<std::uint8_t>(error.failure);
+  report.code = d.code;
+  report.text = d.title + ": " + d.found;
+  if (const auto op = recorder.oldest_unfinished()) {
+    report.step = op->step;
+    report.op = op->op;
+  }
+  return report;
+}
+
+// The launcher names K.json also for failures before run_rank.
+void write_failure(const RankArguments& arguments, const Error& error) {
+  const Diagnostic& d = error.diagnostics.front();
+  const std::string text = fmt::format(
+      "{{\"format\": \"tandem-rank\", \"version\": 1, \"rank\": {}, \"ok\": false, \"error\": "
+      "{{\"code\": \"{}\", \"title\": \"{}\", \"found\": \"{}\"}}}}\n",
+      arguments.rank, escape_json(d.code), escape_json(d.title), escape_json(d.found));
+  (void)write_file_atomic(fmt::format("{}/ranks/{}.json", arguments.run_dir, arguments.rank), text);
+}
+
+Status run(const RankArguments& arguments, const RankBody& body) {
+  Result<RunInput> input = read_run(arguments.run_dir);
+  if (!input) return input.error();
+  const Plan& plan = input->plan;
+  const TrainingConfig& config = input->config;
+  const int world = plan.header.mesh.world();
+  if (arguments.rank >= world)
+    return make_error(Failure::usage, "E-EXEC-013", "the arguments of a rank cannot be used",
+                      fmt::format("rank {} of {}", arguments.rank, world), "a rank of the plan",
+                      "start runs with `tandem execute`");
+  const Rank rank{arguments.rank};
+  Result<Token> token = read_token(arguments.token_fd, config.timeout_s);
+  if (!token) return token.error();
+
+  LocalOptions transport_options;
+  transport_options.timeout = static_cast<Nanoseconds>(config.timeout_s * 1e9);
+  transport_options.algorithms.deterministic = config.deterministic;
+  std::vector<int> descriptors;
+  for (int i = 0; i < arguments.num_data; ++i) descriptors.push_back(arguments.data_fd + i);
+  Result<std::unique_ptr<LocalTransport>> transport =
+      LocalTransport::create(plan, rank, std::move(descriptors), transport_options);
+  if (!transport) return transport.error();
+  LocalTransport& comm = **transport;
+  Result<std::unique_ptr<Recorder>> recorder = Recorder::create(
+      fmt::format("{}/ranks/{}.ring", arguments.run_dir, rank.value), plan, rank, input->plan_id);
+  if (!recorder) return recorder.error();
+
+  std::atomic<bool> told_to_stop{false};
+  ClientConfig client_config;
+  client_config.port = static_cast<unsigned short>(arguments.port);
+  client_config.join = {arguments.version, input->plan_id, world, rank.value, "local", ""};
+  client_config.token = *token;
+  client_config.timeout_s = config.timeout_s;
+  const auto stop = [&] {
+    told_to_stop = true;
+    comm.abort();
+  };
+  client_config.on_abort = [&](const Abort&) { stop(); };
+  client_config.on_lost = [&](const std::string&) { stop(); };
+  client_config.heartbeat = [&] {
+    Heartbeat beat;
+    beat.ops_done = (*recorder)->ops_done();
+    if (const auto op = (*recorder)->oldest_unfinished()) {
+      beat.step = op->step;
+      beat.op = op->op;
+    }
+    return beat;
+  };
+  Result<std::unique_ptr<Client>> client = Client::connect(std::move(client_config));
+  if (!client) return client.error();
+
+  RankObserver observer(plan, **recorder, **client, arguments.cores);
+  std::optional<Watchdog> watchdog;
+  const auto to_ns = [](double s) { return static_cast<Nanoseconds>(s * 1e9); };
+  watchdog.emplace(**recorder, WatchdogLimits{to_ns(config.timeout_s + 1), to_ns(arguments.late_s)},
+                   [&](const Recorder::Unfinished& op, Nanoseconds age) {
+                     Report report;
+                     report.kind = ReportKind::fault;
+                     report.fault = FaultKind::late;
+                     report.exit_class = static_cast<std::uint8_t>(Failure::peer_lost);
+                     report.step = op.step;
+                     report.op = op.op;
+                     report.code = "E-EXEC-007";
+                     report.text =
+                         fmt::format("runs for {:.1f} s", static_cast<double>(age) * 1e-9);
+                     (*client)->report(report);
+                     comm.abort();
+                   });
+  const Status status = body(*input, rank, comm, &observer, arguments.run_dir);
+  watchdog.reset();
+  if (!status) {
+    (*client)->report(fault_report(status.error(), **recorder, told_to_stop));
+    print_error(to_text(status.error().diagnostics));
+  }
+  (*client)->leave();
+  if (status) return Ok{};
+  // What hangs in a failed rank must not hold its end: threads are not waited for any more.
+  ::_exit(static_cast<int>(status.error().failure));
+}
+
+}  // namespace
+
+int guard_process(const std::function<int()>& work) {
+  try {
+    return work();
+  } catch (const std::exception& e) {
+    print_error(fmt::format("internal error: {}\n", escape_terminal(e.what())));
+    return static_cast<int>(Failure::internal);
+  }
+}
+
+int fail_process(const Error& error) {
+  print_error(to_text(error.diagnostics));
+  return static_cast<int>(error.failure);
+}
+
+int rank_process(int argc, char** argv, const RankBody& body) {
+  return guard_process([&] {
+    ::signal(SIGPIPE, SIG_IGN);
+    const std::optional<RankArguments> arguments = parse_arguments(argc, argv);
+    if (!arguments)
+      return fail_process(make_error(
+          Failure::usage, "E-EXEC-013", "the arguments of a rank cannot be used", "a call by hand",
+          "the launcher's own arguments", "start runs with `tandem execute`"));
+    const Status status = run(*arguments, body);
+    if (status) return 0;
+    write_failure(*arguments, status.error());
+    return fail_process(status.error());
+  });
+}
+
+}  // namespace tandem::exec
