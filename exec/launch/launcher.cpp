@@ -534,7 +534,9 @@ class Launcher {
     if (fault.op >= 0 || fault.rank < 0) return;
     const Result<Ring> ring = read_ring(file(fault.rank, "ring"));
     if (!ring) return;
-    if (const RingRecord* r = ring->oldest_unfinished()) {
+    const bool died = fault.cause == Cause::killed || fault.cause == Cause::crashed ||
+                      fault.cause == Cause::failed || fault.cause == Cause::left;
+    if (const RingRecord* r = died ? ring->newest_unfinished() : ring->oldest_unfinished()) {
       fault.op = r->op;
       fault.step = r->step;
       fault.phase = name_of(static_cast<OpState>(r->state));

@@ -141,7 +141,9 @@ Report fault_report(const Error& error, const Recorder& recorder, bool told_to_s
   report.exit_class = static_cast<std::uint8_t>(error.failure);
   report.code = d.code;
   report.text = d.title + ": " + d.found;
-  if (const auto op = recorder.oldest_unfinished()) {
+  const auto op = report.fault == FaultKind::failed ? recorder.newest_unfinished()
+                                                    : recorder.oldest_unfinished();
+  if (op) {
     report.step = op->step;
     report.op = op->op;
   }
@@ -234,6 +236,8 @@ Status run(const RankArguments& arguments, const RankBody& body) {
   }
   (*client)->leave();
   if (status) return Ok{};
+  const std::string told = fmt::format("{}/ranks/{}.json", arguments.run_dir, rank.value);
+  if (::access(told.c_str(), F_OK) != 0) write_failure(arguments, status.error());
   // What hangs in a failed rank must not hold its end: threads are not waited for any more.
   ::_exit(static_cast<int>(status.error().failure));
 }

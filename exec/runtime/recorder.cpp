@@ -131,8 +131,8 @@ void Recorder::done(OpId op, int) {
   store(header_->ops_done, ops_done_.fetch_add(1, std::memory_order_relaxed) + 1);
 }
 
-std::optional<Recorder::Unfinished> Recorder::oldest_unfinished() const {
-  std::optional<Unfinished> oldest;
+std::optional<Recorder::Unfinished> Recorder::unfinished(bool newest) const {
+  std::optional<Unfinished> found;
   for (std::uint32_t i = 0; i < kRingRecords; ++i) {
     const RingRecord& r = records_[i];
     const std::uint64_t number = load(r.number_last, std::memory_order_acquire);
@@ -141,16 +141,16 @@ std::optional<Recorder::Unfinished> Recorder::oldest_unfinished() const {
     const bool done = load(r.done_ns) != 0;
     std::atomic_thread_fence(std::memory_order_acquire);
     if (load(r.number_first) != number || seen.started_ns == 0 || done) continue;
-    if (!oldest || seen.started_ns < oldest->started_ns) oldest = seen;
+    if (!found || (seen.started_ns < found->started_ns) != newest) found = seen;
   }
-  return oldest;
+  return found;
 }
 
-const RingRecord* Ring::oldest_unfinished() const {
-  const RingRecord* oldest = nullptr;
+const RingRecord* Ring::unfinished(bool newest) const {
+  const RingRecord* found = nullptr;
   for (const RingRecord& r : records)
-    if (runs(r) && (!oldest || r.started_ns < oldest->started_ns)) oldest = &r;
-  return oldest;
+    if (runs(r) && (!found || (r.started_ns < found->started_ns) != newest)) found = &r;
+  return found;
 }
 
 const RingRecord* Ring::last_done() const {

@@ -75,10 +75,13 @@ class Recorder : public OpObserver {
     std::uint8_t kind = 0;
     Nanoseconds started_ns = 0;
   };
-  // Of the ops that have started and not ended, the one that started first.
-  [[nodiscard]] std::optional<Unfinished> oldest_unfinished() const;
+  // Of the ops that have started and not ended: the one that started first, where a rank that
+  // waits has waited longest; or last, where one that fails most probably is.
+  [[nodiscard]] std::optional<Unfinished> oldest_unfinished() const { return unfinished(false); }
+  [[nodiscard]] std::optional<Unfinished> newest_unfinished() const { return unfinished(true); }
 
  private:
+  [[nodiscard]] std::optional<Unfinished> unfinished(bool newest) const;
   Recorder(void* mapping, const Plan& plan, Rank rank, const std::string& plan_id);
   struct Static {  // of an op of this rank's program
     std::int64_t bytes = 0;
@@ -102,9 +105,13 @@ struct Ring {
   RingHeader header;
   std::vector<RingRecord> records;
   int num_torn = 0;
-  // As Recorder::oldest_unfinished, or null.
-  [[nodiscard]] const RingRecord* oldest_unfinished() const;
-  [[nodiscard]] const RingRecord* last_done() const;  // null: none
+  // As in Recorder; null: none.
+  [[nodiscard]] const RingRecord* oldest_unfinished() const { return unfinished(false); }
+  [[nodiscard]] const RingRecord* newest_unfinished() const { return unfinished(true); }
+  [[nodiscard]] const RingRecord* last_done() const;
+
+ private:
+  [[nodiscard]] const RingRecord* unfinished(bool newest) const;
 };
 
 // Any bytes. E-EXEC-012.

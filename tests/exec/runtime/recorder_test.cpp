@@ -70,6 +70,7 @@ TEST_CASE("recorder: a ring tells op, communicator, sequence, peer, bytes, state
   CHECK(recorder->oldest_unfinished()->op == reduce.value);
   CHECK(recorder->oldest_unfinished()->step == 1);
 
+  CHECK(recorder->newest_unfinished()->op == reduce.value);
   const Result<Ring> ring = read_ring(f.path);  // while it is still written
   REQUIRE(ring.ok());
   CHECK(ring->header.rank == 0);
@@ -94,6 +95,20 @@ TEST_CASE("recorder: a ring tells op, communicator, sequence, peer, bytes, state
   CHECK(ring->records[0].sequence == -1);
   CHECK(ring->oldest_unfinished()->op == reduce.value);
   CHECK(ring->last_done()->op == compute.value);
+}
+
+TEST_CASE("recorder: of several that run, the oldest and the newest") {
+  Fixture f;
+  auto recorder = f.recorder(0);
+  const OpId a = f.op(0, OpKind::send), b = f.op(0, OpKind::recv), c = f.op(0, OpKind::compute);
+  for (OpId id : {a, b, c}) recorder->queued(id, 0);
+  for (OpId id : {b, c, a}) recorder->started(id, 0);
+  recorder->done(a, 0);
+  CHECK(recorder->oldest_unfinished()->op == b.value);
+  CHECK(recorder->newest_unfinished()->op == c.value);
+  const Result<Ring> ring = read_ring(f.path);
+  CHECK(ring->oldest_unfinished()->op == b.value);
+  CHECK(ring->newest_unfinished()->op == c.value);
 }
 
 TEST_CASE("recorder: the last 4,096 stay") {
