@@ -189,8 +189,8 @@ TEST_CASE("server: payloads that are no frame are closed at once") {
   Running server(1);
   for (const std::string& bytes :
        {std::string("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), tls_hello(), header(1, 0x40000000),
-        header(1, 0), header(3, 32) + std::string(32, 'x'), header(13, 100),
-        std::string(12, '\0')}) {
+        header(1, 0), header(3, 32) + std::string(32, 'x'),
+        encode_frame(MessageType::report, std::string(100, 'x')), std::string(12, '\0')}) {
     const Raw peer(server.port);
     REQUIRE(peer.connected());
     peer.send(bytes);
@@ -302,7 +302,7 @@ TEST_CASE("server: an honest run among hostile peers") {
   const double disturbed = honest_run(server, 3);
   stop = true;
   for (std::thread& t : hostile) t.join();
-  MESSAGE("alone " << alone << " s, disturbed " << disturbed << " s, connects " << connects
+  MESSAGE("alone " << alone << " s, disturbed " << disturbed << " s, connects " << connects.load()
                    << ", memory +" << (resident_bytes() - before) / 1024 << " KiB");
   CHECK(disturbed < alone + 1);
   CHECK(server.byes == 3);
