@@ -21,6 +21,9 @@ Result<RunInput> read_run(const std::string& run_dir) {
   Result<TrainingConfig> config = training_from_json(*text, training_path);
   if (!config) return config.error();
   in.config = std::move(*config);
+  // A file of the run lies in its folder, wherever that is and whoever opens it.
+  if (!in.config.data_path.starts_with('/'))
+    in.config.data_path = run_dir + "/" + in.config.data_path;
   return in;
 }
 
