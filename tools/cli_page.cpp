@@ -92,6 +92,56 @@ constexpr std::string_view kExitCodes = R"(
 | 130, 143 | interrupted, terminated |
 )";
 
+constexpr std::string_view kNumbers = R"(
+## What simulate prints
+
+Keys of `--json`, and of `predicted` in `summary.json` (without `wall_s`):
+
+| key | meaning |
+| --- | --- |
+| `iteration_s` | the slowest rank's step, from its first issue to its last end |
+| `tokens_per_s` | microbatches * micro_batch * sequence * dp / `iteration_s` |
+| `mfu` | model FLOPs of a step (`tandem model`) / (`iteration_s` * peak of all devices); on cluster local the peak is that of the cores that the ranks share. `null` for a plan file, which does not know the model |
+| `bubble` | 1 - (computing + exposed transfer) / `iteration_s`, mean over ranks |
+| `exposed_comm_s` | time in which a rank has nothing to compute and a communication is moving data, mean over ranks |
+| `peak_bytes[]` | by rank: most bytes of plan buffers alive at once |
+| `by_class{}` | bytes by buffer class at that moment, on the lowest rank that holds most; they sum to its `peak_bytes` |
+| `kernel_scratch_bytes` | most that one kernel takes beside the plan's buffers |
+| `time_s{}` | where a rank's step goes, mean over ranks: computing by kernel class, transfer and waiting by communicator, idle. It sums to the mean of the ranks' own steps |
+| `cost_sources{}` | share of the computing whose cost was measured, interpolated between measurements, or taken from the roofline |
+| `simulated_events`, `simulated_ranks` | work of the simulator; ranks that behave alike are simulated once |
+| `wall_s` | real time of the simulation itself; never in a file |
+
+## What plan prints
+
+| key | meaning |
+| --- | --- |
+| `plan_id` | the first 16 hex digits of the SHA-256 of the canonical text |
+| `bytes_by_communicator{}` | what one rank of each program hands over in a step, summed over the programs; a send counts, its receive does not |
+| `peak_in_flight[]` | by program: most (stage, microbatch) visits between their first forward and their last backward operation |
+| `peak_bytes[]` | by program: most bytes of plan buffers alive at once |
+| `deadlock_free` | the plan ends under the rules of the cluster's library: rendezvous, and for nccl one communication at a time in the order of issue |
+| `grid`, `groups{}`, `stats{}`, `text` | with the option of that name, or `--format` |
+
+## The folder of a run
+
+`simulate`, `execute` and `run` write one; `compare`, `report` and `trace` read it. `-o` names it, else
+`output.directory` of the scenario. An empty folder is taken, a run of the same plan is updated file by
+file, anything else is refused without `--force`, and links are not followed.
+
+| file | holds |
+| --- | --- |
+| `manifest.json` | written last: command, versions, plan id, seed, SHA-256 of inputs and files. A folder without it is no complete run |
+| `scenario.yaml` | the scenario in full form |
+| `plan.txt` | the plan; its SHA-256 starts with the plan id |
+| `training.json`, `corpus.txt` | what ranks need beside the plan, and the built-in text |
+| `calibration.cal.json` | a copy of the calibration that was used |
+| `predicted.pftrace`, `measured.pftrace` | timelines, for ui.perfetto.dev and for `compare` |
+| `metrics.jsonl`, `verify.json`, `ranks/` | of an execution |
+| `summary.json` | the numbers: `predicted`, `measured`, `comparison` |
+| `report.html` | one page that needs no network |
+)";
+
 }  // namespace
 
 std::string cli_page() {
@@ -114,7 +164,7 @@ std::string cli_page() {
       "\nAn option that a command does not use is taken with a warning.\n\n";
   for (CLI::App* sub : list) out += command_section(*sub) + "\n";
   out.pop_back();
-  return out + std::string(kExitCodes);
+  return out + std::string(kExitCodes) + std::string(kNumbers);
 }
 
 std::string flag_list() {

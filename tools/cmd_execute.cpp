@@ -1,13 +1,14 @@
 // tandem execute: runs a scenario for real, on CPU processes of this machine.
 #include <fmt/format.h>
 
+#include <filesystem>
+
 #include "common/base/limits.h"
-#include "common/plan/build.h"
 #include "tools/commands.h"
 #include "tools/execute_folder.h"
 #include "tools/exit_codes.h"
 #include "tools/inputs.h"
-#include "tools/run_folder.h"
+#include "tools/run_files.h"
 
 namespace tandem::tools {
 namespace {
@@ -29,27 +30,43 @@ Status check_ranks(const Scenario& scenario, int ranks) {
                     fmt::format("--set parallel.dp=N, or leave --ranks out"));
 }
 
+// Into the manifest: what the execution left in the folder.
+Status adopt_results(RunDir& dir) {
+  for (const char* name :
+       {"training.json", "summary.json", "measured.pftrace", "metrics.jsonl", "verify.json"}) {
+    std::error_code failed;
+    if (!std::filesystem::is_regular_file(dir.path_of(name), failed))
+      dir.forget(name);
+    else if (Status s = dir.adopt(name); !s)
+      return s;
+  }
+  return Ok{};
+}
+
 int execute_file(Context& context, const Options& options) {
-  const auto scenario = load_scenario(context, options.file);
-  if (!scenario) return context.fail(scenario.error());
-  if (Status s = check_ranks(*scenario, options.ranks); !s) return context.fail(s.error());
-  if (Status s = check_executable_here(*scenario, options.device); !s)
+  auto in = load_plan(context, {.file = options.file, .cluster = "", .needs_cluster = true});
+  if (!in) return context.fail(in.error());
+  if (in->from_plan_file)
+    return context.fail(make_error(Failure::usage, "E-CLI-005", "a plan file cannot be executed",
+                                   options.file, "a scenario: it says what is trained, and how",
+                                   "tandem simulate takes plan files"));
+  const Scenario& scenario = in->scenario;
+  if (Status s = check_ranks(scenario, options.ranks); !s) return context.fail(s.error());
+  if (Status s = check_executable_here(scenario, options.device); !s)
     return context.fail(s.error());
-  const Result<Plan> plan = build_plan(*scenario);
-  if (!plan) return context.fail(plan.error());
-  const std::string folder =
-      context.options.directory.empty() ? scenario->output.directory : context.options.directory;
-  if (Status s = open_run_folder(folder, *scenario, *plan, context.options.force); !s)
-    return context.fail(s.error());
+  auto dir = RunDir::open(run_folder(context, *in), in->id, context.options.force);
+  if (!dir) return context.fail(dir.error());
+  if (Status s = write_plan_files(*dir, *in); !s) return context.fail(s.error());
   const Result<ExecuteSummary> summary =
-      execute_in_folder(context, *scenario, *plan, folder, {.verify = options.verify});
+      execute_in_folder(context, scenario, in->plan, dir->folder(), {.verify = options.verify});
+  // A run that failed gets no manifest: it is no complete run.
   if (!summary) return context.fail(summary.error());
   context.result.update(to_json(*summary));
   context.print(to_text(*summary));
-  if (Status s = close_run_folder(folder, *scenario, *plan, context.command); !s)
-    return context.fail(s.error());
-  context.result["directory"] = folder;
-  context.message("wrote " + folder);
+  if (Status s = adopt_results(*dir); !s) return context.fail(s.error());
+  if (Status s = dir->finish(manifest_of(context, *in)); !s) return context.fail(s.error());
+  context.result["directory"] = dir->folder();
+  context.message("wrote " + dir->folder());
   return summary->verify && !summary->verify->passed ? kExitDiffers : kExitOk;
 }
 

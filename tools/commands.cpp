@@ -8,10 +8,21 @@
 namespace tandem::tools {
 namespace {
 
+// A row a command, so that additions merge.
+// clang-format off
 constexpr Command kCommands[] = {
-    {"validate", add_validate}, {"model", add_model},     {"execute", add_execute},
-    {"schema", add_schema},     {"version", add_version},
+    {"validate", add_validate},
+    {"model", add_model},
+    {"plan", add_plan},
+    {"simulate", add_simulate},
+    {"execute", add_execute},
+    {"compare", add_compare},
+    {"report", add_report},
+    {"trace", add_trace},
+    {"schema", add_schema},
+    {"version", add_version},
 };
+// clang-format on
 
 void warn_unused(Context& context, unsigned uses) {
   const CommonOptions& o = context.options;

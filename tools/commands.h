@@ -47,6 +47,11 @@ struct Command {
 void add_validate(CLI::App& app, Context& context);
 void add_model(CLI::App& app, Context& context);
 void add_execute(CLI::App& app, Context& context);
+void add_plan(CLI::App& app, Context& context);
+void add_simulate(CLI::App& app, Context& context);
+void add_compare(CLI::App& app, Context& context);
+void add_report(CLI::App& app, Context& context);
+void add_trace(CLI::App& app, Context& context);
 void add_schema(CLI::App& app, Context& context);
 void add_version(CLI::App& app, Context& context);
 

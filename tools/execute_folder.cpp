@@ -3,9 +3,10 @@
 
 #include <fmt/format.h>
 
+#include "common/plan/print.h"
 #include "common/scenario/validate.h"
 #include "tools/executor.h"
-#include "tools/run_folder.h"
+#include "tools/run_dir.h"
 #include "tools/training.h"
 
 namespace tandem::tools {
@@ -59,7 +60,8 @@ Result<ExecuteSummary> execute_in_folder(Context& context, const Scenario& scena
   sink.note = [&](std::string_view text) { context.message(text); };
   Result<ExecuteSummary> summary = execute_run(request, sink);
   if (!summary) return summary;
-  if (Status s = write_summary(folder, plan, "measured", to_json(*summary)); !s) return s.error();
+  if (Status s = write_summary(folder, plan_id(plan), "measured", to_json(*summary)); !s)
+    return s.error();
   return summary;
 }
 

@@ -1,4 +1,4 @@
-// Executes a plan inside an open run folder (run_folder.h) and shows what happens: what `execute`
+// Executes a plan inside an open run folder (run_dir.h) and shows what happens: what `execute`
 // and `run` share beside execute_run().
 #pragma once
 

@@ -10,81 +10,38 @@
 namespace tandem::tools {
 namespace {
 
-std::string name_of(Precision precision) {
-  switch (precision) {
-    case Precision::fp64:
-      return "fp64";
-    case Precision::fp32:
-      return "fp32";
-    case Precision::bf16:
-      return "bf16";
-    case Precision::fp16:
-      return "fp16";
-    case Precision::fp8:
-      return "fp8";
-  }
-  return "fp32";
+namespace fs = std::filesystem;
+
+// `path` is seen from the working folder; the result names the same file from `folder`.
+std::string seen_from(const std::string& folder, const std::string& path) {
+  if (fs::path(path).is_absolute()) return path;
+  return fs::absolute(path).lexically_normal().lexically_proximate(
+      fs::absolute(folder).lexically_normal());
 }
 
 }  // namespace
 
-TrainingConfig training_config(const Scenario& s, bool verify) {
-  TrainingConfig c;
-  c.seed = s.seed;
-  c.steps = s.training.steps;
-  c.warmup_steps = verify ? 0 : s.execute.warmup_steps;
-  c.threads_per_rank = s.execute.threads_per_rank;
-  c.timeout_s = s.execute.timeout;
-  c.deterministic = s.execute.deterministic;
+TrainingConfig training_config(const Scenario& scenario, bool verify) {
+  TrainingConfig c = tandem::training_config(scenario);
   c.verify = verify;
-  const ModelSpec& m = s.model;
-  c.layers = m.layers;
-  c.hidden = m.hidden;
-  c.heads = m.heads;
-  c.ffn_hidden = m.ffn_hidden;
-  c.vocab = m.vocab;
-  c.max_sequence = m.max_sequence;
-  c.tied_embeddings = m.tied_embeddings;
-  c.gelu_tanh = m.gelu == Gelu::tanh;
-  c.norm_eps = m.norm_eps;
-  const TrainingSpec& t = s.training;
-  c.init = t.init == Init::test ? "test" : "normal";
-  c.precision = name_of(t.precision);
-  c.sequence = t.sequence;
-  c.global_batch = t.global_batch;
-  c.micro_batch = t.micro_batch;
-  c.lr = t.optimizer.lr;
-  c.beta1 = t.optimizer.beta1;
-  c.beta2 = t.optimizer.beta2;
-  c.eps = t.optimizer.eps;
-  c.weight_decay = t.optimizer.weight_decay;
-  c.clip = t.optimizer.clip;
-  c.lr_warmup_steps = t.optimizer.warmup_steps;
-  c.decay_steps = t.optimizer.decay_steps;
-  c.cosine = t.optimizer.cosine;
-  c.min_lr = t.optimizer.min_lr;
-  c.data_kind = t.data.kind == DataKind::random ? "random" : "text";
-  c.data_path =
-      t.data.path == "builtin" ? t.data.path : path_of_field(s, "training.data.path", t.data.path);
-  c.sampler = t.data.sampler == Sampler::sequential ? "sequential" : "random";
+  if (verify) c.warmup_steps = 0;
+  if (c.data_path != "builtin")
+    c.data_path = path_of_field(scenario, "training.data.path", c.data_path);
   return c;
 }
 
 Status write_training(const std::string& run_dir, TrainingConfig& config) {
-  namespace fs = std::filesystem;
   std::error_code failed;
-  if (config.data_kind == "text") {
-    if (config.data_path == "builtin") {
-      config.data_path = run_dir + "/corpus.txt";
-      if (Status s = write_file_atomic(config.data_path, shipped_text()); !s) return s;
-    }
-    const fs::path path = fs::absolute(config.data_path, failed);
-    if (failed || !fs::is_regular_file(path, failed))
+  if (config.data_kind == "text" && config.data_path == "builtin") {
+    if (Status s = write_file_atomic(run_dir + "/corpus.txt", shipped_text()); !s) return s;
+    config.data_path = "corpus.txt";
+  } else if (config.data_kind == "text") {
+    if (!fs::is_regular_file(config.data_path, failed))
       return make_error(Failure::bad_input, "E-EXEC-016", "the training text is not there",
                         config.data_path, "a file of bytes",
                         "name it from the scenario's folder, or use builtin",
                         Location{config.data_path});
-    config.data_path = path.string();
+    config.data_path = seen_from(run_dir, config.data_path);
   }
   return write_file_atomic(run_dir + "/training.json", to_json(config));
 }

@@ -11,15 +11,16 @@
 
 namespace tandem::tools {
 
-// `verify`: no warm-up steps, gradients are kept. data_path stays "builtin" where the scenario says
-// so; else it is the file as seen from the working folder.
+// training_config() of common/plan/training.h, and with `verify` no warm-up steps, gradients kept.
+// data_path stays "builtin" where the scenario says so; else it is the file as seen from the
+// working folder.
 [[nodiscard]] TrainingConfig training_config(const Scenario& scenario, bool verify);
 
 // The shipped text (scenarios/data/corpus.txt), compiled into the program.
 [[nodiscard]] std::string_view shipped_text();
 
-// Writes RUN/training.json, with an absolute data path; the built-in text becomes RUN/corpus.txt.
-// E-IO-010, E-EXEC-016 where the named text is not there.
+// Writes RUN/training.json, with the data path as seen from RUN; the built-in text becomes
+// RUN/corpus.txt. E-IO-010, E-EXEC-016 where the named text is not there.
 [[nodiscard]] Status write_training(const std::string& run_dir, TrainingConfig& config);
 
 }  // namespace tandem::tools

@@ -102,6 +102,22 @@ bool one_of(const std::string& word, std::initializer_list<const char*> words) {
   return false;
 }
 
+const char* precision_word(Precision p) {
+  switch (p) {
+    case Precision::fp64:
+      return "fp64";
+    case Precision::fp32:
+      return "fp32";
+    case Precision::bf16:
+      return "bf16";
+    case Precision::fp16:
+      return "fp16";  // training_from_json refuses these two: they are simulated only
+    case Precision::fp8:
+      return "fp8";
+  }
+  return "?";
+}
+
 // What the executor relies on; empty: fine.
 std::string check(const TrainingConfig& c) {
   if (c.layers < 1 || c.hidden < 1 || c.heads < 1 || c.ffn_hidden < 1 || c.vocab < 1)
@@ -121,6 +137,47 @@ std::string check(const TrainingConfig& c) {
 }
 
 }  // namespace
+
+TrainingConfig training_config(const Scenario& s) {
+  const ModelSpec& m = s.model;
+  const TrainingSpec& t = s.training;
+  const OptimizerSpec& o = t.optimizer;
+  TrainingConfig c;
+  c.seed = s.seed;
+  c.steps = t.steps;
+  c.warmup_steps = s.execute.warmup_steps;
+  c.threads_per_rank = s.execute.threads_per_rank;
+  c.timeout_s = s.execute.timeout;
+  c.deterministic = s.execute.deterministic;
+  c.layers = m.layers;
+  c.hidden = m.hidden;
+  c.heads = m.heads;
+  c.ffn_hidden = m.ffn_hidden;
+  c.vocab = m.vocab;
+  c.max_sequence = m.max_sequence;
+  c.tied_embeddings = m.tied_embeddings;
+  c.gelu_tanh = m.gelu == Gelu::tanh;
+  c.norm_eps = m.norm_eps;
+  c.init = t.init == Init::test ? "test" : "normal";
+  c.precision = precision_word(t.precision);
+  c.sequence = t.sequence;
+  c.global_batch = t.global_batch;
+  c.micro_batch = t.micro_batch;
+  c.lr = o.lr;
+  c.beta1 = o.beta1;
+  c.beta2 = o.beta2;
+  c.eps = o.eps;
+  c.weight_decay = o.weight_decay;
+  c.clip = o.clip;
+  c.lr_warmup_steps = o.warmup_steps;
+  c.decay_steps = o.decay_steps;
+  c.cosine = o.cosine;
+  c.min_lr = o.min_lr;
+  c.data_kind = t.data.kind == DataKind::random ? "random" : "text";
+  c.data_path = t.data.path;
+  c.sampler = t.data.sampler == Sampler::sequential ? "sequential" : "random";
+  return c;
+}
 
 std::string to_json(const TrainingConfig& config) {
   Json root = {{"format", "tandem-training"}, {"version", kVersion}};

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "common/base/result.h"
+#include "common/scenario/scenario.h"
 
 namespace tandem {
 
@@ -31,10 +32,14 @@ struct TrainingConfig {
   bool cosine = false;
   double min_lr = 0;
   // data (models.md 8.2, random: 2.8)
-  std::string data_kind = "text";     // text | random
-  std::string data_path = "builtin";  // builtin is resolved to a file in the run directory
-  std::string sampler = "random";     // random | sequential
+  std::string data_kind = "text";  // text | random
+  // In training.json relative to its folder; "builtin" becomes a file there (tools/run_files.h).
+  std::string data_path = "builtin";
+  std::string sampler = "random";  // random | sequential
 };
+
+// What the scenario asks for; data_path as the scenario has it.
+[[nodiscard]] TrainingConfig training_config(const Scenario& scenario);
 
 [[nodiscard]] std::string to_json(const TrainingConfig& config);
 [[nodiscard]] Result<TrainingConfig> training_from_json(const std::string& text,

@@ -19,10 +19,11 @@ std::string origin_of(const Scenario& s, const std::string& path) {
 
 class Printer {
  public:
-  explicit Printer(const Scenario& s) : s_(s) {}
+  Printer(const Scenario& s, bool with_origins) : s_(s), with_origins_(with_origins) {}
 
   std::string run() {
-    out_ = "# every field, with the place of its value\ntandem: 1\n";
+    out_ = with_origins_ ? "# every field, with the place of its value\n" : "# every field\n";
+    out_ += "tandem: 1\n";
     bool network_done = false, slow_done = false;
     for (const Field& field : scenario_fields()) {
       if (field.get == nullptr) continue;
@@ -78,16 +79,20 @@ class Printer {
   }
 
   void line(std::size_t depth, const std::string& text, const std::string& origin) {
-    out_ += fmt::format("{:<46}  # {}\n", std::string(2 * depth, ' ') + text, origin);
+    const std::string indented = std::string(2 * depth, ' ') + text;
+    out_ += with_origins_ ? fmt::format("{:<46}  # {}\n", indented, origin) : indented + "\n";
   }
 
   const Scenario& s_;
+  const bool with_origins_;
   std::string out_;
   std::vector<std::string_view> open_;
 };
 
 }  // namespace
 
-std::string explain(const Scenario& scenario) { return Printer(scenario).run(); }
+std::string explain(const Scenario& scenario, bool with_origins) {
+  return Printer(scenario, with_origins).run();
+}
 
 }  // namespace tandem

@@ -1,0 +1,145 @@
+// See stored_run.h.
+#include "tools/stored_run.h"
+
+#include <fmt/format.h>
+
+#include "common/base/file.h"
+#include "common/base/limits.h"
+#include "common/base/sha256.h"
+#include "common/base/text.h"
+#include "common/plan/parse.h"
+#include "common/report/html.h"
+#include "common/report/numbers.h"
+#include "common/scenario/read.h"
+#include "common/timeline/read_timeline.h"
+#include "tools/prediction.h"
+
+namespace tandem::tools {
+namespace {
+
+// The bytes that the manifest speaks of.
+Result<std::string> read_listed(const StoredRun& run, const std::string& name,
+                                std::int64_t max_bytes) {
+  const std::string path = run.folder + "/" + name;
+  const auto listed = run.manifest.files.find(name);
+  auto bytes = read_file(path, max_bytes);
+  if (!bytes) return bytes;
+  if (listed != run.manifest.files.end() && sha256_hex(*bytes) == listed->second.sha256)
+    return bytes;
+  return make_error(Failure::bad_input, "E-CLI-010", "a file of the run is damaged",
+                    "other bytes than the manifest lists", "the file that the run wrote",
+                    "the run was changed or did not end: write it again", Location{path});
+}
+
+Result<std::optional<Timeline>> read_listed_timeline(const StoredRun& run,
+                                                     const std::string& name) {
+  if (!run.manifest.files.contains(name)) return std::optional<Timeline>();
+  auto bytes = read_listed(run, name, limits::kTimelineBytes);
+  if (!bytes) return bytes.error();
+  auto timeline = decode_timeline(*bytes, run.folder + "/" + name);
+  if (!timeline) return timeline.error();
+  return std::optional<Timeline>(std::move(*timeline));
+}
+
+std::vector<std::pair<std::string, std::string>> settings_of(const StoredRun& run) {
+  const PlanHeader& h = run.plan.header;
+  std::vector<std::pair<std::string, std::string>> out = {
+      {"command", run.manifest.command},
+      {"plan", run.manifest.plan_id},
+      {"seed", std::to_string(run.manifest.seed)},
+      {"schedule", fmt::format("{}, {} microbatches of {} sequences of {}", h.schedule,
+                               h.microbatches, h.micro_batch, h.sequence)},
+      {"ranks", fmt::format("{}: tp {}, pp {}, dp {}", h.mesh.world(), h.mesh.of(Axis::tp),
+                            h.mesh.of(Axis::pp), h.mesh.of(Axis::dp))}};
+  if (!run.scenario) return out;
+  const Scenario& s = *run.scenario;
+  out.emplace_back("model",
+                   fmt::format("{} layers, hidden {}, {} heads, vocabulary {}", s.model.layers,
+                               s.model.hidden, s.model.heads, s.model.vocab));
+  out.emplace_back(
+      "cluster",
+      fmt::format("{} x {} devices, {} each", s.cluster.nodes, s.cluster.devices_per_node,
+                  text_of_bytes(static_cast<double>(s.cluster.device.memory))));
+  out.emplace_back("calibration", s.cluster.calibration.empty() ? "none" : s.cluster.calibration);
+  return out;
+}
+
+}  // namespace
+
+Result<StoredRun> read_stored_run(const std::string& folder) {
+  StoredRun run;
+  run.folder = folder;
+  while (run.folder.size() > 1 && run.folder.ends_with('/')) run.folder.pop_back();
+  auto manifest = read_manifest(run.folder);
+  if (!manifest) return manifest.error();
+  run.manifest = std::move(*manifest);
+  auto text = read_listed(run, "plan.txt", limits::kPlanTextBytes);
+  if (!text) return text.error();
+  auto plan = parse_plan(*text, run.folder + "/plan.txt");
+  if (!plan) return plan.error();
+  run.plan = std::move(*plan);
+  if (run.manifest.files.contains("scenario.yaml")) {
+    auto yaml = read_listed(run, "scenario.yaml", limits::kScenarioBytes);
+    if (!yaml) return yaml.error();
+    auto scenario = read_scenario_text(run.folder + "/scenario.yaml", *yaml);
+    if (!scenario) return scenario.error();
+    run.scenario = std::move(*scenario);
+  }
+  auto predicted = read_listed_timeline(run, "predicted.pftrace");
+  if (!predicted) return predicted.error();
+  run.predicted = std::move(*predicted);
+  auto measured = read_listed_timeline(run, "measured.pftrace");
+  if (!measured) return measured.error();
+  run.measured = std::move(*measured);
+  return run;
+}
+
+Error no_timeline(const StoredRun& run, std::string_view what, std::string_view how) {
+  return make_error(Failure::bad_input, "E-CLI-011", "the run lacks a timeline",
+                    fmt::format("no {}", what), "a run that holds it",
+                    fmt::format("`{}` writes it into the folder of the run", how),
+                    Location{run.folder});
+}
+
+Result<Comparison> compare_run(Context& context, const StoredRun& run) {
+  if (!run.predicted) return no_timeline(run, "predicted.pftrace", "tandem simulate -o DIR");
+  if (!run.measured) return no_timeline(run, "measured.pftrace", "tandem execute -o DIR");
+  auto comparison = compare(run.plan, *run.predicted, *run.measured,
+                            {.predicted_name = run.folder + "/predicted.pftrace",
+                             .measured_name = run.folder + "/measured.pftrace"});
+  if (!comparison || !run.scenario) return comparison;
+  context.progress("replaying the measured durations");
+  Prediction base;
+  auto cluster = sim::make_cluster(run.scenario->cluster, run.plan.header.mesh.world());
+  if (!cluster) return cluster.error();
+  base.cluster = std::move(*cluster);
+  if (const std::string& name = run.scenario->cluster.calibration; !name.empty()) {
+    auto calibration = read_calibration(path_of_field(*run.scenario, "cluster.calibration", name));
+    if (!calibration) return calibration.error();
+    base.calibration = std::move(*calibration);
+  }
+  comparison->replay_error_rel =
+      replay_error(run.plan, base, run.scenario->simulate, *run.measured, comparison->measured_ns);
+  return comparison;
+}
+
+Result<std::string> report_of(Context& context, const StoredRun& run) {
+  ReportInput in;
+  if (!run.predicted) return no_timeline(run, "predicted.pftrace", "tandem simulate -o DIR");
+  in.title = run.scenario ? run.scenario->name : "plan " + run.manifest.plan_id;
+  in.plan = &run.plan;
+  in.predicted = &*run.predicted;
+  in.settings = settings_of(run);
+  std::optional<Comparison> comparison;
+  if (run.measured) {
+    auto compared = compare_run(context, run);
+    if (!compared) return compared.error();
+    comparison = std::move(*compared);
+    context.warn(comparison->warnings);
+    in.comparison = &*comparison;
+    in.measured = &*run.measured;
+  }
+  return html_report(in);
+}
+
+}  // namespace tandem::tools
