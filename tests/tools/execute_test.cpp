@@ -164,6 +164,21 @@ TEST_CASE("execute: refusals before anything is written") {
   CHECK(!fs::exists(run));
 }
 
+TEST_CASE("execute: a training text that is not there; a rank without a launcher") {
+  TempDir folder;
+  const Run text = execute({"scenarios/learn/05_1f1b.yaml", "-o", folder / "run", "--set",
+                            "training.data.path=nothing.txt"});
+  CHECK(text.code == 3);
+  CHECK(text.err.find("E-EXEC-016") != std::string::npos);
+  for (const std::vector<std::string>& words : {std::vector<std::string>{"__rank"},
+                                                {"__rank", "run", "0", "--port", "99999"},
+                                                {"__verify"}}) {
+    const Run rank = test::tandem(words, -1, 60);
+    CHECK(rank.code == 2);
+    CHECK(rank.err.find("E-EXEC-013") != std::string::npos);
+  }
+}
+
 TEST_CASE("execute: a loss that is not finite is the rank's own failure") {
   TempDir folder;
   const Run r = execute({"scenarios/learn/05_1f1b.yaml", "-o", folder / "run", "--set",

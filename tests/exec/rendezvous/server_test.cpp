@@ -67,6 +67,9 @@ class Running {
     });
     thread_.join();
   }
+  void abort(const std::string& why) {
+    boost::asio::post(context_, [this, why] { server_->abort({1, why}); });
+  }
   std::atomic<int> byes{0}, losses{0}, runs{0};
   unsigned short port = 0;
 
@@ -259,6 +262,31 @@ TEST_CASE("client: nothing listens, somebody else listens, others do not come") 
   REQUIRE(!client.ok());
   CHECK(client.error().diagnostics[0].code == "E-RDZV-003");
   CHECK(since(start) < 3);
+}
+
+TEST_CASE("client: the run is stopped while it waits for others, and while it runs") {
+  Running early(2);
+  std::thread stopper([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    early.abort("rank 1: crashed");
+  });
+  const auto client = Client::connect(config_of(early, 0, 2));
+  stopper.join();
+  REQUIRE(!client.ok());
+  CHECK(client.error().diagnostics[0].code == "E-RDZV-004");
+  CHECK(client.error().diagnostics[0].found == "rank 1: crashed");
+
+  Running later(1);
+  std::atomic<int> told{0};
+  ClientConfig config = config_of(later, 0, 1);
+  config.on_abort = [&](const Abort& a) { told += a.rank == 1; };
+  const auto running = Client::connect(std::move(config));
+  REQUIRE(running.ok());
+  const auto start = Clock::now();
+  later.abort("rank 1: crashed");
+  while (told == 0 && since(start) < 5) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  CHECK(told == 1);
+  CHECK(since(start) < 1);
 }
 
 TEST_CASE("server: an honest run among hostile peers") {
