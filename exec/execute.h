@@ -1,5 +1,6 @@
 // One rank of a measured run: steps, files of the rank, and the comparison with the reference. The
-// two extern "C" functions are all that libtandem_exec.so shows; the tool opens it with dlopen.
+// two extern "C" functions, and tandem_calibrate_main (calibrate/measure.h), are all that
+// libtandem_exec.so shows; the tool opens it with dlopen.
 //
 // A rank reads RUN/plan.txt and RUN/training.json and writes
 //   RUN/ranks/K.json       losses, norms, rates, times, peaks, bytes by communicator and tag

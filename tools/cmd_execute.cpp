@@ -1,8 +1,6 @@
 // tandem execute: runs a scenario for real, on CPU processes of this machine.
 #include <fmt/format.h>
 
-#include <filesystem>
-
 #include "common/base/limits.h"
 #include "tools/commands.h"
 #include "tools/execute_folder.h"
@@ -28,19 +26,6 @@ Status check_ranks(const Scenario& scenario, int ranks) {
                     fmt::format("{}: tp {} * cp {} * pp {} * dp {}", world, scenario.parallel.tp,
                                 scenario.parallel.cp, scenario.parallel.pp, scenario.parallel.dp),
                     fmt::format("--set parallel.dp=N, or leave --ranks out"));
-}
-
-// Into the manifest: what the execution left in the folder.
-Status adopt_results(RunDir& dir) {
-  for (const char* name :
-       {"training.json", "summary.json", "measured.pftrace", "metrics.jsonl", "verify.json"}) {
-    std::error_code failed;
-    if (!std::filesystem::is_regular_file(dir.path_of(name), failed))
-      dir.forget(name);
-    else if (Status s = dir.adopt(name); !s)
-      return s;
-  }
-  return Ok{};
 }
 
 int execute_file(Context& context, const Options& options) {

@@ -16,6 +16,8 @@ constexpr Command kCommands[] = {
     {"plan", add_plan},
     {"simulate", add_simulate},
     {"execute", add_execute},
+    {"run", add_run},
+    {"calibrate", add_calibrate},
     {"compare", add_compare},
     {"report", add_report},
     {"trace", add_trace},

@@ -47,6 +47,8 @@ struct Command {
 void add_validate(CLI::App& app, Context& context);
 void add_model(CLI::App& app, Context& context);
 void add_execute(CLI::App& app, Context& context);
+void add_run(CLI::App& app, Context& context);
+void add_calibrate(CLI::App& app, Context& context);
 void add_plan(CLI::App& app, Context& context);
 void add_simulate(CLI::App& app, Context& context);
 void add_compare(CLI::App& app, Context& context);

@@ -3,10 +3,11 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
+
 #include "common/plan/print.h"
 #include "common/scenario/validate.h"
 #include "tools/executor.h"
-#include "tools/run_dir.h"
 #include "tools/training.h"
 
 namespace tandem::tools {
@@ -63,6 +64,18 @@ Result<ExecuteSummary> execute_in_folder(Context& context, const Scenario& scena
   if (Status s = write_summary(folder, plan_id(plan), "measured", to_json(*summary)); !s)
     return s.error();
   return summary;
+}
+
+Status adopt_results(RunDir& dir) {
+  for (const char* name :
+       {"training.json", "summary.json", "measured.pftrace", "metrics.jsonl", "verify.json"}) {
+    std::error_code failed;
+    if (!std::filesystem::is_regular_file(dir.path_of(name), failed))
+      dir.forget(name);
+    else if (Status s = dir.adopt(name); !s)
+      return s;
+  }
+  return Ok{};
 }
 
 Json to_json(const ExecuteSummary& s) {

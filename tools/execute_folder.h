@@ -9,6 +9,7 @@
 #include "common/scenario/scenario.h"
 #include "tools/context.h"
 #include "tools/execute_run.h"
+#include "tools/run_dir.h"
 
 namespace tandem::tools {
 
@@ -28,6 +29,9 @@ struct ExecuteFlags {
 [[nodiscard]] Result<ExecuteSummary> execute_in_folder(Context& context, const Scenario& scenario,
                                                        const Plan& plan, const std::string& folder,
                                                        const ExecuteFlags& flags);
+
+// Takes what an execution left in the folder, complete or not, into its manifest.
+[[nodiscard]] Status adopt_results(RunDir& dir);
 
 // Keys of `execute --json`; the lines that people read.
 [[nodiscard]] Json to_json(const ExecuteSummary& summary);

@@ -49,21 +49,29 @@ Result<ExecutorMain> executor_function(const std::string& name) {
                      "program and library are of different versions: build both again");
 }
 
-Status check_executor() {
+Result<std::string> executor_library() {
   if (!kHasExecutor) return executor_function("").error();
   std::error_code error;
   const auto program = std::filesystem::read_symlink("/proc/self/exe", error);
   for (const char* place : kPlaces)
-    if (std::filesystem::exists(program.parent_path() / place, error)) return Ok{};
+    if (const auto path = program.parent_path() / place; std::filesystem::exists(path, error))
+      return path.string();
   return no_executor("the executor cannot be loaded", "no libtandem_exec.so",
                      "build the target tandem_exec, and keep the program in its build folder");
 }
 
+Status check_executor() {
+  if (const auto library = executor_library(); !library) return library.error();
+  return Ok{};
+}
+
 std::optional<int> run_executor_process(int argc, char** argv) {
   const std::string_view command = argc > 1 ? argv[1] : "";
-  if (command != "__rank" && command != "__verify") return std::nullopt;
   const bool rank = command == "__rank";
-  const auto main = executor_function(rank ? "tandem_rank_main" : "tandem_verify_main");
+  if (!rank && command != "__verify" && command != "__calibrate") return std::nullopt;
+  const auto main = executor_function(rank                    ? "tandem_rank_main"
+                                      : command == "__verify" ? "tandem_verify_main"
+                                                              : "tandem_calibrate_main");
   if (main) return rank ? (*main)(argc, argv) : (*main)(argc - 1, argv + 1);
   std::fputs(to_text(main.error().diagnostics).c_str(), stderr);
   return exit_code(main.error().failure);

@@ -16,10 +16,11 @@ using ExecutorMain = int (*)(int argc, char** argv);
 // the library is not there, or it has no such function.
 [[nodiscard]] Result<ExecutorMain> executor_function(const std::string& name);
 
-// Whether the library is there, without loading it. The same error.
+// Path of the library, without loading it; whether it is there. The same error.
+[[nodiscard]] Result<std::string> executor_library();
 [[nodiscard]] Status check_executor();
 
-// `tandem __rank` and `tandem __verify`: the executor's own processes, started by `execute`, not
+// `tandem __rank`, `__verify` and `__calibrate`: the executor's own processes, started by `execute`, not
 // for people and not in the command line's parser. Nothing: the arguments are of another command.
 [[nodiscard]] std::optional<int> run_executor_process(int argc, char** argv);
 

@@ -158,6 +158,9 @@ Result<Prediction> predict(Context& context, PlanInput& in) {
   if (!result) return result.error();
   p.sim = std::move(*result);
   describe_timeline(in, p.sim.timeline);
+  if (p.calibration)
+    p.sim.timeline.meta["calibration"] =
+        digest_of(p.calibration->machine, p.calibration->precision);
   p.wall_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 
   const PlanHeader& h = in.plan.header;
@@ -208,6 +211,8 @@ Json to_json(const PlanInput& in, const Prediction& p) {
   for (std::size_t s = 0; s < sim::kNumCostSources; ++s)
     sources[std::string(name_of(static_cast<sim::CostSource>(s)))] = p.sim.source_share[s];
   out["cost_sources"] = std::move(sources);
+  out["calibration_digest"] =
+      p.calibration ? Json(digest_of(p.calibration->machine, p.calibration->precision)) : Json();
   out["ranks"] = in.plan.header.mesh.world();
   out["simulated_ranks"] = p.sim.simulated_ranks;
   out["simulated_events"] = p.sim.simulated_events;

@@ -24,17 +24,18 @@ int failed(const tandem::Error& error) {
 
 extern "C" int tandem_calibrate_main(int argc, char** argv) {
   using namespace tandem;
-  if (argc != 3) {
+  if (argc < 3) {
     tell(STDERR_FILENO, "two arguments: the request's file and the result's\n");
     return static_cast<int>(Failure::usage);
   }
-  Result<std::string> text = read_file(argv[1], limits::kTableBytes);
+  const char *question = argv[argc - 2], *answer = argv[argc - 1];
+  Result<std::string> text = read_file(question, limits::kTableBytes);
   if (!text) return failed(text.error());
-  Result<MeasureRequest> request = measure_request_from_json(*text, argv[1]);
+  Result<MeasureRequest> request = measure_request_from_json(*text, question);
   if (!request) return failed(request.error());
   Result<MeasureResult> result = exec::measure_kernels(
       *request, [](int done, int all) { tell(STDOUT_FILENO, fmt::format("{} {}\n", done, all)); });
   if (!result) return failed(result.error());
-  if (Status s = write_file_atomic(argv[2], to_json(*result)); !s) return failed(s.error());
+  if (Status s = write_file_atomic(answer, to_json(*result)); !s) return failed(s.error());
   return 0;
 }

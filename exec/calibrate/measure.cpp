@@ -56,7 +56,7 @@ std::vector<Sample> time_calls(const std::vector<OperandSet>& sets, Nanoseconds 
   const Nanoseconds deadline = now_ns() + budget;
   for (std::size_t i = 0; static_cast<int>(samples.size()) < kMostSamples; ++i) {
     const OperandSet& set = sets[i % sets.size()];
-    refresh(set);
+    refresh(sets[(i + 1) % sets.size()]);
     const Nanoseconds begin = now_ns(), cpu = thread_cpu_ns();
     set.call();
     const Nanoseconds end = now_ns(), cpu_end = thread_cpu_ns();

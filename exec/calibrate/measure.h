@@ -25,7 +25,7 @@ using MeasureProgress = std::function<void(int done, int all)>;
 }  // namespace tandem::exec
 
 extern "C" {
-// argv[1]: the request's file, argv[2]: where the result goes; a line "done all" on stdout after
-// each point. Returns an exit code; messages go to stderr. The tool opens it with dlopen.
+// The last two arguments: the request's file, and where the result goes. A line "done all" on
+// stdout after each point. Returns an exit code; messages go to stderr. Opened with dlopen.
 __attribute__((visibility("default"))) int tandem_calibrate_main(int argc, char** argv);
 }

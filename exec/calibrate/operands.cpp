@@ -118,9 +118,13 @@ Result<std::vector<OperandSet>> make_operand_sets(const Kernel& k, PlanTypes typ
       for (const Operand& o : s.scratch) call.scratch.push_back(take(o));
     if (k.kind == KernelKind::adamw) call.decay = {{0, k.dims[0]}};
     OperandSet set;
-    // The optimizer and the norm read what lies there since the last step.
-    const bool streams_memory = k.kind == KernelKind::adamw || k.kind == KernelKind::sum_squares;
-    if (!call.inputs.empty() && call.inputs[0].dtype != DType::i64 && !streams_memory)
+    // Gradients of weights come after all of the segment's gradients of inputs, the norm and the
+    // optimizer after everything: their inputs were written long ago.
+    const bool all_cold =
+        k.kind == KernelKind::adamw || k.kind == KernelKind::sum_squares ||
+        k.kind == KernelKind::linear_bwd_weight || k.kind == KernelKind::bias_residual_bwd_weight ||
+        k.kind == KernelKind::embed_bwd_weight || k.kind == KernelKind::pos_add_bwd_weight;
+    if (!call.inputs.empty() && call.inputs[0].dtype != DType::i64 && !all_cold)
       set.hot = call.inputs[0];
     Result<Prepared> bound = prepare(call);
     if (!bound) return bound.error();

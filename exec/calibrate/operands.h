@@ -1,9 +1,11 @@
 // Operands of one catalogue kernel in many copies, so that a timed call finds them where a run's
 // step would: not all in the cache.
 //
-//   The first input was just written by the op before it (hot): refresh() rewrites it, which also
-//   keeps values in place from decaying into denormal numbers. All other operands were last touched
-//   a pass through the model ago: each set has its own memory, and sets are used in turn.
+//   The first input was written by the op before it: refresh() rewrites it one call ahead of its
+//   use, so that a call of the same size lies between, as in a step. That also keeps values in
+//   place from decaying into denormal numbers. All other operands, and all of those of weight
+//   gradients, norm and optimizer, were last touched a pass through the model ago: each set has its
+//   own memory, and sets are used in turn.
 //   `footprint` bytes in all, at least two sets.
 //
 // Values are random in [-0.5, 0.5] (tokens within the vocabulary): untouched pages of the system
