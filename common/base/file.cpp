@@ -7,6 +7,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <cerrno>
 #include <filesystem>
 #include <system_error>
@@ -51,6 +53,32 @@ bool fault_now() {
 #else
 constexpr bool fault_now() { return false; }
 #endif
+
+// Names of open temporaries where a signal handler can read them: plain memory, no locks. A slot is
+// taken by its state alone; `held` says that the path is whole.
+struct OpenTemporary {
+  enum State : int { free, taken, held };
+  std::atomic<int> state = free;
+  char path[4096] = {};
+};
+constinit std::array<OpenTemporary, 16> open_temporaries;
+
+void remember_temporary(const std::string& path) {
+  if (path.size() >= sizeof OpenTemporary::path) return;
+  for (OpenTemporary& slot : open_temporaries) {
+    int expected = OpenTemporary::free;
+    if (!slot.state.compare_exchange_strong(expected, OpenTemporary::taken)) continue;
+    path.copy(slot.path, path.size());
+    slot.path[path.size()] = '\0';
+    slot.state = OpenTemporary::held;
+    return;
+  }
+}
+
+void forget_temporary(const std::string& path) {
+  for (OpenTemporary& slot : open_temporaries)
+    if (slot.state == OpenTemporary::held && path == slot.path) slot.state = OpenTemporary::free;
+}
 
 std::string folder_of(const std::string& path) {
   const auto slash = path.rfind('/');
@@ -118,7 +146,10 @@ AtomicFile::~AtomicFile() { discard(); }
 
 void AtomicFile::discard() {
   if (fd_ >= 0) ::close(fd_);
-  if (!temporary_.empty()) ::unlink(temporary_.c_str());
+  if (!temporary_.empty()) {
+    ::unlink(temporary_.c_str());
+    forget_temporary(temporary_);
+  }
   fd_ = -1;
   temporary_.clear();
 }
@@ -144,7 +175,10 @@ Result<AtomicFile> AtomicFile::create(const std::string& path) {
     const int fd = fault_now() ? -1
                                : ::open(temporary.c_str(),
                                         O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
-    if (fd >= 0) return AtomicFile(path, std::move(temporary), fd);
+    if (fd >= 0) {
+      remember_temporary(temporary);
+      return AtomicFile(path, std::move(temporary), fd);
+    }
     error_number = errno;
     if (error_number != EEXIST && error_number != EINTR) break;
   }
@@ -186,12 +220,18 @@ Status AtomicFile::commit() {
   if (fault_now()) return fail("close", errno);
   if (::close(std::exchange(fd_, -1)) != 0) return fail("close", errno);
   if (fault_now() || ::rename(temporary_.c_str(), path_.c_str()) != 0) return fail("rename", errno);
+  forget_temporary(temporary_);
   temporary_.clear();
   const Fd folder{::open(folder_of(path_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
   // Some file systems cannot sync a folder; the file itself is whole, so EINVAL is no failure.
   if (folder.value >= 0 && ::fsync(folder.value) != 0 && errno != EINVAL && errno != ENOTSUP)
     return fail("fsync of the folder", errno);
   return Ok{};
+}
+
+void remove_open_temporaries() noexcept {
+  for (OpenTemporary& slot : open_temporaries)
+    if (slot.state == OpenTemporary::held) ::unlink(slot.path);
 }
 
 Status write_file_atomic(const std::string& path, std::string_view bytes) {

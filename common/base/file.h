@@ -43,6 +43,10 @@ class AtomicFile {
   std::int64_t bytes_on_disk_ = 0;
 };
 
+// Unlinks the temporaries of AtomicFiles that are open, for a process that is about to end by a
+// signal. Safe to call in a signal handler. Knows the first 16 open ones with paths below 4 KiB.
+void remove_open_temporaries() noexcept;
+
 [[nodiscard]] Status write_file_atomic(const std::string& path, std::string_view bytes);
 
 // Makes the folder and its parents. Fine if it exists; an error if a file is in the way.
