@@ -172,14 +172,13 @@ Result<AtomicFile> AtomicFile::create(const std::string& path) {
   for (int attempt = 0; attempt < 100; ++attempt) {
     std::string temporary =
         fmt::format("{}.{}-{}.tmp", path, static_cast<long>(::getpid()), ++sequence);
+    remember_temporary(temporary);  // before it is there: a signal may come in between
     const int fd = fault_now() ? -1
                                : ::open(temporary.c_str(),
                                         O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
-    if (fd >= 0) {
-      remember_temporary(temporary);
-      return AtomicFile(path, std::move(temporary), fd);
-    }
     error_number = errno;
+    if (fd >= 0) return AtomicFile(path, std::move(temporary), fd);
+    forget_temporary(temporary);
     if (error_number != EEXIST && error_number != EINTR) break;
   }
   return AtomicFile(path, {}, -1).fail("open", error_number);
