@@ -14,10 +14,9 @@ using lower::Draft;
 
 // In order. `backward` (split and merge), `unshard`, `recompute` and `zero` leave the forms of this
 // version as they are: its schedules do not split backwards, and it has no ZeRO and no recompute.
-const std::vector<std::string> kSteps = {"stages",   "order",     "backward",  "unshard",
-                                         "reduce",   "p2p",       "segments",  "recompute",
-                                         "zero",     "gradients", "optimizer", "streams",
-                                         "buffers"};
+const std::vector<std::string> kSteps = {
+    "stages",    "order", "backward",  "unshard",   "reduce",  "p2p",    "segments",
+    "recompute", "zero",  "gradients", "optimizer", "streams", "buffers"};
 
 bool reaches(const std::string& last, const char* step) {
   const auto at = [](std::string_view s) { return std::find(kSteps.begin(), kSteps.end(), s); };

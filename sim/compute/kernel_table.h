@@ -48,7 +48,7 @@ class KernelTable {
   PlanTypes types_;
   bool accumulate_ = false;
   std::array<double, 5> coefficient_{};
-  double least_ = 0, most_ = 0;          // of the work
+  double least_ = 0, most_ = 0;  // of the work
   std::vector<Point> points_;
 };
 

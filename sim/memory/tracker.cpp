@@ -101,11 +101,11 @@ Error over_capacity(const Plan& plan, const ProgramMemory& memory, Rank rank, By
                              ? fmt::format("{}, issued {:.6f} s into the step",
                                            describe(plan, memory.op_needed), ps_to_seconds(time))
                              : "before the first op";
-  return make_error(Failure::infeasible, "E-PLAN-080",
-                    "the plan needs more memory than a device has",
-                    fmt::format("rank {} needs {} B at {}: {}", rank.value, memory.needed, at, table),
-                    fmt::format("at most {} B (cluster.device.memory)", capacity),
-                    "raise tp or pp, lower micro_batch, or use a device with more memory");
+  return make_error(
+      Failure::infeasible, "E-PLAN-080", "the plan needs more memory than a device has",
+      fmt::format("rank {} needs {} B at {}: {}", rank.value, memory.needed, at, table),
+      fmt::format("at most {} B (cluster.device.memory)", capacity),
+      "raise tp or pp, lower micro_batch, or use a device with more memory");
 }
 
 }  // namespace tandem::sim

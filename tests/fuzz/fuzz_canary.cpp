@@ -1,4 +1,5 @@
-// Must crash: shows that the fuzzing set-up finds what it is for. The text "plan 1" followed by a 7.
+// Must crash: shows that the fuzzing set-up finds what it is for. The text "plan 1" followed by
+// a 7.
 #include <cstdint>
 #include <cstdlib>
 #include <string_view>

@@ -22,7 +22,7 @@ struct Sizes {
   std::int64_t hidden = 1, heads = 1, head_dim = 1;        // heads: of this rank, a / t
   std::int64_t attention = 1, ffn = 1;                     // local widths: a*dh/t, F/t
   std::int64_t classes = 1, vocab = 1;                     // local rows Vp/t; V
-  bool vocab_cut = false;  // embedding and head are split over tp
+  bool vocab_cut = false;                                  // embedding and head are split over tp
 };
 [[nodiscard]] Sizes sizes_of(const Scenario& scenario);
 
@@ -41,13 +41,13 @@ struct Tensor {
 struct Bucket {
   std::string name;  // "main", "tied"
   DType dtype = DType::f32;
-  std::int64_t elements = 0;  // padded
-  bool tied = false;          // the embedding's own
+  std::int64_t elements = 0;         // padded
+  bool tied = false;                 // the embedding's own
   BufferId param, grad, main, m, v;  // main: bf16 runs only
 };
 
 struct ProgramTensors {
-  std::vector<Tensor> tensors;  // in the order of their buckets
+  std::vector<Tensor> tensors;                             // in the order of their buckets
   std::map<std::string, std::size_t, std::less<>> places;  // of a tensor in the list, by name
   std::vector<Bucket> buckets;
   BufferId tied_head;  // main gradient of the head's part where embedding and head share a rank
@@ -86,17 +86,17 @@ struct Draft {
 // --- L1 to L1 (schedules.md 4) -------------------------------------------------------------------
 // Adds REDUCE_GRAD of a stage right behind its last backward.
 [[nodiscard]] Order reduce(const Order& order);
-// Adds sends and receives by the sender-driven sweep, then places receives by the policy. Fails with
-// the grid where the order cannot run (E-PLAN-002).
+// Adds sends and receives by the sender-driven sweep, then places receives by the policy. Fails
+// with the grid where the order cannot run (E-PLAN-002).
 [[nodiscard]] Result<Order> p2p(const Order& order, Receive policy);
 
 // --- L2, one step a file -------------------------------------------------------------------------
-void stages(Draft& draft);      // header, communicators
-void segments(Draft& draft);  // compute ops, reductions inside layers, messages, batches
-void gradients(Draft& draft);   // reductions of buckets and of the tied embedding
-void optimizer(Draft& draft);   // norm, clip, update, metrics
-void streams(Draft& draft);     // waits between streams
-void buffers(Draft& draft);     // allocates, frees
+void stages(Draft& draft);     // header, communicators
+void segments(Draft& draft);   // compute ops, reductions inside layers, messages, batches
+void gradients(Draft& draft);  // reductions of buckets and of the tied embedding
+void optimizer(Draft& draft);  // norm, clip, update, metrics
+void streams(Draft& draft);    // waits between streams
+void buffers(Draft& draft);    // allocates, frees
 
 // Called by segments for each program: tensors in buckets, optimizer state.
 void parameters(Draft& draft, int program);

@@ -4,9 +4,9 @@
 //              [+residual] ... [final norm, head, max] | [sum] | [loss, dlogits]
 //   backward   the same cuts from the end; behind each cut the W calls of the segment before it,
 //              which can run beside the reduction
-//   A bar is an all-reduce over tp where tp > 1. The cuts are the same for every tp, and every layer
-//   ends with one, so that ops and peaks can be compared between layouts.
-//   Sources    models.md 2.2 (gpt), 2.7 (what is saved for I and for W), 4.1 (tags), 4.2.
+//   A bar is an all-reduce over tp where tp > 1. The cuts are the same for every tp, and every
+//   layer ends with one, so that ops and peaks can be compared between layouts. Sources
+//   models.md 2.2 (gpt), 2.7 (what is saved for I and for W), 4.1 (tags), 4.2.
 #include <fmt/format.h>
 
 #include "common/plan/lower/visit.h"
@@ -17,8 +17,12 @@ namespace {
 class Gpt {
  public:
   Gpt(Draft& d, int program, int stage, int first_layer, int num_layers)
-      : d_(d), z_(d.sizes), t_(d.plan.header.types), program_(program),
-        tensors_(d.tensors[static_cast<std::size_t>(program)]), ops_(&v_.forward) {
+      : d_(d),
+        z_(d.sizes),
+        t_(d.plan.header.types),
+        program_(program),
+        tensors_(d.tensors[static_cast<std::size_t>(program)]),
+        ops_(&v_.forward) {
     v_.first = stage == 0;
     v_.last = stage == d.order.num_stages() - 1;
     v_.first_layer = first_layer;
@@ -36,7 +40,8 @@ class Gpt {
 
  private:
   struct Saved {  // slots of one layer
-    Ref input, norm1_stat, norm1_out, qkv, core, attention, middle, norm2_stat, norm2_out, fc1, gelu;
+    Ref input, norm1_stat, norm1_out, qkv, core, attention, middle, norm2_stat, norm2_out, fc1,
+        gelu;
   };
 
   // --- small words -------------------------------------------------------------------------------
@@ -105,12 +110,9 @@ class Gpt {
     if (kind == KernelKind::layernorm_fwd) k.real = d_.scenario.model.norm_eps;
     return k;
   }
-  [[nodiscard]] Kernel rows(KernelKind kind) const {
-    return kernel(kind, {z_.tokens, z_.hidden});
-  }
+  [[nodiscard]] Kernel rows(KernelKind kind) const { return kernel(kind, {z_.tokens, z_.hidden}); }
   [[nodiscard]] Kernel gelu(KernelKind kind) const {
-    return kernel(kind, {z_.tokens * z_.ffn},
-                  d_.scenario.model.gelu == Gelu::tanh ? kTanh : kErf);
+    return kernel(kind, {z_.tokens * z_.ffn}, d_.scenario.model.gelu == Gelu::tanh ? kTanh : kErf);
   }
   [[nodiscard]] Kernel attention(KernelKind kind) const {
     return kernel(kind, {z_.micro_batch, z_.heads, z_.sequence, z_.head_dim},
@@ -177,8 +179,8 @@ class Gpt {
   }
 
   void norm_forward(Ref x, const std::string& name, Ref out, Ref stat) {
-    call(norm_kernel(KernelKind::layernorm_fwd), {x, param(name + ".weight"), param(name + ".bias")},
-         {out, stat});
+    call(norm_kernel(KernelKind::layernorm_fwd),
+         {x, param(name + ".weight"), param(name + ".bias")}, {out, stat});
   }
 
   Ref layer_forward(int layer, Ref x) {
@@ -351,8 +353,7 @@ class Gpt {
     if (z_.tp > 1) reduced("attn.in", d_norm1, layer);
     // attention, for weights
     cut(layer);
-    const Ref core =
-        scratch("scratch_attn", {3 * z_.attention, z_.hidden}, layer);
+    const Ref core = scratch("scratch_attn", {3 * z_.attention, z_.hidden}, layer);
     call(linear(KernelKind::linear_bwd_weight, z_.attention, z_.hidden), {d_middle, s.attention},
          {grad(at("attn.o.weight"))}, {core});
     call(rows(KernelKind::bias_residual_bwd_weight), {d_middle}, {grad(at("attn.o.bias"))});

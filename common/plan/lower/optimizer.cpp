@@ -18,7 +18,10 @@ AxisSet axes(std::initializer_list<Axis> list) {
 class Optimizer {
  public:
   Optimizer(Draft& d, std::size_t program)
-      : d_(d), program_(program), t_(d.tensors[program]), ops_(d.programs[program]),
+      : d_(d),
+        program_(program),
+        t_(d.tensors[program]),
+        ops_(d.programs[program]),
         first_match_(2 * (d.order.num_stages() - 1) * d.order.num_microbatches + 1),
         spans_programs_(d.programs.size() > 1) {
     stage_ = ops_.empty() ? -1 : ops_.back().stage;
@@ -108,8 +111,10 @@ class Optimizer {
     k.dims = {b.elements};
     bool all_decay = true;
     for (const Tensor& t : t_.tensors)
-      if (t.grad == b.grad) all_decay = t.shape.rank == 2;
-      else if (d_.plan.buffer(t.grad).alias_of == b.grad) all_decay = false;
+      if (t.grad == b.grad)
+        all_decay = t.shape.rank == 2;
+      else if (d_.plan.buffer(t.grad).alias_of == b.grad)
+        all_decay = false;
     k.flags = all_decay ? kDecayAll : kDecay2d;
     const BufferId main = b.main.valid() ? b.main : b.param;
     std::vector<OperandRef> outputs = {{main, false}, {b.m, false}, {b.v, false}};

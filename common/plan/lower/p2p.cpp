@@ -69,8 +69,8 @@ bool is_send(ActionKind k) { return k == ActionKind::send_f || k == ActionKind::
 
 // The rank at the other end of a message.
 int peer_of(const Order& order, const Action& a) {
-  const int other = a.kind == ActionKind::send_f || a.kind == ActionKind::recv_b ? a.stage + 1
-                                                                                  : a.stage - 1;
+  const int other =
+      a.kind == ActionKind::send_f || a.kind == ActionKind::recv_b ? a.stage + 1 : a.stage - 1;
   return order.stage_rank[static_cast<std::size_t>(other)];
 }
 
@@ -89,8 +89,8 @@ void release(std::vector<Action>& waiting, RankOrder& out, Goes goes) {
 }
 
 // deferred: a receive waits until just before its consumer, and then takes with it all earlier ones
-// of the same directed edge. parity: it goes alone, and on the lower rank of a pair all receives from
-// the peer go before a send to it.
+// of the same directed edge. parity: it goes alone, and on the lower rank of a pair all receives
+// from the peer go before a send to it.
 RankOrder deferred(const Order& order, int rank, bool parity) {
   RankOrder out;
   std::vector<Action> waiting;  // in the order of the sweep
@@ -112,7 +112,8 @@ RankOrder deferred(const Order& order, int rank, bool parity) {
       });
     }
     if (parity && is_send(a.kind) && rank < peer_of(order, a))
-      release(waiting, out, [&](const Action& r) { return peer_of(order, r) == peer_of(order, a); });
+      release(waiting, out,
+              [&](const Action& r) { return peer_of(order, r) == peer_of(order, a); });
     out.push_back(a);
   }
   out.insert(out.end(), waiting.begin(), waiting.end());
@@ -146,8 +147,7 @@ Result<Order> p2p(const Order& order, Receive policy) {
   if (policy != Receive::early) {
     const Order early = sweep.out;
     for (std::size_t r = 0; r < num_ranks; ++r)
-      sweep.out.ranks[r] =
-          deferred(early, static_cast<int>(r), policy == Receive::deferred_parity);
+      sweep.out.ranks[r] = deferred(early, static_cast<int>(r), policy == Receive::deferred_parity);
   }
   return sweep.out;
 }

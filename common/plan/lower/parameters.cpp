@@ -1,10 +1,10 @@
 // Part of step `segments`: parameters, main gradients and optimizer state of each program.
 //
 //   Bucket   tensors of one reducing group and one type in reverse order of use; each starts at a
-//            multiple of 64 elements; a bucket closes when its gradients reach gradient_reduce.bucket;
-//            its end is padded to a multiple of 64 * g, g the size of the reducing group. The tied
-//            embedding has a bucket of its own, with the same layout on both stages. One tensor that
-//            needs no padding is its own bucket.
+//            multiple of 64 elements; a bucket closes when its gradients reach
+//            gradient_reduce.bucket; its end is padded to a multiple of 64 * g, g the size of the
+//            reducing group. The tied embedding has a bucket of its own, with the same layout on
+//            both stages. One tensor that needs no padding is its own bucket.
 //   Source   models.md 4.2 (which part a tp rank holds), 4.4 (buckets), 2.1 (names, types).
 #include <fmt/format.h>
 
@@ -166,8 +166,7 @@ class Packer {
   }
   void place(const Pending& p, Bucket& b, int index, ProgramTensors& out) {
     const DType main = d_.plan.header.types.main;
-    const bool alone =
-        p.entries.size() == 1 && p.entries[0].first->shape.elements() == p.elements;
+    const bool alone = p.entries.size() == 1 && p.entries[0].first->shape.elements() == p.elements;
     if (!alone) {
       const std::string name = "bucket." + b.name;
       b.param = d_.add(buffer(BufferClass::param, b.dtype, {p.elements}, name));
@@ -194,8 +193,8 @@ class Packer {
   }
   BufferId state(const Bucket& b, const char* suffix) {
     const Buffer& param = d_.plan.buffer(b.param);
-    return d_.add(buffer(BufferClass::optim, d_.plan.header.types.main, param.shape,
-                         b.name + suffix));
+    return d_.add(
+        buffer(BufferClass::optim, d_.plan.header.types.main, param.shape, b.name + suffix));
   }
   Draft& d_;
   int program_;

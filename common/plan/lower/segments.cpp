@@ -113,11 +113,21 @@ class Program {
         if (v.batch >= 0) copy_batch(*at, a.microbatch);
         compute(*at, a.microbatch, v.forward, Phase::F);
         break;
-      case ActionKind::B: compute(*at, a.microbatch, v.backward, Phase::B); break;
-      case ActionKind::send_f: message(*at, a, OpKind::send, v.output); break;
-      case ActionKind::recv_f: message(*at, a, OpKind::recv, v.input); break;
-      case ActionKind::send_b: message(*at, a, OpKind::send, v.d_input); break;
-      case ActionKind::recv_b: message(*at, a, OpKind::recv, v.d_output); break;
+      case ActionKind::B:
+        compute(*at, a.microbatch, v.backward, Phase::B);
+        break;
+      case ActionKind::send_f:
+        message(*at, a, OpKind::send, v.output);
+        break;
+      case ActionKind::recv_f:
+        message(*at, a, OpKind::recv, v.input);
+        break;
+      case ActionKind::send_b:
+        message(*at, a, OpKind::send, v.d_input);
+        break;
+      case ActionKind::recv_b:
+        message(*at, a, OpKind::recv, v.d_output);
+        break;
       case ActionKind::I:
       case ActionKind::W:
       case ActionKind::reduce_grad:
@@ -192,8 +202,8 @@ class Program {
 
   void message(const Stage& s, const Action& a, OpKind kind, int slot) {
     const bool forth = a.kind == ActionKind::send_f || a.kind == ActionKind::recv_f;
-    const int other = (a.kind == ActionKind::send_f || a.kind == ActionKind::recv_b) ? s.stage + 1
-                                                                                     : s.stage - 1;
+    const int other =
+        (a.kind == ActionKind::send_f || a.kind == ActionKind::recv_b) ? s.stage + 1 : s.stage - 1;
     Ref r;
     r.slot = slot;
     Op op;
@@ -201,7 +211,8 @@ class Program {
     op.phase = forth ? Phase::F : Phase::B;
     op.stage = s.stage, op.microbatch = a.microbatch;
     op.peer = d_.order.stage_rank[static_cast<std::size_t>(other)];
-    const std::string name = kind == OpKind::send ? edge(program_, op.peer) : edge(op.peer, program_);
+    const std::string name =
+        kind == OpKind::send ? edge(program_, op.peer) : edge(op.peer, program_);
     op.comm = d_.comm(name);
     op.stream = d_.stream("comm:" + name);
     op.tag = d_.name(forth ? "act" : "grad");
@@ -216,10 +227,12 @@ class Program {
 
   [[nodiscard]] std::string edge(int from, int to) const {
     switch (d_.scenario.schedule.communicators) {
-      case P2pCommunicators::edge: return fmt::format("edge:{}->{}", from, to);
+      case P2pCommunicators::edge:
+        return fmt::format("edge:{}->{}", from, to);
       case P2pCommunicators::pair:
         return fmt::format("pair:{}-{}", std::min(from, to), std::max(from, to));
-      case P2pCommunicators::world: break;
+      case P2pCommunicators::world:
+        break;
     }
     return "p2p";
   }

@@ -11,11 +11,15 @@ namespace {
 
 PlanTypes types_of(Precision p) {
   switch (p) {
-    case Precision::fp64: return {DType::f64, DType::f64};
-    case Precision::fp32: return {DType::f32, DType::f32};
-    case Precision::bf16: return {DType::bf16, DType::f32};
+    case Precision::fp64:
+      return {DType::f64, DType::f64};
+    case Precision::fp32:
+      return {DType::f32, DType::f32};
+    case Precision::bf16:
+      return {DType::bf16, DType::f32};
     case Precision::fp16:
-    case Precision::fp8: break;  // the reader refuses them
+    case Precision::fp8:
+      break;  // the reader refuses them
   }
   return {DType::f16, DType::f32};
 }

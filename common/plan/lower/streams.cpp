@@ -16,9 +16,13 @@ namespace {
 class Waits {
  public:
   Waits(Draft& d, std::vector<Op>& ops)
-      : d_(d), ops_(ops), num_streams_(d.plan.streams.size()),
-        ended_(ops.size() * num_streams_, kNone), tail_(num_streams_, kNone),
-        last_use_(d.plan.buffers.size(), kNone), writer_(d.plan.buffers.size(), kNone) {}
+      : d_(d),
+        ops_(ops),
+        num_streams_(d.plan.streams.size()),
+        ended_(ops.size() * num_streams_, kNone),
+        tail_(num_streams_, kNone),
+        last_use_(d.plan.buffers.size(), kNone),
+        writer_(d.plan.buffers.size(), kNone) {}
 
   void run() {
     for (std::size_t i = 0; i < ops_.size(); ++i)
@@ -52,8 +56,7 @@ class Waits {
     };
     for_each_use(d_.plan, ops_[static_cast<std::size_t>(i)], [&](BufferId id, bool writes) {
       want(writer_[id.index()]);
-      const bool frees =
-          last_use_[id.index()] == i && !lives_for_the_run(d_.plan.buffer(id).cls);
+      const bool frees = last_use_[id.index()] == i && !lives_for_the_run(d_.plan.buffer(id).cls);
       const auto readers = readers_.find(id);
       if ((writes || frees) && readers != readers_.end())
         for (std::int32_t r : readers->second) want(r);

@@ -13,12 +13,12 @@ namespace tandem::lower {
 // An operand of a visit: a slot, or a buffer of the program.
 struct Ref {
   int slot = -1;
-  BufferId buffer;  // where slot < 0
+  BufferId buffer;    // where slot < 0
   bool sums = false;  // accumulates in every microbatch but the one whose backward comes first
 };
 
 struct Slot {
-  Buffer buffer;  // microbatch and program are filled in later
+  Buffer buffer;                        // microbatch and program are filled in later
   bool only_when_accumulating = false;  // scratch of W
   bool once = false;                    // one buffer for all microbatches: the loss
 };
@@ -50,6 +50,7 @@ struct Visit {
 
 // The visit of `stage` of a gpt model (models.md 2.2, 4.2; unsplit backward: I and W of a segment
 // side by side). `first` reads the tokens, `last` makes the loss.
-[[nodiscard]] Visit gpt_visit(Draft& draft, int program, int stage, int first_layer, int num_layers);
+[[nodiscard]] Visit gpt_visit(Draft& draft, int program, int stage, int first_layer,
+                              int num_layers);
 
 }  // namespace tandem::lower
