@@ -40,19 +40,27 @@ Json by_class(const std::array<std::int64_t, kNumBufferClasses>& bytes) {
   return out;
 }
 
-// Calls and bytes handed over, by communicator, tag and kind, over all steps.
-Json communication(const Plan& plan, Rank rank, const std::vector<std::int64_t>& calls) {
+// By communicator, tag and kind, over all steps: calls; bytes handed over by the plan; bytes that
+// the transport counted as sent and received, and what the algorithm must send in closed form.
+Json communication(const Plan& plan, Rank rank, const std::vector<std::int64_t>& calls,
+                   const CommBackend& comm) {
   struct Sum {
     std::int64_t calls = 0, bytes_in = 0;
+    MovedBytes moved;
   };
   std::map<std::tuple<std::string, std::string, std::string>, Sum> sums;
   const auto ops = plan.ops_of(plan.program_of(rank));
+  const std::int64_t first = plan.programs[plan.program_of(rank).index()].first_op;
   for (std::size_t i = 0; i < ops.size(); ++i) {
     if (!is_communication(ops[i].kind)) continue;
     const Communicator& c = plan.communicators[ops[i].comm.index()];
     Sum& s = sums[{plan.name(c.name), plan.name(ops[i].tag), std::string(name_of(ops[i].kind))}];
     s.calls += calls[i];
     if (ops[i].kind != OpKind::recv) s.bytes_in += calls[i] * Plan::bytes_in(ops[i]);
+    const MovedBytes moved = comm.moved(OpId{first + static_cast<std::int64_t>(i)});
+    s.moved.sent += moved.sent;
+    s.moved.received += moved.received;
+    s.moved.lawful_sent += moved.lawful_sent;
   }
   Json out = Json::array();
   for (const auto& [key, s] : sums)
@@ -60,7 +68,10 @@ Json communication(const Plan& plan, Rank rank, const std::vector<std::int64_t>&
                    {"tag", std::get<1>(key)},
                    {"kind", std::get<2>(key)},
                    {"calls", s.calls},
-                   {"bytes_in", s.bytes_in}});
+                   {"bytes_in", s.bytes_in},
+                   {"bytes_sent", s.moved.sent},
+                   {"bytes_received", s.moved.received},
+                   {"bytes_sent_by_law", s.moved.lawful_sent}});
   return out;
 }
 
@@ -120,8 +131,8 @@ Json describe_error(const Error& error) {
 }
 
 Status write_outcome(const RunInput& in, Rank rank, const Outcome& outcome,
-                     const Interpreter* interpreter, const Timeline& timeline,
-                     const std::string& run_dir) {
+                     const Interpreter* interpreter, const CommBackend& comm,
+                     const Timeline& timeline, const std::string& run_dir) {
   Json root = {{"format", "tandem-rank"},
                {"version", 1},
                {"rank", rank.value},
@@ -147,7 +158,7 @@ Status write_outcome(const RunInput& in, Rank rank, const Outcome& outcome,
   if (interpreter) {
     root["kernel_scratch_bytes"] = interpreter->kernel_scratch_peak();
     root["slab_bytes"] = interpreter->slab_bytes();
-    root["communication"] = communication(in.plan, rank, interpreter->communication_calls());
+    root["communication"] = communication(in.plan, rank, interpreter->communication_calls(), comm);
   }
   rusage usage{};
   ::getrusage(RUSAGE_SELF, &usage);
@@ -198,7 +209,7 @@ Status run_rank(const RunInput& in, Rank rank, CommBackend& comm, OpObserver* ob
   if (!interpreter) {
     comm.abort();
     outcome.error = interpreter.error();
-    (void)write_outcome(in, rank, outcome, nullptr, {}, run_dir);
+    (void)write_outcome(in, rank, outcome, nullptr, comm, {}, run_dir);
     return *outcome.error;
   }
   ::malloc_trim(0);  // what parsing the plan left behind
@@ -206,14 +217,14 @@ Status run_rank(const RunInput& in, Rank rank, CommBackend& comm, OpObserver* ob
   if (outcome.error) {
     // Workers may still run: nothing of the interpreter is read, and it ends first.
     interpreter->reset();
-    (void)write_outcome(in, rank, outcome, nullptr, {}, run_dir);
+    (void)write_outcome(in, rank, outcome, nullptr, comm, {}, run_dir);
     return *outcome.error;
   }
   Timeline timeline = (*interpreter)->take_timeline();
   timeline.meta["plan_id"] = in.plan_id;
   timeline.meta["device"] = "cpu";
   timeline.meta["threads_per_rank"] = std::to_string(in.config.threads_per_rank);
-  if (Status s = write_outcome(in, rank, outcome, interpreter->get(), timeline, run_dir); !s)
+  if (Status s = write_outcome(in, rank, outcome, interpreter->get(), comm, timeline, run_dir); !s)
     return s;
   if (Status s = write_rank_timeline(rank_file(run_dir, rank, "timeline"), timeline, rank.value);
       !s)

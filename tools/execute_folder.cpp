@@ -90,6 +90,12 @@ Json to_json(const ExecuteSummary& s) {
               {"kernel_scratch_bytes", s.kernel_scratch_bytes},
               {"pinned", s.pinned},
               {"wall_s", s.wall_s}};
+  out["communication"] = Json::object();
+  for (const auto& [name, moved] : s.communication)
+    out["communication"][name] = {{"calls", moved.calls},
+                                  {"bytes_in", moved.bytes_in},
+                                  {"bytes_sent", moved.bytes_sent},
+                                  {"bytes_sent_by_law", moved.bytes_sent_by_law}};
   if (s.verify)
     out["verify"] = {{"max_rel_loss", s.verify->max_rel_loss},
                      {"max_rel_grad", s.verify->max_rel_grad},

@@ -158,6 +158,14 @@ Status read_rank_files(const ExecuteRequest& request, ExecuteSummary& out) {
         slowest[i] = std::max(slowest[i], steps[i] * 1e-9);
       out.peak_bytes.push_back(root.at("peak_bytes").get<std::int64_t>());
       out.kernel_scratch_bytes.push_back(root.at("kernel_scratch_bytes").get<std::int64_t>());
+      for (const Json& row : root.at("communication")) {
+        MovedBytes& sum = out.communication[row.at("communicator").get<std::string>() + " " +
+                                            row.at("tag").get<std::string>()];
+        sum.calls += row.at("calls").get<std::int64_t>();
+        sum.bytes_in += row.at("bytes_in").get<std::int64_t>();
+        sum.bytes_sent += row.at("bytes_sent").get<std::int64_t>();
+        sum.bytes_sent_by_law += row.at("bytes_sent_by_law").get<std::int64_t>();
+      }
       if (out.peak_bytes.back() > largest) {
         largest = out.peak_bytes.back();
         out.peak_by_class = root.at("peak_by_class").get<std::map<std::string, std::int64_t>>();

@@ -43,6 +43,12 @@ struct VerifySummary {
   bool passed = false;
 };
 
+// One kind of communication, summed over ranks and all steps.
+struct MovedBytes {
+  std::int64_t calls = 0, bytes_in = 0;                // by the plan
+  std::int64_t bytes_sent = 0, bytes_sent_by_law = 0;  // counted; in closed form
+};
+
 struct ExecuteSummary {
   int ranks = 0, warmup_steps = 0;
   double iteration_s = 0;
@@ -52,7 +58,9 @@ struct ExecuteSummary {
   std::vector<std::int64_t> peak_bytes;               // by rank
   std::map<std::string, std::int64_t> peak_by_class;  // of the rank with most
   std::vector<std::int64_t> kernel_scratch_bytes;     // by rank: LibTorch's own, beside the plan
-  bool pinned = false;                                // compute threads had cores of their own
+  // By communicator and tag: "tp attn.out".
+  std::map<std::string, MovedBytes> communication;
+  bool pinned = false;  // compute threads had cores of their own
   double wall_s = 0;
   std::optional<VerifySummary> verify;
 };

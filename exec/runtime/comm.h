@@ -9,6 +9,12 @@
 
 namespace tandem::exec {
 
+// Payload that an op has really moved at this rank, over all steps, and what its algorithm must
+// send by the closed forms of common/collective/laws.h. All 0 where a backend does not count.
+struct MovedBytes {
+  Bytes sent = 0, received = 0, lawful_sent = 0;
+};
+
 class CommBackend {
  public:
   virtual ~CommBackend() = default;
@@ -18,6 +24,8 @@ class CommBackend {
                                                 Bytes bytes) = 0;
   // Makes every blocked and later run() fail soon. Any thread; more than once is fine.
   virtual void abort() = 0;
+  // Between steps; any thread.
+  [[nodiscard]] virtual MovedBytes moved(OpId) const { return {}; }
 };
 
 // Told about every op: a flight recorder. Called from issuing and worker threads; must not block.

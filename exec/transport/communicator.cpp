@@ -88,6 +88,11 @@ Traffic GroupEnd::traffic(OpId op) const {
   return it == by_op_.end() ? Traffic{} : it->second;
 }
 
+Bytes GroupEnd::lawful_bytes_sent(const Op& op) const {
+  const int n = static_cast<int>(members_.size());
+  return lawful_elements_sent(op, n, self_, options_.algorithms) * size_of(op.dtype);
+}
+
 const OpProgram& GroupEnd::program(const Op& op) {
   const int n = static_cast<int>(members_.size());
   const auto key = std::tuple(op.kind, algorithm_of(op, n, options_.algorithms), op.peer);

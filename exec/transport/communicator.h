@@ -25,6 +25,8 @@ class GroupEnd {
   [[nodiscard]] Result<Nanoseconds> run(OpId op, int step, std::span<std::byte> data);
   [[nodiscard]] Traffic traffic() const;
   [[nodiscard]] Traffic traffic(OpId op) const;
+  // What this member must send in one call of the op (program.h, lawful_elements_sent).
+  [[nodiscard]] Bytes lawful_bytes_sent(const Op& op) const;
 
  private:
   struct Call;  // one op in progress

@@ -41,6 +41,7 @@ class FaultyTransport final : public CommBackend {
       : inner_(std::move(inner)), rank_(rank), fault_(fault) {}
   [[nodiscard]] Result<Nanoseconds> run(OpId op, int step, std::byte* data, Bytes bytes) override;
   void abort() override { inner_->abort(); }
+  [[nodiscard]] MovedBytes moved(OpId op) const override { return inner_->moved(op); }
 
  private:
   [[nodiscard]] Status happen();

@@ -123,4 +123,12 @@ Traffic LocalTransport::traffic(OpId op) const {
   return group ? group->traffic(op) : Traffic{};
 }
 
+MovedBytes LocalTransport::moved(OpId op) const {
+  const Op& o = state_->plan.op(op);
+  const auto& group = state_->groups[o.comm.index()];
+  if (!group) return {};
+  const Traffic t = group->traffic(op);
+  return {t.sent, t.received, t.operations * group->lawful_bytes_sent(o)};
+}
+
 }  // namespace tandem::exec

@@ -56,6 +56,7 @@ class LocalTransport final : public CommBackend {
   // CommBackend. `data`: all of the op's buffer, as step.h lays it out; `bytes` at least that.
   [[nodiscard]] Result<Nanoseconds> run(OpId op, int step, std::byte* data, Bytes bytes) override;
   void abort() override;  // also safe in a signal handler
+  [[nodiscard]] MovedBytes moved(OpId op) const override;
 
   // Of ops that have ended well.
   [[nodiscard]] Traffic traffic(CommId comm) const;

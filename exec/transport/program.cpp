@@ -1,6 +1,7 @@
 #include "exec/transport/program.h"
 
 #include "common/base/check.h"
+#include "common/collective/laws.h"
 
 namespace tandem::exec {
 namespace {
@@ -32,6 +33,15 @@ CollectiveAlgorithm algorithm_of(const Op& op, int members, const AlgorithmSetti
   return choose_collective(collective_of(op.kind),
                            checked_mul(buffer_elements(op, members), size_of(op.dtype)), members,
                            setting);
+}
+
+std::int64_t lawful_elements_sent(const Op& op, int n, int i, const AlgorithmSetting& setting) {
+  const std::int64_t count = buffer_elements(op, n);
+  if (n == 1 || op.kind == OpKind::recv) return 0;
+  if (op.kind == OpKind::all_to_all)  // all but its own chunk
+    return count - elements_of({i, 1}, n, count).count;
+  if (!has_algorithm(op.kind)) return count;  // send, shift
+  return elements_sent(collective_of(op.kind), algorithm_of(op, n, setting), n, i, count);
 }
 
 int member_of(const Communicator& comm, int pp) {

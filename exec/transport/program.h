@@ -26,6 +26,11 @@ struct OpProgram {
 [[nodiscard]] CollectiveAlgorithm algorithm_of(const Op& op, int members,
                                                const AlgorithmSetting& setting);
 
+// Elements that member `i` of `members` sends in one call, in closed form
+// (common/collective/laws.h): what the transport's counters are held to.
+[[nodiscard]] std::int64_t lawful_elements_sent(const Op& op, int members, int i,
+                                                const AlgorithmSetting& setting);
+
 // Index in Plan::members of the pipeline coordinate `pp`, in the communicator of a send or receive:
 // a pair, or all of the axis pp.
 [[nodiscard]] int member_of(const Communicator& comm, int pp);
