@@ -312,7 +312,8 @@ Result<SimResult> simulate(const Plan& plan, const Cluster& cluster, const SimOp
       seconds_to_ps(options.calibration && cluster.local ? options.calibration->issue_s
                                                          : cluster.spec.device.launch_overhead);
   if (options.calibration && cluster.local)
-    engine_options.wake_ps = seconds_to_ps(options.calibration->wake_s);
+    engine_options.wake_ps =
+        seconds_to_ps(wake_seconds(*options.calibration, plan.header.mesh.world()));
   Engine engine(plan, cluster, folding, charges, *cost, engine_options);
 
   const Accountant accountant(plan, *cost);

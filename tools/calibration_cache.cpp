@@ -46,14 +46,14 @@ Messages messages_of(const Plan& plan) {
   return out;
 }
 
-// Every curve that the plan asks for is there.
-bool has_transport(const Messages& messages, const Calibration& have) {
-  if (!messages.any) return true;
+// Groups of sizes that have no curve yet.
+std::vector<int> missing_groups(const Messages& messages, const Calibration& have) {
+  std::vector<int> out;
   for (int size : messages.group_sizes) {
     const TransportCurve* curve = have.transport("all_reduce", size);
-    if (!curve || curve->members != size) return false;
+    if (!curve || curve->members != size) out.push_back(size);
   }
-  return have.transport("send", 2) != nullptr;
+  return out;
 }
 
 }  // namespace
@@ -91,24 +91,26 @@ Result<CachedCalibration> calibration_for(Context& context, const Plan& plan,
   request.budget_s =
       std::min(kMostKernelSeconds, kSecondsPerKernel * static_cast<double>(request.kernels.size()));
   const Messages messages = messages_of(plan);
+  request.largest_message = messages.largest;
+  request.group_sizes = missing_groups(messages, out.calibration);
+  request.messages = messages.any && !out.calibration.transport("send", 2);
+  for (int world : worlds_to_measure(machine->ranks, machine->cores))
+    if (std::none_of(out.calibration.wakes.begin(), out.calibration.wakes.end(),
+                     [&](const WakePoint& w) { return w.ranks == world; }))
+      request.world_sizes.push_back(world);
   out.kernels_measured = static_cast<int>(request.kernels.size());
-  out.transport_measured = !has_transport(messages, out.calibration);
+  out.transport_measured =
+      request.messages || !request.group_sizes.empty() || !request.world_sizes.empty();
   if (out.kernels_measured == 0 && !out.transport_measured) return out;
 
-  if (out.transport_measured) {
-    request.group_sizes = messages.group_sizes;
-    request.largest_message = messages.largest;
-  }
   Result<Calibration> fresh = measure_machine(context, request);
   if (!fresh) return fresh.error();
   Calibration& c = out.calibration;
   c.kernels.insert(c.kernels.end(), fresh->kernels.begin(), fresh->kernels.end());
   c.fits.insert(c.fits.end(), fresh->fits.begin(), fresh->fits.end());
-  if (out.transport_measured) {
-    c.transports = std::move(fresh->transports);
-    c.issue_s = fresh->issue_s;
-    c.wake_s = fresh->wake_s;
-  }
+  c.transports.insert(c.transports.end(), fresh->transports.begin(), fresh->transports.end());
+  c.wakes.insert(c.wakes.end(), fresh->wakes.begin(), fresh->wakes.end());
+  if (fresh->issue_s > 0) c.issue_s = fresh->issue_s;
   out.wall_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   if (Status s = make_directories(calibrations_folder()); !s) return s.error();
   if (Status s = write_calibration(out.path, c); !s) return s.error();

@@ -38,9 +38,12 @@ std::vector<int> group_sizes(int ranks) {
 std::string to_text(const Calibration& c, double wall_s) {
   std::string out = fmt::format(
       "{}, {} cores, {} ranks, {}: {} kernel timings, {} transport curves in {:.0f} s\n"
-      "issue of an op {:.1f} us, wake-up of a stream {:.1f} us\n\n",
+      "issue of an op {:.1f} us; wake-up of a thread",
       c.machine.cpu, c.machine.cores, c.machine.ranks, c.precision, c.kernels.size(),
-      c.transports.size(), wall_s, c.issue_s * 1e6, c.wake_s * 1e6);
+      c.transports.size(), wall_s, c.issue_s * 1e6);
+  for (const WakePoint& w : c.wakes)
+    out += fmt::format("  {} ranks {:.1f} us", w.ranks, w.seconds * 1e6);
+  out += "\n\n";
   for (const TransportCurve& t : c.transports) {
     out += fmt::format("  {:<12} x{:<3} {:>3.0f} % CPU", t.kind, t.members, 100 * t.cpu_share);
     for (const TransportSegment& s : t.segments)
@@ -96,6 +99,8 @@ int calibrate(Context& context, const Options& options) {
   }
   request.budget_s = options.budget_s;
   request.group_sizes = group_sizes(options.ranks);
+  request.world_sizes = worlds_to_measure(options.ranks, machine->cores);
+  request.messages = options.ranks > 1;
   const Result<Calibration> calibration = measure_machine(context, request);
   if (!calibration) return context.fail(calibration.error());
   std::string path = context.options.directory;
@@ -115,7 +120,9 @@ int calibrate(Context& context, const Options& options) {
   context.result["kernels"] = calibration->kernels.size();
   context.result["transports"] = calibration->transports.size();
   context.result["issue_s"] = calibration->issue_s;
-  context.result["wake_s"] = calibration->wake_s;
+  context.result["wakes"] = Json::array();
+  for (const WakePoint& w : calibration->wakes)
+    context.result["wakes"].push_back({{"ranks", w.ranks}, {"seconds", w.seconds}});
   context.result["fits"] = fits_json(*calibration);
   context.result["wall_s"] = wall.count();
   context.print(to_text(*calibration, wall.count()));

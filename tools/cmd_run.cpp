@@ -31,9 +31,13 @@ struct Basis {
   bool own = false;  // the scenario names a file
 };
 
-Bytes memory_of_a_rank(const Plan& plan) {
+// What a rank goes through between two uses of an operand: all it holds but the optimizer's state,
+// which rests until the end of the step.
+Bytes footprint_of_a_rank(const Plan& plan) {
+  constexpr auto kOptimizer = static_cast<std::size_t>(BufferClass::optim);
   Bytes most = 0;
-  for (const sim::ProgramMemory& m : sim::track_memory(plan)) most = std::max(most, m.needed);
+  for (const sim::ProgramMemory& m : sim::track_memory(plan))
+    most = std::max(most, m.needed - m.at_needed[kOptimizer]);
   return most;
 }
 
@@ -52,8 +56,9 @@ Result<Basis> choose_calibration(Context& context, PlanInput& in) {
     return basis;
   }
   const std::string precision(sim::precision_name(in.plan.header.types.compute));
-  const Result<CachedCalibration> cached = calibration_for(
-      context, in.plan, precision, in.scenario.execute.threads_per_rank, memory_of_a_rank(in.plan));
+  const Result<CachedCalibration> cached =
+      calibration_for(context, in.plan, precision, in.scenario.execute.threads_per_rank,
+                      footprint_of_a_rank(in.plan));
   if (!cached) return cached.error();
   named = basis.path = cached->path;
   in.scenario.origins.erase("cluster.calibration");  // seen from the working folder

@@ -22,7 +22,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int kProbeSteps = 8, kProbeRepeats = 4;
+constexpr int kProbeSteps = 8, kProbeRepeats = 4, kTurns = 24;
 constexpr double kStartSeconds = 60;  // of loading LibTorch on a busy machine, and of an answer
 
 // Measurements leave no files behind.
@@ -118,6 +118,14 @@ void show_progress(Context& context, std::string_view line) {
 
 }  // namespace
 
+std::vector<int> worlds_to_measure(int ranks, int cores) {
+  const int most = std::max(1, std::min(ranks, cores));
+  std::vector<int> out;
+  for (int n = 1; n < most; n *= 2) out.push_back(n);
+  out.push_back(most);
+  return out;
+}
+
 Status measure_kernels(Context& context, const MachineRequest& request, Calibration& out) {
   if (request.kernels.empty()) return Ok{};
   Result<TemporaryFolder> folder = TemporaryFolder::create();
@@ -159,20 +167,25 @@ Result<Calibration> measure_machine(Context& context, const MachineRequest& requ
   out.machine = request.machine;
   out.precision = request.precision;
   if (Status s = measure_kernels(context, request, out); !s) return s.error();
-  if (request.group_sizes.empty()) return out;
   sim::ProbeFigures figures;
+  const auto probe = [&](const sim::ProbePlan& plan, const std::string& what) {
+    return run_probe(context, request, plan, what, figures);
+  };
+  for (int world : request.world_sizes)
+    if (Status s =
+            probe(sim::host_probe(world, kTurns), fmt::format("wake-ups of {} ranks", world));
+        !s)
+      return s.error();
   const std::vector<Bytes> sizes = message_sizes(request.largest_message);
   const std::array<OpKind, 1> kinds = {OpKind::all_reduce};
   for (int members : request.group_sizes)
-    if (Status s =
-            run_probe(context, request, sim::collective_probe(kinds, members, sizes, kProbeRepeats),
-                      fmt::format("all-reduce of {} ranks", members), figures);
+    if (Status s = probe(sim::collective_probe(kinds, members, sizes, kProbeRepeats),
+                         fmt::format("all-reduce of {} ranks", members));
         !s)
       return s.error();
-  if (Status s = run_probe(context, request, sim::message_probe(sizes, kProbeRepeats), "messages",
-                           figures);
-      !s)
-    return s.error();
+  if (request.messages)
+    if (Status s = probe(sim::message_probe(sizes, kProbeRepeats), "messages"); !s)
+      return s.error();
   context.progress("");
   sim::add_transports(figures, out);
   return out;

@@ -20,9 +20,14 @@ struct MachineRequest {
   std::vector<MeasuredKernel> kernels;
   Bytes footprint = 16 << 20;    // of a rank's memory (measurement.h)
   double budget_s = 10;          // of the kernels; the probes take a few seconds on top
-  std::vector<int> group_sizes;  // of collectives to measure; empty: no transport
+  std::vector<int> world_sizes;  // of runs whose wake-ups to measure
+  std::vector<int> group_sizes;  // of collectives to measure
+  bool messages = false;         // send and receive
   Bytes largest_message = 1 << 20;
 };
+
+// 1, 2, 4, ... ranks whose wake-ups matter for runs of up to `ranks`: at most one for each core.
+[[nodiscard]] std::vector<int> worlds_to_measure(int ranks, int cores);
 
 // Progress goes to the context's line. E-CAL-008: a measuring process failed; codes of
 // execute_run().

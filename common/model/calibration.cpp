@@ -25,6 +25,7 @@ constexpr double kMostRate = 1e18;
 // --- writing -----------------------------------------------------------------------------------
 
 auto order_of(const KernelPoint& p) { return std::tie(p.kernel, p.accumulate, p.busy); }
+auto order_of(const WakePoint& w) { return std::tie(w.ranks); }
 auto order_of(const TransportCurve& c) { return std::tie(c.kind, c.members); }
 
 template <class T>
@@ -168,6 +169,13 @@ TransportCurve transport_from(Reader& r, const Json& j, const std::string& path)
   return c;
 }
 
+WakePoint wake_from(Reader& r, const Json& j, const std::string& path) {
+  WakePoint w;
+  r.integer(j, path, "ranks", 1, 1'048'576, w.ranks);
+  r.number(j, path, "seconds", 0, 1, w.seconds);
+  return w;
+}
+
 CalibrationFit fit_from(Reader& r, const Json& j, const std::string& path) {
   CalibrationFit f;
   r.text(j, path, "name", 256, f.name);
@@ -223,6 +231,18 @@ const TransportCurve* Calibration::transport(std::string_view kind, int members)
   return best;
 }
 
+double wake_seconds(const Calibration& c, int ranks) {
+  const WakePoint *below = nullptr, *above = nullptr;  // nearest on either side
+  for (const WakePoint& w : c.wakes) {
+    if (w.ranks <= ranks && (!below || w.ranks > below->ranks)) below = &w;
+    if (w.ranks >= ranks && (!above || w.ranks < above->ranks)) above = &w;
+  }
+  if (!below || !above) return below ? below->seconds : above ? above->seconds : 0;
+  if (below->ranks == above->ranks) return below->seconds;
+  const double part = static_cast<double>(ranks - below->ranks) / (above->ranks - below->ranks);
+  return below->seconds + part * (above->seconds - below->seconds);
+}
+
 double seconds_of(const TransportCurve& curve, Bytes bytes) {
   const TransportSegment* segment = &curve.segments.front();
   for (const TransportSegment& s : curve.segments)
@@ -251,8 +271,11 @@ std::string to_json(const Calibration& c) {
                   {"cores", c.machine.cores},
                   {"ranks", c.machine.ranks}};
   j["precision"] = c.precision;
+  Json wakes = Json::array();
+  for (const WakePoint* w : sorted(c.wakes))
+    wakes.push_back({{"ranks", w->ranks}, {"seconds", w->seconds}});
   j["overheads"] = {
-      {"issue_s", c.issue_s}, {"wake_s", c.wake_s}, {"copy_bytes_per_s", c.copy_bytes_per_s}};
+      {"issue_s", c.issue_s}, {"wakes", wakes}, {"copy_bytes_per_s", c.copy_bytes_per_s}};
   j["kernels"] = Json::array();
   for (const KernelPoint* p : sorted(c.kernels))
     j["kernels"].push_back({{"kernel", p->kernel},
@@ -306,7 +329,9 @@ Result<Calibration> calibration_from_json(const std::string& text, const std::st
   r.text(j, "", "precision", 16, c.precision);
   if (const Json* o = r.member(j, "", "overheads")) {
     r.number(*o, "overheads", "issue_s", 0, 1, c.issue_s);
-    r.number(*o, "overheads", "wake_s", 0, 1, c.wake_s);
+    const Json* list = r.list(*o, "overheads", "wakes");
+    for (std::size_t i = 0; list && i < list->size() && !r.failed(); ++i)
+      c.wakes.push_back(wake_from(r, (*list)[i], fmt::format("overheads.wakes[{}]", i)));
     r.number(*o, "overheads", "copy_bytes_per_s", 0, kMostRate, c.copy_bytes_per_s);
   }
   if (const Json* list = r.list(j, "", "kernels"))
@@ -321,6 +346,9 @@ Result<Calibration> calibration_from_json(const std::string& text, const std::st
   if (!r.failed()) {
     refuse_twice<KernelPoint>(r, c.kernels, "kernels", [](const KernelPoint& p) {
       return fmt::format("{}{}, busy {}", p.kernel, p.accumulate ? " accumulating" : "", p.busy);
+    });
+    refuse_twice<WakePoint>(r, c.wakes, "overheads.wakes", [](const WakePoint& w) {
+      return fmt::format("wake-up of {} ranks", w.ranks);
     });
     refuse_twice<TransportCurve>(r, c.transports, "transports", [](const TransportCurve& t) {
       return fmt::format("{} of {} members", t.kind, t.members);

@@ -5,8 +5,8 @@
 //   transports  seconds of a communication from the moment all members are there to its end, by
 //               kind, members and bytes: alpha + bytes / bytes_per_s in the segment of the size;
 //               cpu_share of it is CPU work of every member, the rest is waiting
-//   overheads   issue: host time to issue an op; wake: from the end of what an op waited for on
-//               another stream to its start
+//   overheads   issue: host time to issue an op; wake: from the end of what a sleeping thread (of a
+//               stream or the host) waited for to its going on
 #pragma once
 
 #include <cstdint>
@@ -50,6 +50,13 @@ struct TransportCurve {
   bool operator==(const TransportCurve&) const = default;
 };
 
+// Time for a sleeping thread to go on, while so many ranks compute on the machine's cores.
+struct WakePoint {
+  int ranks = 1;
+  double seconds = 0;
+  bool operator==(const WakePoint&) const = default;
+};
+
 // How good a fit is on points it was not fitted to.
 struct CalibrationFit {
   std::string name;  // "all_reduce x2", "linear_fwd"
@@ -61,8 +68,9 @@ struct CalibrationFit {
 struct Calibration {
   CalibrationMachine machine;
   std::string precision = "fp32";
-  double issue_s = 0, wake_s = 0;
-  double copy_bytes_per_s = 0;  // copy ops; 0: the memory bandwidth
+  double issue_s = 0;
+  std::vector<WakePoint> wakes;  // by ranks
+  double copy_bytes_per_s = 0;   // copy ops; 0: the memory bandwidth
   std::vector<KernelPoint> kernels;
   std::vector<TransportCurve> transports;
   std::vector<CalibrationFit> fits;
@@ -72,6 +80,9 @@ struct Calibration {
   // near); nullptr: none of the kind.
   [[nodiscard]] const TransportCurve* transport(std::string_view kind, int members) const;
 };
+
+// Of a run of so many ranks: linear between the points, the end's beyond them; 0 without points.
+[[nodiscard]] double wake_seconds(const Calibration& calibration, int ranks);
 
 // Seconds by the curve.
 [[nodiscard]] double seconds_of(const TransportCurve& curve, Bytes bytes);

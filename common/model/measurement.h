@@ -26,7 +26,7 @@ struct MeasureRequest {
   PlanTypes types;
   int threads_per_rank = 1;
   std::vector<int> busy = {1};  // threads that run the same kernel at once, ascending
-  double budget_s = 10;         // for everything; each kernel gets at least three samples
+  double budget_s = 10;         // for everything; each kernel gets a few samples whatever it costs
   Bytes footprint = 16 << 20;   // of one thread's operands in rotation
   std::vector<MeasuredKernel> kernels;
   bool operator==(const MeasureRequest&) const = default;

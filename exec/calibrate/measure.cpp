@@ -16,8 +16,10 @@
 namespace tandem::exec {
 namespace {
 
-constexpr int kLeastSamples = 3;
-constexpr int kMostSamples = 400;  // of one thread: beyond it the median stands
+constexpr int kRounds =
+    4;  // through all kernels: what slows the machine for a while hits all alike
+constexpr int kLeastSamples = 2;   // of one thread in a round
+constexpr int kMostSamples = 100;  // the same: beyond it the median stands
 
 struct Sample {
   Nanoseconds cpu = 0, wall = 0;
@@ -130,26 +132,35 @@ Result<MeasureResult> measure_kernels(const MeasureRequest& request,
     const auto kernel = kernel_from_text(split(k.kernel, ' '));
     TANDEM_CHECK(kernel.has_value(), "a request with an unknown kernel: {}", k.kernel);
     kernels.push_back(*kernel);
-    const Bytes one = set_bytes(*kernel, request.types, k.accumulate);
-    slab_bytes = std::max(slab_bytes, one * num_sets(one, request.footprint));
+    const Bytes one = set_bytes(*kernel, request.types);
+    slab_bytes = std::max(slab_bytes, one * num_sets(one, request.footprint) +
+                                          scratch_bytes(*kernel, request.types, k.accumulate));
   }
   const int most_busy = request.busy.empty() ? 0 : request.busy.back();
   std::vector<std::unique_ptr<MeasureSlab>> slabs;
   for (int t = 0; t < most_busy; ++t) slabs.push_back(std::make_unique<MeasureSlab>(slab_bytes));
-  const int all = static_cast<int>(kernels.size() * request.busy.size());
+  const int points = static_cast<int>(kernels.size() * request.busy.size()), all = points * kRounds;
+  std::vector<std::vector<Sample>> samples(static_cast<std::size_t>(points));
   const Nanoseconds end = now_ns() + static_cast<Nanoseconds>(request.budget_s * 1e9);
   int done = 0;
-  for (std::size_t i = 0; i < kernels.size(); ++i)
-    for (int busy : request.busy) {
-      // Half of an even share goes to laying out and warming up.
-      const Nanoseconds share = std::max<Nanoseconds>(0, end - now_ns()) / (all - done) / 2;
-      Result<std::vector<Sample>> samples =
-          measure_together(request, kernels[i], request.kernels[i].accumulate, share, slabs, busy);
-      if (!samples) return samples.error();
-      out.points.push_back(summary(request.kernels[i], busy, *samples));
-      ++done;
-      if (progress) progress(done, all);
-    }
+  for (int round = 0; round < kRounds; ++round) {
+    std::size_t point = 0;
+    for (std::size_t i = 0; i < kernels.size(); ++i)
+      for (int busy : request.busy) {
+        // Half of an even share goes to laying out and warming up.
+        const Nanoseconds share = std::max<Nanoseconds>(0, end - now_ns()) / (all - done) / 2;
+        Result<std::vector<Sample>> more = measure_together(
+            request, kernels[i], request.kernels[i].accumulate, share, slabs, busy);
+        if (!more) return more.error();
+        samples[point].insert(samples[point].end(), more->begin(), more->end());
+        ++point;
+        ++done;
+        if (progress) progress(done, all);
+      }
+  }
+  std::size_t point = 0;
+  for (const MeasuredKernel& kernel : request.kernels)
+    for (int busy : request.busy) out.points.push_back(summary(kernel, busy, samples[point++]));
   return out;
 }
 

@@ -5,7 +5,9 @@
 //   A kernel at `busy` = b runs on b threads at once, each with operands of its own; every call is
 //   timed as the interpreter times it (CPU clock of the thread around the call). The figure is the
 //   median over the calls of all threads, after one untimed pass over the sets.
-//   The budget is shared out evenly; a kernel takes at least kLeastSamples calls whatever it costs.
+//   All kernels are gone through four times, so that a spell in which the machine is slow spoils
+//   few samples of each and not all of one. The budget is shared out evenly; a kernel takes at
+//   least two calls in each round whatever it costs.
 #pragma once
 
 #include <functional>
@@ -15,7 +17,7 @@
 
 namespace tandem::exec {
 
-// Called after each point with the number done and of all; from the calling thread.
+// Called after each kernel of a round with the number done and of all; from the calling thread.
 using MeasureProgress = std::function<void(int done, int all)>;
 
 // Errors of prepare() (E-EXEC-035). Blocks for about `budget_s`; starts and ends its own threads.

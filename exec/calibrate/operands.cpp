@@ -68,7 +68,7 @@ MeasureSlab::MeasureSlab(Bytes bytes) : bytes_(aligned(std::max<Bytes>(bytes, kA
 }
 void MeasureSlab::Free::operator()(std::byte* p) const { std::free(p); }
 
-Bytes set_bytes(const Kernel& k, PlanTypes types, bool accumulate) {
+Bytes set_bytes(const Kernel& k, PlanTypes types) {
   const Signature s = signature(k, types);
   Bytes sum = 0;
   const auto add = [&](const Operand& o) {
@@ -77,8 +77,15 @@ Bytes set_bytes(const Kernel& k, PlanTypes types, bool accumulate) {
   for (const Operand& o : inputs_of(k, types)) add(o);
   for (const Operand& o : s.outputs)
     if (o.in_place_of < 0) add(o);
+  return sum;
+}
+
+// Lies at one address for all calls of a plan's stream, so it is hot: shared by the sets.
+Bytes scratch_bytes(const Kernel& k, PlanTypes types, bool accumulate) {
+  Bytes sum = 0;
   if (accumulate)
-    for (const Operand& o : s.scratch) add(o);
+    for (const Operand& o : signature(k, types).scratch)
+      sum += aligned(o.shape.elements() * size_of(o.dtype));
   return sum;
 }
 
@@ -90,10 +97,10 @@ int num_sets(Bytes one_set, Bytes footprint) {
 Result<std::vector<OperandSet>> make_operand_sets(const Kernel& k, PlanTypes types, bool accumulate,
                                                   Bytes footprint, MeasureSlab& slab,
                                                   const KernelContext& context) {
-  const Bytes bytes = set_bytes(k, types, accumulate);
+  const Bytes bytes = set_bytes(k, types);
   const int sets = num_sets(bytes, footprint);
-  TANDEM_CHECK(bytes * sets <= slab.size(), "{} sets of {} bytes in a slab of {}", sets, bytes,
-               slab.size());
+  TANDEM_CHECK(bytes * sets + scratch_bytes(k, types, accumulate) <= slab.size(),
+               "{} sets of {} bytes in a slab of {}", sets, bytes, slab.size());
   const Signature s = signature(k, types);
   std::byte* at = slab.data();
   const auto take = [&](const Operand& o) {
@@ -102,6 +109,9 @@ Result<std::vector<OperandSet>> make_operand_sets(const Kernel& k, PlanTypes typ
     fill(v, o, k);
     return v;
   };
+  std::vector<View> scratch;
+  if (accumulate)
+    for (const Operand& o : s.scratch) scratch.push_back(take(o));
   std::vector<OperandSet> out;
   for (int i = 0; i < sets; ++i) {
     KernelCall call;
@@ -114,8 +124,7 @@ Result<std::vector<OperandSet>> make_operand_sets(const Kernel& k, PlanTypes typ
           o.in_place_of >= 0 ? call.inputs[static_cast<std::size_t>(o.in_place_of)] : take(o));
       call.accumulate.push_back(accumulate && o.may_accumulate);
     }
-    if (accumulate)
-      for (const Operand& o : s.scratch) call.scratch.push_back(take(o));
+    call.scratch = scratch;
     if (k.kind == KernelKind::adamw) call.decay = {{0, k.dims[0]}};
     OperandSet set;
     // Gradients of weights come after all of the segment's gradients of inputs, the norm and the

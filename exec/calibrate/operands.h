@@ -5,7 +5,7 @@
 //   use, so that a call of the same size lies between, as in a step. That also keeps values in
 //   place from decaying into denormal numbers. All other operands, and all of those of weight
 //   gradients, norm and optimizer, were last touched a pass through the model ago: each set has its
-//   own memory, and sets are used in turn.
+//   own memory, and sets are used in turn. Scratch is one buffer, as in a plan.
 //   `footprint` bytes in all, at least two sets.
 //
 // Values are random in [-0.5, 0.5] (tokens within the vocabulary): untouched pages of the system
@@ -42,8 +42,9 @@ struct OperandSet {
   Prepared call;
 };
 
-// Bytes of one set, and how many sets `footprint` asks for.
-[[nodiscard]] Bytes set_bytes(const Kernel& kernel, PlanTypes types, bool accumulate);
+// Bytes of one set; of the scratch that all sets share; how many sets `footprint` asks for.
+[[nodiscard]] Bytes set_bytes(const Kernel& kernel, PlanTypes types);
+[[nodiscard]] Bytes scratch_bytes(const Kernel& kernel, PlanTypes types, bool accumulate);
 [[nodiscard]] int num_sets(Bytes one_set, Bytes footprint);
 
 // Lays out num_sets() sets in the slab, which must hold them (checked), and binds the kernel to

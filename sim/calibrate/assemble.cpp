@@ -48,8 +48,9 @@ void add_transports(const ProbeFigures& figures, Calibration& out) {
     out.transports.push_back(std::move(curve));
     out.fits.push_back(std::move(fit.quality));
   }
-  if (!figures.wakes_s.empty()) out.wake_s = median(figures.wakes_s);
   if (!figures.issues_s.empty()) out.issue_s = median(figures.issues_s);
+  for (const auto& [ranks, turns] : figures.turns_s)
+    out.wakes.push_back({ranks, std::max(0.0, (median(turns) - out.issue_s) / 2)});
 }
 
 }  // namespace tandem::sim

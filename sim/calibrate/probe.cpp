@@ -8,8 +8,8 @@
 namespace tandem::sim {
 namespace {
 
-constexpr int kChains = 16;  // of compute, communicate, compute
-constexpr std::int64_t kChainElements = 16;
+// Half a millisecond: long enough for the threads that wait to be asleep, as in a step.
+constexpr std::int64_t kTurnElements = 1 << 20;
 
 class Builder {
  public:
@@ -68,11 +68,18 @@ class Builder {
     op.buffer = buffer;
     return add(op, waits);
   }
+  // A buffer that only this op needs.
+  void own_buffer(OpId op, const std::string& text) {
+    const BufferId b = buffer(text, 16);
+    const Range refs{static_cast<std::uint32_t>(plan_.buffer_refs.size()), 1};
+    plan_.buffer_refs.push_back(b);
+    plan_.ops[op.index()].allocates = plan_.ops[op.index()].frees = refs;
+  }
   OpId gelu(BufferId from, BufferId to, const std::vector<OpId>& waits) {
     if (plan_.kernels.empty()) {
       Kernel k;
       k.kind = KernelKind::gelu_fwd;
-      k.dims[0] = kChainElements;
+      k.dims[0] = kTurnElements;
       k.flags = kErf;
       plan_.kernels.push_back(k);
     }
@@ -143,15 +150,6 @@ ProbePlan collective_probe(std::span<const OpKind> kinds, int members, std::span
       out.probes.push_back(std::move(probe));
     }
   }
-  const std::int64_t small = std::max<std::int64_t>(kChainElements, members);
-  const BufferId a = make.buffer("chain.a", small), b = make.buffer("chain.b", small);
-  OpId last;
-  for (int i = 0; i < kChains; ++i) {
-    const OpId before =
-        make.gelu(a, b, last.valid() ? std::vector<OpId>{last} : std::vector<OpId>{});
-    if (last.valid()) out.chains.emplace_back(last, before);
-    last = make.communicate(OpKind::all_reduce, dp, small, b, -1, -1, {before});
-  }
   out.plan = make.take();
   return out;
 }
@@ -184,7 +182,23 @@ ProbePlan message_probe(std::span<const Bytes> sizes, int repeats) {
   return out;
 }
 
+ProbePlan host_probe(int ranks, int turns) {
+  TANDEM_CHECK(ranks >= 1 && turns >= 1, "{} ranks, {} turns", ranks, turns);
+  ProbePlan out;
+  Builder make(ranks, 1);
+  make.begin_program();
+  const BufferId a = make.buffer("a", kTurnElements), b = make.buffer("b", kTurnElements);
+  for (int i = 0; i <= turns; ++i) {
+    const OpId op = make.gelu(a, b, {});
+    make.own_buffer(op, "own" + std::to_string(i));
+    if (i > 0) out.turns.emplace_back(OpId{op.value - 1}, op);
+  }
+  out.plan = make.take();
+  return out;
+}
+
 void add_figures(const ProbePlan& probe, const Timeline& measured, ProbeFigures& figures) {
+  const int ranks = probe.plan.header.mesh.world();
   const double second = 1e-9 / static_cast<double>(measured.ticks_per_ns());
   std::map<std::tuple<int, int, int>, const Span*> by_op;  // (op, step, rank)
   std::map<std::pair<int, int>, bool> runs;                // (step, rank)
@@ -212,19 +226,20 @@ void add_figures(const ProbePlan& probe, const Timeline& measured, ProbeFigures&
     curve.samples.push_back({p.bytes, median(std::move(seconds))});
     curve.cpu_shares.push_back(std::clamp(median_or_0(std::move(shares)), 0.0, 1.0));
   }
-  for (const auto& [before, after] : probe.chains)
+  for (const auto& [before, after] : probe.turns)
     for (const auto& [run, present] : runs) {
       const Span *a = find(before, run), *b = find(after, run);
-      // Only where the wait was the last thing: it was issued long before.
-      if (a && b && b->issued < a->ended && b->started >= a->ended)
-        figures.wakes_s.push_back(static_cast<double>(b->started - a->ended) * second);
+      if (!a || !b || b->issued <= a->ended || b->started <= b->issued) continue;
+      figures.turns_s[ranks].push_back(static_cast<double>(b->started - a->ended) * second);
     }
   for (const auto& [run, present] : runs)
     for (const Program& program : probe.plan.programs)
       for (std::uint32_t i = 1; i < program.num_ops; ++i) {
         const Span* a = find(OpId{program.first_op + i - 1}, run);
         const Span* b = find(OpId{program.first_op + i}, run);
-        if (a && b && b->issued >= a->issued)
+        // An op that allocates may have been held.
+        const bool held = probe.plan.ops[program.first_op + i].allocates.count > 0;
+        if (a && b && !held && b->issued >= a->issued)
           figures.issues_s.push_back(static_cast<double>(b->issued - a->issued) * second);
       }
 }

@@ -1,19 +1,23 @@
-// Plans that are executed only to be measured: communications of many sizes, back to back, and
-// chains that jump between streams. They run as any plan does (same processes, interpreter and
-// transport), so what is measured is what a run pays. Pure.
+// Plans that are executed only to be measured: communications of many sizes, back to back, and ops
+// that can only be issued one after the other. They run as any plan does (same processes,
+// interpreter and transport), so what is measured is what a run pays. Pure.
 //
 //   Seconds of a communication   from the end of the one before it on the same stream to its own
 //   end:
 //                                its handshake, its bytes, and the bookkeeping of an op. The first
 //                                of each sequence only starts the clock.
 //   CPU share                    CPU seconds of one member / seconds
-//   Wake                         from the end of an op on one stream to the start of the op on
-//   another
-//                                stream that waited for it
+//   Turn                         from the end of a compute op to the start of the next one, which
+//   the
+//                                host could only issue when the first had freed: two wake-ups, of
+//                                the host and of the stream, and an issue. For at most as many
+//                                ranks as cores: with more, a turn is mostly the wait for a core,
+//                                which the simulator has already
 //   Issue                        from one issued op to the next while nothing holds the host
 // Medians over ranks, steps and repeats.
 #pragma once
 
+#include <map>
 #include <span>
 #include <string>
 #include <vector>
@@ -34,7 +38,7 @@ struct Probe {
 struct ProbePlan {
   Plan plan;
   std::vector<Probe> probes;
-  std::vector<std::pair<OpId, OpId>> chains;  // the second, a compute op, waits for the first
+  std::vector<std::pair<OpId, OpId>> turns;  // the second is issued when the first has freed
 };
 
 // `members` ranks on the dp axis; each kind of `kinds` (collectives) at each size. Sizes: whole
@@ -44,6 +48,10 @@ struct ProbePlan {
 // Two ranks on the pp axis that send to each other in turn.
 [[nodiscard]] ProbePlan message_probe(std::span<const Bytes> sizes, int repeats);
 
+// `ranks` ranks that compute and do not communicate: ops of about half a millisecond, each issued
+// when the one before it has freed its buffer.
+[[nodiscard]] ProbePlan host_probe(int ranks, int turns);
+
 struct ProbeFigures {
   struct Curve {
     OpKind kind = OpKind::all_reduce;
@@ -51,8 +59,9 @@ struct ProbeFigures {
     std::vector<TransportSample> samples;  // by size
     std::vector<double> cpu_shares;        // of each sample
   };
-  std::vector<Curve> curves;  // by (kind, members)
-  std::vector<double> wakes_s, issues_s;
+  std::vector<Curve> curves;                   // by (kind, members)
+  std::map<int, std::vector<double>> turns_s;  // by number of ranks
+  std::vector<double> issues_s;
 };
 // Adds what a measured timeline of the plan shows. Spans of unknown ops are passed over.
 void add_figures(const ProbePlan& probe, const Timeline& measured, ProbeFigures& figures);

@@ -314,7 +314,7 @@ void Engine::run_host(std::size_t actor) {
     if (op.frees.count && frees_hold_host_) ++a.pending_frees;
     const bool holds = op.kind == OpKind::host_wait;
     if (holds) a.host_state = HostState::waits_for_value;
-    release(actor, instance, false);
+    release(actor, instance, true);
     if (holds) return;
   }
   a.host_state = HostState::done;
@@ -323,7 +323,7 @@ void Engine::run_host(std::size_t actor) {
 
 void Engine::host_wait(std::size_t actor, std::uint32_t instance) {
   end_op(instance);
-  at(now_, What::host, actor);
+  at(now_ + options_.wake_ps, What::host, actor);
 }
 
 void Engine::end_step(std::size_t actor) {
@@ -338,12 +338,13 @@ void Engine::end_step(std::size_t actor) {
 
 // --- the streams ---------------------------------------------------------------------------------
 
-// One thing less that the op waits for.
-void Engine::release(std::size_t actor, std::uint32_t instance, bool by_wait) {
+// One thing less that the op waits for. `sleeps`: its stream's thread sleeps until this happens;
+// else it is just done with the op before.
+void Engine::release(std::size_t actor, std::uint32_t instance, bool sleeps) {
   if (--blockers_[instance] > 0) return;
   OpTimes& t = times_[instance];
   t.ready = std::max(now_, t.issued);
-  const Picoseconds start = t.ready + (by_wait ? options_.wake_ps : 0);
+  const Picoseconds start = t.ready + (sleeps ? options_.wake_ps : 0);
   if (start > now_)
     at(start, What::start, instance);
   else
@@ -428,7 +429,7 @@ void Engine::end_op(std::uint32_t instance) {
 void Engine::free_buffers(std::size_t actor, const Op&) {
   Actor& a = actors_[actor];
   if (--a.pending_frees == 0 && a.host_state == HostState::waits_for_frees)
-    at(now_, What::host, actor);
+    at(now_ + options_.wake_ps, What::host, actor);
 }
 
 // The next op of the stream is its head; a group leaves its streams as a whole.

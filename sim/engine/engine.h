@@ -7,6 +7,9 @@
 //   start   the op is issued, the head of its stream, and its waits have ended. A communication
 //           then waits for its partners (rendezvous: both ends exposed). The members of a group
 //           are exposed together. Library nccl: a rank exposes its communications in issue order.
+//   wake    a thread that sleeps takes wake_ps to go on: a stream whose op was released by its
+//   issue or
+//           by a wait (not by the op before it), and a host that frees or a value have held
 //   end     compute: after its work, on the device or on a share of the host's cores;
 //           communication: after its phases (network/charges.h), at the same moment on all members
 //   Only representatives are run (fold.h); one event queue, one thread, integer picoseconds.
@@ -104,7 +107,7 @@ class Engine {
   void host_wait(std::size_t actor, std::uint32_t instance);
   void end_step(std::size_t actor);
   // streams
-  void release(std::size_t actor, std::uint32_t instance, bool by_wait);
+  void release(std::size_t actor, std::uint32_t instance, bool sleeps);
   void run_op(std::size_t actor, std::uint32_t instance);
   void run_calls(std::size_t actor, std::uint32_t instance);
   void run_copy(std::size_t actor, std::uint32_t instance);

@@ -13,7 +13,7 @@ Calibration sample() {
   Calibration c;
   c.machine = {"A CPU", "2.11.0", 2, 4};
   c.issue_s = 3e-6;
-  c.wake_s = 5e-5;
+  c.wakes = {{2, 5e-5}, {6, 9e-5}};
   c.copy_bytes_per_s = 4e9;
   c.kernels = {{"gelu_fwd elements=8192 erf", false, 1, 1.25e-5, 40},
                {"linear_bwd_weight tokens=64 in=64 out=128 bias", false, 1, 3e-5, 40},
@@ -39,6 +39,16 @@ TEST_CASE("calibration: curves by size and members") {
   CHECK(seconds_of(*curve, 1000) == doctest::Approx(4e-5 + 1e-6));
   CHECK(seconds_of(*curve, 65536) == doctest::Approx(6e-5 + 32768e-9));
   CHECK(c.transport("broadcast", 2) == nullptr);
+}
+
+TEST_CASE("calibration: wake-ups are linear between points and flat beyond them") {
+  const Calibration c = sample();
+  CHECK(wake_seconds(c, 1) == doctest::Approx(5e-5));
+  CHECK(wake_seconds(c, 2) == doctest::Approx(5e-5));
+  CHECK(wake_seconds(c, 3) == doctest::Approx(6e-5));
+  CHECK(wake_seconds(c, 6) == doctest::Approx(9e-5));
+  CHECK(wake_seconds(c, 100) == doctest::Approx(9e-5));
+  CHECK(wake_seconds(Calibration{}, 2) == 0);
 }
 
 TEST_CASE("calibration: a kernel's key leaves out what does not change its cost") {
@@ -86,6 +96,10 @@ TEST_CASE("calibration: faults are refused with code and place") {
              "bytes_per_s") == "E-CAL-003");
   CHECK(code(changed([](Json& j) { j["kernels"].push_back(j["kernels"][0]); }), "gelu_fwd") ==
         "E-CAL-005");
+  CHECK(code(changed([](Json& j) { j["overheads"]["wakes"][1]["ranks"] = 2; }), "2 ranks") ==
+        "E-CAL-005");
+  CHECK(code(changed([](Json& j) { j["overheads"]["wakes"][1]["seconds"] = -1; }),
+             "overheads.wakes[1].seconds") == "E-CAL-003");
   CHECK(code(changed([](Json& j) { j["kernels"] = Json(std::vector<int>(200'001, 1)); }),
              "200001 entries") == "E-CAL-004");
 }

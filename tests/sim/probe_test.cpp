@@ -45,7 +45,7 @@ TEST_CASE("probe: the curve that a machine has is read back from its timeline") 
   Calibration machine;
   machine.machine.cores = 2;
   machine.issue_s = 2e-6;
-  machine.wake_s = 30e-6;
+  machine.wakes = {{2, 30e-6}};
   machine.transports = {{"all_reduce", 2, 1, {{0, 40e-6, 2e9}}},
                         {"send", 2, 0.5, {{0, 10e-6, 4e9}}}};
   SimOptions options;
@@ -64,6 +64,8 @@ TEST_CASE("probe: the curve that a machine has is read back from its timeline") 
   add_figures(all_reduce, run(all_reduce), figures);
   const ProbePlan send = message_probe(kSizes, 4);
   add_figures(send, run(send), figures);
+  const ProbePlan turns = host_probe(2, 15);
+  add_figures(turns, run(turns), figures);
   REQUIRE(figures.curves.size() == 2);
   CHECK(figures.curves[0].samples.size() == 4);
   CHECK(figures.curves[0].samples[3].seconds == doctest::Approx(40e-6 + 1048576 / 2e9));
@@ -77,7 +79,11 @@ TEST_CASE("probe: the curve that a machine has is read back from its timeline") 
   CHECK(out.transports[0].segments[0].alpha_s == doctest::Approx(40e-6));
   CHECK(out.transports[0].segments[0].bytes_per_s == doctest::Approx(2e9));
   CHECK(out.transports[0].cpu_share == doctest::Approx(0.25));
-  CHECK(out.wake_s == doctest::Approx(30e-6));
+  REQUIRE(out.wakes.size() == 1);
+  CHECK(out.wakes[0].ranks == 2);
+  CHECK(out.wakes[0].seconds == doctest::Approx(30e-6));
+  REQUIRE(figures.turns_s[2].size() == 2 * 2 * 15);  // ranks, steps
+  CHECK(figures.turns_s[2][0] == doctest::Approx(62e-6));
   CHECK(out.issue_s == doctest::Approx(2e-6));
   REQUIRE(out.fits.size() == 2);
   CHECK(out.fits[0].name == "all_reduce x2");
@@ -85,22 +91,22 @@ TEST_CASE("probe: the curve that a machine has is read back from its timeline") 
   CHECK(out.fits[0].max_error < 1e-6);
 }
 
-// A chain whose second op was issued after the first had ended says nothing about waking.
-TEST_CASE("probe: only waits that came last count as waking") {
+// A turn counts where the second op was issued after the first had ended.
+TEST_CASE("probe: an op that was issued early is no turn") {
   ProbePlan probe;
   probe.plan.programs.push_back({0, 2});
   probe.plan.ops.resize(2);
-  probe.chains = {{OpId{0}, OpId{1}}};
+  probe.turns = {{OpId{0}, OpId{1}}};
   Timeline t;
   t.clock = Clock::monotonic_ns;
-  t.spans = {{OpId{0}, 0, 0, 0, 0, 0, 1000, 0},
-             {OpId{1}, 0, 0, 500, 1700, 1700, 2000, 0},
-             {OpId{0}, 0, 1, 0, 0, 0, 1000, 0},
-             {OpId{1}, 0, 1, 1200, 1250, 1250, 2000, 0}};
+  t.spans = {{OpId{0}, 0, 0, 0, 0, 0, 1000, 900},
+             {OpId{1}, 0, 0, 500, 1700, 1700, 2000, 300},
+             {OpId{0}, 0, 1, 0, 0, 0, 1000, 900},
+             {OpId{1}, 0, 1, 1200, 1250, 1250, 2000, 300}};
   ProbeFigures figures;
   add_figures(probe, t, figures);
-  REQUIRE(figures.wakes_s.size() == 1);
-  CHECK(figures.wakes_s[0] == doctest::Approx(700e-9));
+  REQUIRE(figures.turns_s[1].size() == 1);
+  CHECK(figures.turns_s[1][0] == doctest::Approx(250e-9));
   CHECK(figures.issues_s.size() == 2);
 }
 

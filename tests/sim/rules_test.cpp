@@ -56,6 +56,33 @@ TEST_CASE("engine: a message starts when both ends are exposed") {
   CHECK(near(r.ranks[0].waiting[0], us(8)));
 }
 
+// Threads that sleep. wake 10 us, issue 0; gelu(1000) takes 8 us.
+//   op 0   issued at 0 to a stream that sleeps: starts at 10, ends at 18
+//   op 1   issued at 0 as well, behind op 0: starts at 18, ends at 26; its free wakes the host
+//   op 2   allocates: issued at 26 + 10, starts at 46 and ends at 54
+TEST_CASE("engine: a sleeping stream and a sleeping host go on after the wake-up") {
+  PlanMaker make(1, 1, 1);
+  make.begin_program();
+  const BufferId a = make.buffer(0, BufferClass::activation, 4096);
+  const BufferId b = make.buffer(0, BufferClass::activation, 4096);
+  make.compute({make.gelu(1000)});
+  make.allocates({a});
+  make.compute({make.gelu(1000)});
+  make.frees({a});
+  make.compute({make.gelu(1000)});
+  make.allocates({b}).frees({b});
+  Calibration c;
+  c.wakes = {{1, 10e-6}};
+  SimOptions o;
+  o.calibration = &c;
+  const SimResult r = run(make.plan, local_spec(1), o);
+  CHECK(near(span(r, 0, 0).started, us(10)));
+  CHECK(near(span(r, 0, 1).started, us(18)));
+  CHECK(near(span(r, 0, 2).issued, us(36)));
+  CHECK(near(span(r, 0, 2).started, us(46)));
+  CHECK(near(r.iteration_ps, us(54)));
+}
+
 // The host of a device issues every 4 us and runs ahead of the device.
 TEST_CASE("engine: launch overhead, and a host that runs ahead") {
   PlanMaker make(1, 1, 1);

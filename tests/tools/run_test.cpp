@@ -46,7 +46,9 @@ TEST_CASE("calibrate: kernels of a scenario, transport, overheads and fits, in a
   CHECK(json["ok"] == true);
   CHECK(json["path"] == file);
   CHECK(json["issue_s"].get<double>() > 0);
-  CHECK(json["wake_s"].get<double>() > 0);
+  REQUIRE(json["wakes"].size() == 2);  // of one rank and of two
+  CHECK(json["wakes"][1]["ranks"] == 2);
+  CHECK(json["wakes"][1]["seconds"].get<double>() > 0);
   REQUIRE_FALSE(json["fits"].empty());
   const auto c = read_calibration(file);
   REQUIRE_MESSAGE(c.ok(), to_text(c.error().diagnostics));
