@@ -88,7 +88,9 @@ std::pair<std::size_t, Vary> line_extent(const Plan& plan, std::size_t begin) {
 
 void put_buffers(Out& out, const Plan& plan) {
   for (std::size_t begin = 0; begin < plan.buffers.size();) {
-    const auto [end, vary] = line_extent(plan, begin);
+    const auto extent = line_extent(plan, begin);
+    const std::size_t end = extent.first;
+    const Vary vary = extent.second;
     const Buffer& b = plan.buffers[begin];
     // One value where the line's buffers agree, else a comma list in the order of the ids.
     const auto list = [&](bool varies, auto&& put_one) {
