@@ -42,7 +42,9 @@ TEST_CASE("simulate writes every file, and the manifest lists size and hash of e
   CHECK(manifest["inputs"][kSmall] ==
         sha256_hex(slurp(std::string(TANDEM_SOURCE_DIR) + "/" + kSmall)));
   CHECK(manifest["files"].size() == files.size() - 1);
-  for (const auto& [name, file] : manifest["files"].items()) {
+  for (const auto& entry : manifest["files"].items()) {
+    const std::string name = entry.key();
+    const auto& file = entry.value();
     CAPTURE(name);
     CHECK(file["sha256"] == sha256_hex(files.at(name)));
     CHECK(file["bytes"] == files.at(name).size());
@@ -54,7 +56,9 @@ TEST_CASE("simulate writes every file, and the manifest lists size and hash of e
   CHECK(training->seed == 5);
   CHECK(files.at("corpus.txt") ==
         slurp(std::string(TANDEM_SOURCE_DIR) + "/scenarios/data/corpus.txt"));
-  for (const auto& [name, bytes] : files) {
+  for (const auto& entry : files) {
+    const auto& name = entry.first;
+    const auto& bytes = entry.second;
     CAPTURE(name);
     CHECK(bytes.find(dir.path()) == std::string::npos);
   }

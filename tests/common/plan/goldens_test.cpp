@@ -337,7 +337,8 @@ TEST_CASE("goldens: the size of a plan does not depend on tp or dp") {
         tp, dp, 8 * dp)));
   };
   const Plan small = plan(2, 2);
-  for (const auto& [tp, dp] : {std::pair(4, 2), std::pair(2, 4), std::pair(4, 64)}) {
+  for (const auto& mesh : {std::pair(4, 2), std::pair(2, 4), std::pair(4, 64)}) {
+    const int tp = mesh.first, dp = mesh.second;
     CAPTURE(tp);
     CAPTURE(dp);
     const Plan large = plan(tp, dp);

@@ -33,7 +33,9 @@ TEST_CASE("gpt presets have the published number of parameters") {
                                                          {"gpt3-175b", 174'615'846'912},
                                                          {"megatron-530b", 529'600'819'200},
                                                          {"megatron-1t", 1'008'038'758'400}};
-  for (const auto& [name, parameters] : published) {
+  for (const auto& row : published) {
+    const std::string& name = row.first;
+    const std::int64_t parameters = row.second;
     const Scenario s = read("model: " + name + "\n");
     CHECK_MESSAGE(gpt_parameters(s.model) == parameters, name);
     CHECK(s.model.preset == name);

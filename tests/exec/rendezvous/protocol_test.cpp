@@ -55,8 +55,10 @@ TEST_CASE("protocol: the table of states, every pair") {
       {PeerState::closed, {}},
   };
   CHECK(table.size() == kNumPeerStates);
-  for (const auto& [state, allowed] : table)
+  for (const auto& row : table)
     for (int type = 1; type <= kNumMessageTypes; ++type) {
+      const auto& state = row.first;
+      const auto& allowed = row.second;
       const auto message = static_cast<MessageType>(type);
       CAPTURE(name_of(state));
       CAPTURE(name_of(message));

@@ -183,7 +183,9 @@ Plan assemble(const Small& s) {
       Op op = o.op;
       const auto begin = [](const auto& v) { return static_cast<std::uint32_t>(v.size()); };
       op.calls = {begin(plan.calls), static_cast<std::uint32_t>(o.calls.size())};
-      for (const auto& [kernel, refs] : o.calls) {
+      for (const auto& call : o.calls) {
+        const auto kernel = call.first;
+        const auto& refs = call.second;
         Call c;
         c.kernel = KernelId{kernel};
         const auto put = [&](Range& range, auto&& take) {
