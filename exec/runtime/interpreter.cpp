@@ -68,7 +68,8 @@ Interpreter::Interpreter(const Plan& plan, Rank rank, const TrainingConfig& conf
       arena_(std::move(arena)),
       ops_(plan.ops_of(plan.program_of(rank))),
       latches_(ops_.size()),
-      comm_calls_(ops_.size(), 0) {
+      comm_calls_(ops_.size(), 0),
+      host_awaits_(ops_.size(), 0) {
   context_.coordinate = coordinates(plan, rank);
   context_.tokens_per_step =
       std::int64_t{plan.header.microbatches} * plan.header.micro_batch * plan.header.sequence;
@@ -93,7 +94,10 @@ Status Interpreter::bind() {
       static_cast<std::int32_t>(plan_.programs[plan_.program_of(rank_).index()].first_op);
   for (const Op& op : ops_) {
     PreparedOp p;
-    for (OpId w : plan_.waits_of(op)) p.waits.push_back(w.value - first);
+    for (OpId w : plan_.waits_of(op)) {
+      p.waits.push_back(w.value - first);
+      if (op.kind == OpKind::host_wait) host_awaits_[static_cast<std::size_t>(w.value - first)] = 1;
+    }
     first_call_.push_back(calls_per_step_);
     calls_per_step_ += op.calls.count;
     if (op.kind == OpKind::post_validate)
@@ -138,8 +142,9 @@ void Interpreter::start_streams() {
     lists[ops_[i].stream.index()].push_back(static_cast<std::int32_t>(i));
   stream_of_.assign(ops_.size(), nullptr);
   for (std::size_t s = 0; s < lists.size(); ++s) {
-    if (lists[s].empty() || ops_[static_cast<std::size_t>(lists[s][0])].kind == OpKind::host_wait)
-      continue;
+    if (lists[s].empty()) continue;
+    last_ops_.push_back(lists[s].back());
+    if (ops_[static_cast<std::size_t>(lists[s][0])].kind == OpKind::host_wait) continue;
     streams_.push_back(std::make_unique<Stream>(
         plan_.streams[s], lists[s], [n = config_.threads_per_rank] { set_up_torch(n); },
         [this](std::int32_t op, std::int32_t step) { run_op(op, step); }));
@@ -177,10 +182,12 @@ Result<StepResult> Interpreter::run_step(bool timed) {
     untimed_calls_.resize(calls_per_step_);
   }
   set_optimizer_step();
-  pending_frees_.clear();
   const Nanoseconds started = now_ns();
-  for (std::int32_t op = 0; op < static_cast<std::int32_t>(ops_.size()); ++op)
-    if (!issue(op)) break;
+  {
+    const std::lock_guard host(host_mutex_);
+    next_issue_ = 0;
+  }
+  run_host();
   return end_step(started);
 }
 
@@ -194,28 +201,40 @@ void Interpreter::set_optimizer_step() {
                     std::sqrt(1 - std::pow(config_.beta2, k))};
 }
 
-bool Interpreter::issue(std::int32_t op) {
-  const Op& o = ops_[static_cast<std::size_t>(op)];
-  if (o.allocates.count) {
-    if (!wait_for_frees()) return false;
-    allocate(op);
+// Called when a step begins, and by a worker that has carried out the last free or ended an op that
+// a host_wait names. It looks anew with the mutex held, so no call is lost and none is too many.
+void Interpreter::run_host() {
+  const std::lock_guard host(host_mutex_);
+  while (next_issue_ < std::ssize(ops_)) {
+    const std::int32_t op = next_issue_;
+    if (!may_issue(ops_[static_cast<std::size_t>(op)])) return;
+    if (!host_in_wait_) issue(op);
+    if (ops_[static_cast<std::size_t>(op)].kind == OpKind::host_wait) {
+      host_in_wait_ = true;
+      if (!host_wait(op)) return;
+      host_in_wait_ = false;
+    }
+    ++next_issue_;
   }
-  if (o.frees.count) pending_frees_.push_back(op);
+}
+
+bool Interpreter::may_issue(const Op& op) const {
+  return host_in_wait_ || op.allocates.count == 0 ||
+         pending_frees_.load(std::memory_order_acquire) == 0;
+}
+
+void Interpreter::issue(std::int32_t op) {
+  const Op& o = ops_[static_cast<std::size_t>(op)];
+  if (o.allocates.count) allocate(op);
+  if (o.frees.count) pending_frees_.fetch_add(1, std::memory_order_relaxed);
   Span& span = span_of(op);
   span = {id_of(op), rank_.value, timed_step_, now_ns(), 0, 0, 0, 0};
   if (observer_) observer_->queued(span.op, step_);
-  if (o.kind == OpKind::host_wait)
-    host_wait(op);
-  else
+  if (o.kind == OpKind::host_wait) {
+    if (observer_) observer_->started(span.op, step_);
+  } else {
     stream_of_[static_cast<std::size_t>(op)]->issue();
-  return !latches_[static_cast<std::size_t>(op)].is_above(INT32_MAX - 1);
-}
-
-bool Interpreter::wait_for_frees() {
-  for (std::int32_t op : pending_frees_)
-    if (!latches_[static_cast<std::size_t>(op)].wait_above(step_)) return false;
-  pending_frees_.clear();
-  return true;
+  }
 }
 
 void Interpreter::allocate(std::int32_t op) {
@@ -235,11 +254,10 @@ void Interpreter::allocate(std::int32_t op) {
   sample(op, now_ns());
 }
 
-void Interpreter::host_wait(std::int32_t op) {
-  Span& span = span_of(op);
-  if (observer_) observer_->started(span.op, step_);
+bool Interpreter::host_wait(std::int32_t op) {
   for (std::int32_t w : prepared_[static_cast<std::size_t>(op)].waits)
-    if (!latches_[static_cast<std::size_t>(w)].wait_above(step_)) return;
+    if (!latches_[static_cast<std::size_t>(w)].is_above(step_)) return false;
+  Span& span = span_of(op);
   span.ready = span.started = now_ns();
   const double value = *prepared_[static_cast<std::size_t>(op)].buffer.as<double>();
   if (!std::isfinite(value)) {
@@ -247,14 +265,17 @@ void Interpreter::host_wait(std::int32_t op) {
     fail(make_error(Failure::execution, "E-EXEC-031", "a value that must be finite is not",
                     fmt::format("{} = {} in step {}", plan_.name(b.name), value, step_),
                     "a finite value", "lower training.optimizer.lr; nothing was updated"));
-    return;
+    return false;
   }
   end_op(op, step_, span);
+  if (ops_[static_cast<std::size_t>(op)].frees.count)
+    pending_frees_.fetch_sub(1, std::memory_order_acq_rel);
+  return true;
 }
 
 Result<StepResult> Interpreter::end_step(Nanoseconds started) {
-  for (const auto& stream : streams_)
-    if (!latches_[static_cast<std::size_t>(stream->ops().back())].wait_above(step_)) break;
+  for (std::int32_t op : last_ops_)
+    if (!latches_[static_cast<std::size_t>(op)].wait_above(step_)) break;
   {
     const std::lock_guard lock(failure_mutex_);
     if (failure_) return *failure_;
@@ -326,6 +347,9 @@ void Interpreter::run_op(std::int32_t op, std::int32_t step) {
   }
   span.cpu = thread_cpu_ns() - cpu;
   end_op(op, step, span);
+  const bool last_free =
+      o.frees.count && pending_frees_.fetch_sub(1, std::memory_order_acq_rel) == 1;
+  if (last_free || host_awaits_[static_cast<std::size_t>(op)]) run_host();
 }
 
 void Interpreter::run_calls(std::int32_t op, std::int32_t) {

@@ -2,11 +2,12 @@
 // the same question. What an op means: architecture.md 3.2 and common/plan/plan.h.
 //
 //   host     issues ops in the order of the program; an op that allocates is issued when all
-//   earlier
-//            frees have been carried out; `host_wait` blocks it until its waits have ended
+//            earlier frees have been carried out; `host_wait` blocks it until its waits have ended.
+//            A role, not a thread: whoever ends what the host waits for goes on issuing, so the
+//            next op of a worker's own stream needs no other thread to wake up
 //   stream   a worker thread takes its ops in order; an op runs when its `waits` have ended; its
 //            frees are carried out when it has ended
-//   step     ends when every stream is idle; steps do not overlap
+//   step     ends when every op has; steps do not overlap
 //
 // Everything that can be done once is done in create(): buffers have fixed addresses (arena.h) and
 // kernels are bound to them, so a step runs closures.
@@ -74,11 +75,12 @@ class Interpreter {
   [[nodiscard]] Status bind_calls(const Op& op, PreparedOp& prepared);
   void start_streams();
   void set_optimizer_step();
-  bool issue(std::int32_t op);                      // host; false: the run has failed
-  bool wait_for_frees();                            // host
-  void allocate(std::int32_t op);                   // host
-  void host_wait(std::int32_t op);                  // host
-  void run_op(std::int32_t op, std::int32_t step);  // worker
+  void run_host();                                   // any thread: issues all that can be
+  [[nodiscard]] bool may_issue(const Op& op) const;  // host
+  void issue(std::int32_t op);                       // host
+  void allocate(std::int32_t op);                    // host
+  [[nodiscard]] bool host_wait(std::int32_t op);     // host; false: not yet
+  void run_op(std::int32_t op, std::int32_t step);   // worker
   void run_calls(std::int32_t op, std::int32_t step);
   bool run_communication(std::int32_t op, std::int32_t step, Span& span);
   void keep_metrics(const PreparedOp& prepared);
@@ -100,10 +102,16 @@ class Interpreter {
   KernelContext context_;
   std::span<const Op> ops_;
   std::vector<PreparedOp> prepared_;
-  std::vector<Latch> latches_;               // by op: above the step once it has ended
-  std::vector<std::int64_t> comm_calls_;     // by op; written by its worker only
-  std::vector<Stream*> stream_of_;           // by op; null for the host
-  std::vector<std::int32_t> pending_frees_;  // issued ops with frees not yet seen done
+  std::vector<Latch> latches_;            // by op: above the step once it has ended
+  std::vector<std::int64_t> comm_calls_;  // by op; written by its worker only
+  std::vector<Stream*> stream_of_;        // by op; null for the host
+  std::vector<std::int32_t> last_ops_;    // of each stream, the host's too
+  std::vector<char> host_awaits_;         // by op: a host_wait waits for it
+
+  std::mutex host_mutex_;                       // held by whoever is the host
+  std::int32_t next_issue_ = 0;                 // op
+  bool host_in_wait_ = false;                   // in the host_wait that is next
+  std::atomic<std::int32_t> pending_frees_{0};  // issued ops whose frees are not carried out
 
   int step_ = 0;         // of the run
   int timed_step_ = -1;  // of the timeline; -1: not recorded

@@ -49,8 +49,7 @@ void add_transports(const ProbeFigures& figures, Calibration& out) {
     out.fits.push_back(std::move(fit.quality));
   }
   if (!figures.issues_s.empty()) out.issue_s = median(figures.issues_s);
-  for (const auto& [ranks, turns] : figures.turns_s)
-    out.wakes.push_back({ranks, std::max(0.0, (median(turns) - out.issue_s) / 2)});
+  for (const auto& [ranks, turns] : figures.turns_s) out.wakes.push_back({ranks, median(turns)});
 }
 
 }  // namespace tandem::sim

@@ -1,6 +1,7 @@
 #include "sim/calibrate/probe.h"
 
 #include <algorithm>
+#include <array>
 #include <map>
 
 #include "common/base/check.h"
@@ -68,14 +69,11 @@ class Builder {
     op.buffer = buffer;
     return add(op, waits);
   }
-  // A buffer that only this op needs.
-  void own_buffer(OpId op, const std::string& text) {
-    const BufferId b = buffer(text, 16);
-    const Range refs{static_cast<std::uint32_t>(plan_.buffer_refs.size()), 1};
-    plan_.buffer_refs.push_back(b);
-    plan_.ops[op.index()].allocates = plan_.ops[op.index()].frees = refs;
+  StreamId stream(const std::string& text) {
+    plan_.streams.push_back(text);
+    return StreamId{static_cast<std::int64_t>(plan_.streams.size()) - 1};
   }
-  OpId gelu(BufferId from, BufferId to, const std::vector<OpId>& waits) {
+  OpId gelu(StreamId stream, BufferId from, BufferId to, const std::vector<OpId>& waits) {
     if (plan_.kernels.empty()) {
       Kernel k;
       k.kind = KernelKind::gelu_fwd;
@@ -84,7 +82,7 @@ class Builder {
       plan_.kernels.push_back(k);
     }
     Op op;
-    op.stream = StreamId{0};
+    op.stream = stream;
     op.calls = {static_cast<std::uint32_t>(plan_.calls.size()), 1};
     const auto first = static_cast<std::uint32_t>(plan_.operands.size());
     plan_.operands.push_back({from, false});
@@ -188,10 +186,12 @@ ProbePlan host_probe(int ranks, int turns) {
   Builder make(ranks, 1);
   make.begin_program();
   const BufferId a = make.buffer("a", kTurnElements), b = make.buffer("b", kTurnElements);
+  const std::array<StreamId, 2> streams = {StreamId{0}, make.stream("side")};
+  std::vector<OpId> before;
   for (int i = 0; i <= turns; ++i) {
-    const OpId op = make.gelu(a, b, {});
-    make.own_buffer(op, "own" + std::to_string(i));
-    if (i > 0) out.turns.emplace_back(OpId{op.value - 1}, op);
+    const OpId op = make.gelu(streams[static_cast<std::size_t>(i % 2)], a, b, before);
+    if (i > 0) out.turns.emplace_back(before[0], op);
+    before = {op};
   }
   out.plan = make.take();
   return out;
@@ -229,7 +229,7 @@ void add_figures(const ProbePlan& probe, const Timeline& measured, ProbeFigures&
   for (const auto& [before, after] : probe.turns)
     for (const auto& [run, present] : runs) {
       const Span *a = find(before, run), *b = find(after, run);
-      if (!a || !b || b->issued <= a->ended || b->started <= b->issued) continue;
+      if (!a || !b || b->issued >= a->ended || b->started <= a->ended) continue;
       figures.turns_s[ranks].push_back(static_cast<double>(b->started - a->ended) * second);
     }
   for (const auto& [run, present] : runs)
@@ -237,9 +237,7 @@ void add_figures(const ProbePlan& probe, const Timeline& measured, ProbeFigures&
       for (std::uint32_t i = 1; i < program.num_ops; ++i) {
         const Span* a = find(OpId{program.first_op + i - 1}, run);
         const Span* b = find(OpId{program.first_op + i}, run);
-        // An op that allocates may have been held.
-        const bool held = probe.plan.ops[program.first_op + i].allocates.count > 0;
-        if (a && b && !held && b->issued >= a->issued)
+        if (a && b && b->issued >= a->issued)
           figures.issues_s.push_back(static_cast<double>(b->issued - a->issued) * second);
       }
 }

@@ -3,16 +3,14 @@
 // interpreter and transport), so what is measured is what a run pays. Pure.
 //
 //   Seconds of a communication   from the end of the one before it on the same stream to its own
-//   end:
-//                                its handshake, its bytes, and the bookkeeping of an op. The first
-//                                of each sequence only starts the clock.
+//                                end: its handshake, its bytes, and the bookkeeping of an op. The
+//                                first of each sequence only starts the clock.
 //   CPU share                    CPU seconds of one member / seconds
-//   Turn                         from the end of a compute op to the start of the next one, which
-//   the
-//                                host could only issue when the first had freed: two wake-ups, of
-//                                the host and of the stream, and an issue. For at most as many
-//                                ranks as cores: with more, a turn is mostly the wait for a core,
-//                                which the simulator has already
+//   Wake                         from the end of a compute op to the start of the one that waits
+//   for
+//                                it on another stream, whose thread sleeps. For at most as many
+//                                ranks as cores: with more it is mostly the wait for a core, which
+//                                the simulator has already
 //   Issue                        from one issued op to the next while nothing holds the host
 // Medians over ranks, steps and repeats.
 #pragma once
@@ -38,7 +36,7 @@ struct Probe {
 struct ProbePlan {
   Plan plan;
   std::vector<Probe> probes;
-  std::vector<std::pair<OpId, OpId>> turns;  // the second is issued when the first has freed
+  std::vector<std::pair<OpId, OpId>> turns;  // the second waits for the first, on another stream
 };
 
 // `members` ranks on the dp axis; each kind of `kinds` (collectives) at each size. Sizes: whole
@@ -48,8 +46,8 @@ struct ProbePlan {
 // Two ranks on the pp axis that send to each other in turn.
 [[nodiscard]] ProbePlan message_probe(std::span<const Bytes> sizes, int repeats);
 
-// `ranks` ranks that compute and do not communicate: ops of about half a millisecond, each issued
-// when the one before it has freed its buffer.
+// `ranks` ranks that compute and do not communicate: ops of about half a millisecond on two streams
+// in turn, each of which waits for the one before it.
 [[nodiscard]] ProbePlan host_probe(int ranks, int turns);
 
 struct ProbeFigures {

@@ -291,8 +291,7 @@ void Engine::run_step(std::size_t actor) {
   a.next_issue = a.pending_frees = 0;
   a.unfinished = a.num_ops;
   a.host = a.step_started = now_;
-  a.host_state = HostState::issuing;
-  at(now_, What::host, actor);
+  free_host(actor, StreamId{});
 }
 
 // Issues ops until one holds the host. Issue times may lie ahead of now_: a host runs ahead of its
@@ -314,7 +313,7 @@ void Engine::run_host(std::size_t actor) {
     if (op.frees.count && frees_hold_host_) ++a.pending_frees;
     const bool holds = op.kind == OpKind::host_wait;
     if (holds) a.host_state = HostState::waits_for_value;
-    release(actor, instance, true);
+    release(actor, instance, a.awake);
     if (holds) return;
   }
   a.host_state = HostState::done;
@@ -323,7 +322,14 @@ void Engine::run_host(std::size_t actor) {
 
 void Engine::host_wait(std::size_t actor, std::uint32_t instance) {
   end_op(instance);
-  at(now_ + options_.wake_ps, What::host, actor);
+  free_host(actor, actors_[actor].awake);
+}
+
+// Whoever set the host free goes on issuing: an op of its own stream needs no thread to wake up.
+void Engine::free_host(std::size_t actor, StreamId awake) {
+  actors_[actor].host_state = HostState::issuing;
+  actors_[actor].awake = awake;
+  at(now_, What::host, actor);
 }
 
 void Engine::end_step(std::size_t actor) {
@@ -338,17 +344,26 @@ void Engine::end_step(std::size_t actor) {
 
 // --- the streams ---------------------------------------------------------------------------------
 
-// One thing less that the op waits for. `sleeps`: its stream's thread sleeps until this happens;
-// else it is just done with the op before.
-void Engine::release(std::size_t actor, std::uint32_t instance, bool sleeps) {
+// One thing less that the op waits for, done by the thread of stream `awake`. If the op is another
+// stream's, that one's thread sleeps until this happens.
+void Engine::release(std::size_t actor, std::uint32_t instance, StreamId awake) {
   if (--blockers_[instance] > 0) return;
   OpTimes& t = times_[instance];
   t.ready = std::max(now_, t.issued);
+  const Op& op = op_of(actors_[actor], instance);
+  if (op.kind == OpKind::host_wait) actors_[actor].awake = awake;
+  const bool sleeps = op.kind != OpKind::host_wait && op.stream != awake;
   const Picoseconds start = t.ready + (sleeps ? options_.wake_ps : 0);
   if (start > now_)
     at(start, What::start, instance);
   else
     run_op(actor, instance);
+}
+
+// The next of the same stream, or of a rank's communications: nobody sleeps.
+void Engine::release_next(std::size_t actor, std::uint32_t local) {
+  const std::uint32_t instance = actors_[actor].base + local;
+  release(actor, instance, op_of(actors_[actor], instance).stream);
 }
 
 void Engine::run_op(std::size_t actor, std::uint32_t instance) {
@@ -400,7 +415,7 @@ void Engine::run_communication(std::size_t actor, std::uint32_t instance) {
   if (group_of_[id] < 0) {
     arrive(instance);
     if (const std::int32_t next = next_communication_[id]; next >= 0)
-      release(actor, a.base + static_cast<std::uint32_t>(next), false);
+      release_next(actor, static_cast<std::uint32_t>(next));
     return;
   }
   const std::uint32_t g = a.first_group + static_cast<std::uint32_t>(group_of_[id]);
@@ -410,7 +425,7 @@ void Engine::run_communication(std::size_t actor, std::uint32_t instance) {
   group_left_[g] = group_ready_[g];
   for (std::uint32_t local : ops) arrive(a.base + local);
   if (const std::int32_t next = next_communication_[a.first_op + ops.back()]; next >= 0)
-    release(actor, a.base + static_cast<std::uint32_t>(next), false);
+    release_next(actor, static_cast<std::uint32_t>(next));
 }
 
 void Engine::end_op(std::uint32_t instance) {
@@ -419,17 +434,17 @@ void Engine::end_op(std::uint32_t instance) {
   const std::size_t id = a.first_op + (instance - a.base);
   const Op& op = plan_.ops[id];
   times_[instance].ended = now_;
-  if (op.frees.count && frees_hold_host_) free_buffers(actor, op);
+  if (op.frees.count && frees_hold_host_) free_buffers(actor, op.stream);
   leave_stream(actor, instance);
   for (std::uint32_t d = first_dependent_[id]; d < first_dependent_[id + 1]; ++d)
-    release(actor, a.base + dependents_[d], true);
+    release(actor, a.base + dependents_[d], op.stream);
   if (--a.unfinished == 0) end_step(actor);
 }
 
-void Engine::free_buffers(std::size_t actor, const Op&) {
+void Engine::free_buffers(std::size_t actor, StreamId stream) {
   Actor& a = actors_[actor];
   if (--a.pending_frees == 0 && a.host_state == HostState::waits_for_frees)
-    at(now_ + options_.wake_ps, What::host, actor);
+    free_host(actor, stream);
 }
 
 // The next op of the stream is its head; a group leaves its streams as a whole.
@@ -441,7 +456,7 @@ void Engine::leave_stream(std::size_t actor, std::uint32_t instance) {
     if (next < 0) return;
     const std::size_t next_id = a.first_op + static_cast<std::uint32_t>(next);
     if (group_of_[op] >= 0 && group_of_[next_id] == group_of_[op]) return;
-    release(actor, a.base + static_cast<std::uint32_t>(next), false);
+    release_next(actor, static_cast<std::uint32_t>(next));
     // The rest of a group that has reached the head needs no release: see make_order().
   };
   if (group_of_[id] < 0) return next_of(id);

@@ -7,9 +7,9 @@
 //   start   the op is issued, the head of its stream, and its waits have ended. A communication
 //           then waits for its partners (rendezvous: both ends exposed). The members of a group
 //           are exposed together. Library nccl: a rank exposes its communications in issue order.
-//   wake    a thread that sleeps takes wake_ps to go on: a stream whose op was released by its
-//   issue or
-//           by a wait (not by the op before it), and a host that frees or a value have held
+//   wake    the thread of a stream that sleeps takes wake_ps to go on: where an op was released by
+//           another stream's op (a wait, or the issue of the host that it set free) and not by the
+//           op before it on its own. The host itself never sleeps: who sets it free goes on issuing
 //   end     compute: after its work, on the device or on a share of the host's cores;
 //           communication: after its phases (network/charges.h), at the same moment on all members
 //   Only representatives are run (fold.h); one event queue, one thread, integer picoseconds.
@@ -86,6 +86,7 @@ class Engine {
     std::uint32_t first_group = 0;
     int multiplicity = 1, step = 0;
     double slow = 1;
+    StreamId awake;  // the stream whose op has set the host free; invalid: none
     HostState host_state = HostState::issuing;
     Picoseconds host = 0, step_started = 0;
   };
@@ -107,13 +108,15 @@ class Engine {
   void host_wait(std::size_t actor, std::uint32_t instance);
   void end_step(std::size_t actor);
   // streams
-  void release(std::size_t actor, std::uint32_t instance, bool sleeps);
+  void release(std::size_t actor, std::uint32_t instance, StreamId awake);
+  void release_next(std::size_t actor, std::uint32_t local);
   void run_op(std::size_t actor, std::uint32_t instance);
   void run_calls(std::size_t actor, std::uint32_t instance);
   void run_copy(std::size_t actor, std::uint32_t instance);
   void run_communication(std::size_t actor, std::uint32_t instance);
   void end_op(std::uint32_t instance);
-  void free_buffers(std::size_t actor, const Op& op);
+  void free_buffers(std::size_t actor, StreamId stream);
+  void free_host(std::size_t actor, StreamId awake);
   void leave_stream(std::size_t actor, std::uint32_t instance);
   // communication
   void arrive(std::uint32_t instance);

@@ -93,13 +93,13 @@ class PlanMaker {
     op.peer = peer;
     return add(op, waits);
   }
-  OpId copy(std::int64_t elements) {
+  OpId copy(std::int64_t elements, const std::vector<OpId>& waits = {}) {
     Op op;
     op.kind = OpKind::copy;
     op.stream = stream("copy_in");
     op.count = elements;
     op.dtype = DType::i64;
-    return add(op, {});
+    return add(op, waits);
   }
   OpId host_wait(const std::vector<OpId>& waits) {
     Op op;

@@ -83,7 +83,7 @@ TEST_CASE("probe: the curve that a machine has is read back from its timeline") 
   CHECK(out.wakes[0].ranks == 2);
   CHECK(out.wakes[0].seconds == doctest::Approx(30e-6));
   REQUIRE(figures.turns_s[2].size() == 2 * 2 * 15);  // ranks, steps
-  CHECK(figures.turns_s[2][0] == doctest::Approx(62e-6));
+  CHECK(figures.turns_s[2][0] == doctest::Approx(30e-6));
   CHECK(out.issue_s == doctest::Approx(2e-6));
   REQUIRE(out.fits.size() == 2);
   CHECK(out.fits[0].name == "all_reduce x2");
@@ -91,8 +91,8 @@ TEST_CASE("probe: the curve that a machine has is read back from its timeline") 
   CHECK(out.fits[0].max_error < 1e-6);
 }
 
-// A turn counts where the second op was issued after the first had ended.
-TEST_CASE("probe: an op that was issued early is no turn") {
+// A turn counts where the second op had been issued when the first ended.
+TEST_CASE("probe: an op that was issued late is no turn") {
   ProbePlan probe;
   probe.plan.programs.push_back({0, 2});
   probe.plan.ops.resize(2);
@@ -102,11 +102,11 @@ TEST_CASE("probe: an op that was issued early is no turn") {
   t.spans = {{OpId{0}, 0, 0, 0, 0, 0, 1000, 900},
              {OpId{1}, 0, 0, 500, 1700, 1700, 2000, 300},
              {OpId{0}, 0, 1, 0, 0, 0, 1000, 900},
-             {OpId{1}, 0, 1, 1200, 1250, 1250, 2000, 300}};
+             {OpId{1}, 0, 1, 1200, 1250, 1250, 2000, 300}};  // issued late
   ProbeFigures figures;
   add_figures(probe, t, figures);
   REQUIRE(figures.turns_s[1].size() == 1);
-  CHECK(figures.turns_s[1][0] == doctest::Approx(250e-9));
+  CHECK(figures.turns_s[1][0] == doctest::Approx(700e-9));
   CHECK(figures.issues_s.size() == 2);
 }
 

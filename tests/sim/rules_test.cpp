@@ -58,9 +58,10 @@ TEST_CASE("engine: a message starts when both ends are exposed") {
 
 // Threads that sleep. wake 10 us, issue 0; gelu(1000) takes 8 us.
 //   op 0   issued at 0 to a stream that sleeps: starts at 10, ends at 18
-//   op 1   issued at 0 as well, behind op 0: starts at 18, ends at 26; its free wakes the host
-//   op 2   allocates: issued at 26 + 10, starts at 46 and ends at 54
-TEST_CASE("engine: a sleeping stream and a sleeping host go on after the wake-up") {
+//   op 1   issued at 0 as well, behind op 0: starts at 18, ends at 26, frees
+//   op 2   allocates: issued at 26 by the thread that has freed, to its own stream: 26 to 34
+//   op 3   of another stream, waits for op 2: starts at 34 + 10
+TEST_CASE("engine: a stream that sleeps goes on after the wake-up; one that has freed does not") {
   PlanMaker make(1, 1, 1);
   make.begin_program();
   const BufferId a = make.buffer(0, BufferClass::activation, 4096);
@@ -69,8 +70,9 @@ TEST_CASE("engine: a sleeping stream and a sleeping host go on after the wake-up
   make.allocates({a});
   make.compute({make.gelu(1000)});
   make.frees({a});
-  make.compute({make.gelu(1000)});
+  const OpId last = make.compute({make.gelu(1000)});
   make.allocates({b}).frees({b});
+  make.copy(100, {last});
   Calibration c;
   c.wakes = {{1, 10e-6}};
   SimOptions o;
@@ -78,9 +80,32 @@ TEST_CASE("engine: a sleeping stream and a sleeping host go on after the wake-up
   const SimResult r = run(make.plan, local_spec(1), o);
   CHECK(near(span(r, 0, 0).started, us(10)));
   CHECK(near(span(r, 0, 1).started, us(18)));
-  CHECK(near(span(r, 0, 2).issued, us(36)));
-  CHECK(near(span(r, 0, 2).started, us(46)));
-  CHECK(near(r.iteration_ps, us(54)));
+  CHECK(near(span(r, 0, 2).issued, us(26)));
+  CHECK(near(span(r, 0, 2).started, us(26)));
+  CHECK(near(span(r, 0, 3).ready, us(34)));
+  CHECK(near(span(r, 0, 3).started, us(44)));
+}
+
+// The host is freed by another stream's op: its own stream's thread has to wake up.
+//   op 0   a copy that frees: 10 to 10 + d
+//   op 1   allocates: issued at 10 + d, starts 10 later
+TEST_CASE("engine: an op that another stream's thread issues waits for the wake-up") {
+  PlanMaker make(1, 1, 1);
+  make.begin_program();
+  const BufferId a = make.buffer(0, BufferClass::batch, 800);
+  const BufferId b = make.buffer(0, BufferClass::activation, 4096);
+  const OpId copy = make.copy(100);
+  make.allocates({a}).frees({a});
+  make.compute({make.gelu(1000)});
+  make.allocates({b}).frees({b});
+  Calibration c;
+  c.wakes = {{1, 10e-6}};
+  SimOptions o;
+  o.calibration = &c;
+  const SimResult r = run(make.plan, local_spec(1), o);
+  CHECK(near(span(r, 0, copy.value).started, us(10)));
+  CHECK(span(r, 0, 1).issued == span(r, 0, copy.value).ended);
+  CHECK(near(span(r, 0, 1).started, span(r, 0, 1).issued + us(10)));
 }
 
 // The host of a device issues every 4 us and runs ahead of the device.
