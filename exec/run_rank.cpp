@@ -16,6 +16,7 @@
 #include "common/base/limits.h"
 #include "common/base/text.h"
 #include "common/timeline/rank_file.h"
+#include "exec/device/loaded_pages.h"
 #include "exec/device/torch_memory.h"
 #include "exec/execute.h"
 #include "exec/runtime/interpreter.h"
@@ -213,6 +214,7 @@ Status run_rank(const RunInput& in, Rank rank, CommBackend& comm, OpObserver* ob
     return *outcome.error;
   }
   ::malloc_trim(0);  // what parsing the plan left behind
+  drop_loaded_pages();
   run_steps(in, rank, **interpreter, metrics, tensors ? &*tensors : nullptr, observer, outcome);
   if (outcome.error) {
     // Workers may still run: nothing of the interpreter is read, and it ends first.

@@ -53,7 +53,8 @@ struct RingHeader {
 };
 static_assert(sizeof(RingHeader) == 72);
 
-// queued() is called by one thread at a time, started() and done() of an op by one after its queued().
+// queued() is called by one thread at a time, started() and done() of an op by one after its
+// queued().
 class Recorder : public OpObserver {
  public:
   // Makes the file anew. E-IO-010. The plan is not kept.

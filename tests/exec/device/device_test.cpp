@@ -1,9 +1,12 @@
-// Streams, latches and the packing of buffers.
+// Streams, latches, the packing of buffers, and pages of program files.
 #include <doctest/doctest.h>
 
+#include <cstdlib>
 #include <random>
 
+#include "common/base/file.h"
 #include "exec/device/arena.h"
+#include "exec/device/loaded_pages.h"
 #include "exec/device/stream.h"
 
 namespace tandem::exec {
@@ -125,6 +128,26 @@ TEST_CASE("latch: abort releases waiters and stays") {
   latch.set(1);
   CHECK(!latch.wait_above(0));
   CHECK(latch.is_above(1 << 30));
+}
+
+// KiB of files that are resident.
+static long resident_file_kib() {
+  const Result<std::string> status = read_file("/proc/self/status", 1 << 16);
+  REQUIRE(status.ok());
+  const std::size_t at = status->find("RssFile:");
+  REQUIRE(at != std::string::npos);
+  return std::strtol(status->c_str() + at + 8, nullptr, 10);
+}
+
+// LibTorch alone has touched tens of MiB when main() begins; what runs next needs few of them.
+TEST_CASE(
+    "loaded pages: dropping them frees most of the resident file pages, and code still runs") {
+  const long before = resident_file_kib();
+  CHECK(before > 10'000);
+  drop_loaded_pages();
+  CHECK(resident_file_kib() < before / 2);
+  const ArenaLayout layout = pack_buffers(plan_of({{0, 1, 16}}, 2), ProgramId{0});
+  CHECK(layout.bytes == 64);
 }
 
 }  // namespace tandem::exec
