@@ -6,7 +6,7 @@
 #include <algorithm>
 
 #include "common/plan/lower/draft.h"
-#include "common/plan/lower/uses.h"
+#include "common/plan/uses.h"
 
 namespace tandem::lower {
 
@@ -15,7 +15,7 @@ void buffers(Draft& d) {
   std::vector<std::int32_t> first(d.plan.buffers.size(), kNever), last(first);
   for (std::vector<Op>& ops : d.programs) {
     for (std::size_t i = 0; i < ops.size(); ++i)
-      for_each_use(d.plan, ops[i], [&](BufferId id, bool) {
+      for_each_root_use(d.plan, ops[i], [&](BufferId id, Use) {
         if (first[id.index()] == kNever) first[id.index()] = static_cast<std::int32_t>(i);
         last[id.index()] = static_cast<std::int32_t>(i);
       });
@@ -35,7 +35,7 @@ void buffers(Draft& d) {
     for (std::size_t i = 0; i < ops.size(); ++i) {
       begin = early[i];
       end.clear();
-      for_each_use(d.plan, ops[i], [&](BufferId id, bool) {
+      for_each_root_use(d.plan, ops[i], [&](BufferId id, Use) {
         if (lives_for_the_run(d.plan.buffer(id).cls)) return;
         if (first[id.index()] == static_cast<std::int32_t>(i)) begin.push_back(id);
         if (last[id.index()] == static_cast<std::int32_t>(i)) end.push_back(id);

@@ -83,6 +83,11 @@ struct Draft {
 // The group size of gradient reductions.
 [[nodiscard]] inline std::int64_t reduce_size(const Sizes& s) { return s.dp; }
 
+// Buffers that live for the whole run, whoever uses them.
+[[nodiscard]] constexpr bool lives_for_the_run(BufferClass c) {
+  return c == BufferClass::param || c == BufferClass::grad || c == BufferClass::optim;
+}
+
 // --- L1 to L1 (schedules.md 4) -------------------------------------------------------------------
 // Adds REDUCE_GRAD of a stage right behind its last backward.
 [[nodiscard]] Order reduce(const Order& order);

@@ -8,7 +8,7 @@
 #include <algorithm>
 
 #include "common/plan/lower/draft.h"
-#include "common/plan/lower/uses.h"
+#include "common/plan/uses.h"
 
 namespace tandem::lower {
 namespace {
@@ -26,7 +26,7 @@ class Waits {
 
   void run() {
     for (std::size_t i = 0; i < ops_.size(); ++i)
-      for_each_use(d_.plan, ops_[i], [&](BufferId id, bool) {
+      for_each_root_use(d_.plan, ops_[i], [&](BufferId id, Use) {
         last_use_[id.index()] = static_cast<std::int32_t>(i);
       });
     for (std::size_t i = 0; i < ops_.size(); ++i) place(static_cast<std::int32_t>(i));
@@ -54,11 +54,11 @@ class Waits {
     const auto want = [&](std::int32_t op) {
       if (op != kNone) need[stream_of(op)] = std::max(need[stream_of(op)], op);
     };
-    for_each_use(d_.plan, ops_[static_cast<std::size_t>(i)], [&](BufferId id, bool writes) {
+    for_each_root_use(d_.plan, ops_[static_cast<std::size_t>(i)], [&](BufferId id, Use use) {
       want(writer_[id.index()]);
       const bool frees = last_use_[id.index()] == i && !lives_for_the_run(d_.plan.buffer(id).cls);
       const auto readers = readers_.find(id);
-      if ((writes || frees) && readers != readers_.end())
+      if ((writes(use) || frees) && readers != readers_.end())
         for (std::int32_t r : readers->second) want(r);
     });
     return need;
@@ -84,21 +84,21 @@ class Waits {
     std::sort(waits.begin(), waits.end());
     op.waits = d_.refs(waits);
     tail_[own] = i;
-    for_each_use(d_.plan, op, [&](BufferId id, bool writes) {
-      if (writes) {
+    for_each_root_use(d_.plan, op, [&](BufferId id, Use use) {
+      if (writes(use)) {
         writer_[id.index()] = i;
         readers_.erase(id);
       }
     });
-    for_each_use(d_.plan, op, [&](BufferId id, bool writes) {
+    for_each_root_use(d_.plan, op, [&](BufferId id, Use use) {
       // The host issues later ops only when its wait is over: nobody has to wait for it.
-      if (writes || writer_[id.index()] == i || op.kind == OpKind::host_wait) return;
+      if (writes(use) || writer_[id.index()] == i || op.kind == OpKind::host_wait) return;
       // Of several readers on one stream the last one stands for all.
       std::vector<std::int32_t>& readers = readers_[id];
       std::erase_if(readers, [&](std::int32_t r) { return stream_of(r) == own; });
       readers.push_back(i);
     });
-    for_each_use(d_.plan, op, [&](BufferId id, bool) {
+    for_each_root_use(d_.plan, op, [&](BufferId id, Use) {
       if (last_use_[id.index()] == i) readers_.erase(id);
     });
   }

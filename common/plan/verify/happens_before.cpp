@@ -10,8 +10,8 @@
 
 #include <algorithm>
 
+#include "common/plan/uses.h"
 #include "common/plan/verify/passes.h"
-#include "common/plan/verify/uses.h"
 
 namespace tandem::verify {
 namespace {

@@ -8,8 +8,8 @@
 // streams are ordered (happens_before.cpp), nor sizes (memory.cpp).
 #include <fmt/format.h>
 
+#include "common/plan/uses.h"
 #include "common/plan/verify/passes.h"
-#include "common/plan/verify/uses.h"
 
 namespace tandem::verify {
 namespace {

@@ -1,9 +1,9 @@
-// Who touches which buffer how: the one definition for the passes about buffers.
+// Which op touches which buffer how: the one definition, for lowering and for verification.
 #pragma once
 
 #include "common/plan/plan.h"
 
-namespace tandem::verify {
+namespace tandem {
 
 enum class Use { read, write, accumulate };  // accumulate: reads and writes
 [[nodiscard]] constexpr bool reads(Use u) { return u != Use::write; }
@@ -48,4 +48,10 @@ void for_each_use(const Plan& plan, const Op& op, F&& f) {
   return root.valid() ? root : id;
 }
 
-}  // namespace tandem::verify
+// As for_each_use, but of memory: a view counts as its bucket. A buffer may come more than once.
+template <class F>
+void for_each_root_use(const Plan& plan, const Op& op, F&& f) {
+  for_each_use(plan, op, [&](BufferId b, Use use) { f(root_of(plan, b), use); });
+}
+
+}  // namespace tandem
