@@ -25,6 +25,27 @@ struct Action {
   return k == ActionKind::I || k == ActionKind::B;
 }
 
+// --- messages: what lowering adds between the computing actions ---
+[[nodiscard]] constexpr bool is_send(ActionKind k) {
+  return k == ActionKind::send_f || k == ActionKind::send_b;
+}
+[[nodiscard]] constexpr bool is_recv(ActionKind k) {
+  return k == ActionKind::recv_f || k == ActionKind::recv_b;
+}
+// Of a forward: an activation goes to the next stage. Else a gradient goes to the stage before.
+[[nodiscard]] constexpr bool goes_forth(ActionKind message) {
+  return message == ActionKind::send_f || message == ActionKind::recv_f;
+}
+// The stage at the other end of a message.
+[[nodiscard]] constexpr int other_stage(const Action& message) {
+  return message.stage + (goes_forth(message.kind) == is_send(message.kind) ? 1 : -1);
+}
+// Does `a` make the message (a send), or take it (a receive)?
+[[nodiscard]] constexpr bool makes_or_takes(const Action& a, const Action& message) {
+  return a.stage == message.stage && a.microbatch == message.microbatch &&
+         (goes_forth(message.kind) ? a.kind == ActionKind::F : is_backward(a.kind));
+}
+
 using RankOrder = std::vector<Action>;
 
 struct Order {

@@ -64,20 +64,9 @@ Error stuck(const Order& in, const std::vector<std::size_t>& at) {
                     "mend the order; its first rows are\n" + grid(in));
 }
 
-bool is_recv(ActionKind k) { return k == ActionKind::recv_f || k == ActionKind::recv_b; }
-bool is_send(ActionKind k) { return k == ActionKind::send_f || k == ActionKind::send_b; }
-
 // The rank at the other end of a message.
-int peer_of(const Order& order, const Action& a) {
-  const int other =
-      a.kind == ActionKind::send_f || a.kind == ActionKind::recv_b ? a.stage + 1 : a.stage - 1;
-  return order.stage_rank[static_cast<std::size_t>(other)];
-}
-
-// Does `a` need the message of `recv`?
-bool consumes(const Action& a, const Action& recv) {
-  return a.stage == recv.stage && a.microbatch == recv.microbatch &&
-         (recv.kind == ActionKind::recv_f ? a.kind == ActionKind::F : is_backward(a.kind));
+int peer_of(const Order& order, const Action& message) {
+  return order.stage_rank[static_cast<std::size_t>(other_stage(message))];
 }
 
 // Moves the waiting receives that `goes` accepts to the end of `out`, in their order.
@@ -100,7 +89,7 @@ RankOrder deferred(const Order& order, int rank, bool parity) {
       continue;
     }
     const auto mine = std::find_if(waiting.begin(), waiting.end(),
-                                   [&](const Action& r) { return consumes(a, r); });
+                                   [&](const Action& r) { return makes_or_takes(a, r); });
     if (mine != waiting.end()) {
       const Action needed = *mine;
       bool before = true;  // still at or before `needed`

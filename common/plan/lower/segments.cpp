@@ -38,10 +38,10 @@ class Program {
     };
     for (std::size_t i = 0; i < list.size(); ++i) {
       std::size_t owner = i;
-      if (list[i].kind == ActionKind::recv_f || list[i].kind == ActionKind::recv_b)
-        while (owner + 1 < list.size() && !consumes(list[owner], list[i])) ++owner;
-      if (list[i].kind == ActionKind::send_f || list[i].kind == ActionKind::send_b)
-        while (owner > 0 && !makes(list[owner], list[i])) --owner;
+      if (is_recv(list[i].kind))
+        while (owner + 1 < list.size() && !makes_or_takes(list[owner], list[i])) ++owner;
+      if (is_send(list[i].kind))
+        while (owner > 0 && !makes_or_takes(list[owner], list[i])) --owner;
       part_ = part_at(owner);
       act(list[i]);
     }
@@ -55,15 +55,6 @@ class Program {
     std::vector<BufferId> first;  // by slot: buffer of microbatch 0
     int first_backward = 0;       // microbatch whose backward comes first: its W writes
   };
-
-  static bool consumes(const Action& a, const Action& recv) {
-    return a.stage == recv.stage && a.microbatch == recv.microbatch &&
-           (recv.kind == ActionKind::recv_f ? a.kind == ActionKind::F : is_backward(a.kind));
-  }
-  static bool makes(const Action& a, const Action& send) {
-    return a.stage == send.stage && a.microbatch == send.microbatch &&
-           (send.kind == ActionKind::send_f ? a.kind == ActionKind::F : is_backward(a.kind));
-  }
 
   void open(int number, Visit visit) {
     Stage& s = stages_.emplace_back();
@@ -201,9 +192,8 @@ class Program {
   }
 
   void message(const Stage& s, const Action& a, OpKind kind, int slot) {
-    const bool forth = a.kind == ActionKind::send_f || a.kind == ActionKind::recv_f;
-    const int other =
-        (a.kind == ActionKind::send_f || a.kind == ActionKind::recv_b) ? s.stage + 1 : s.stage - 1;
+    const bool forth = goes_forth(a.kind);
+    const int other = other_stage(a);
     Ref r;
     r.slot = slot;
     Op op;

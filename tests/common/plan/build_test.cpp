@@ -237,8 +237,8 @@ TEST_CASE("p2p: a V of four stages on two ranks") {
     int sends = 0, receives = 0;
     for (const RankOrder& list : swept->ranks)
       for (const Action& a : list) {
-        sends += a.kind == ActionKind::send_f || a.kind == ActionKind::send_b ? 1 : 0;
-        receives += a.kind == ActionKind::recv_f || a.kind == ActionKind::recv_b ? 1 : 0;
+        sends += is_send(a.kind) ? 1 : 0;
+        receives += is_recv(a.kind) ? 1 : 0;
       }
     CHECK(sends == 2 * 4);  // 2 v (p - 1) a microbatch (schedules.md 1.3)
     CHECK(receives == sends);
