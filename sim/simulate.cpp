@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "common/plan/print.h"
+#include "common/plan/totals.h"
 #include "sim/memory/tracker.h"
 
 namespace tandem::sim {
@@ -37,10 +38,10 @@ class Accountant {
     const auto calls = plan_.calls_of(op);
     double total = 0, sum = 0;
     for (const Call& c : calls)
-      total += static_cast<double>(cost_.work(c.kernel, accumulates(plan_, c))[0]);
+      total += static_cast<double>(cost_.work(c.kernel, call_accumulates(plan_, c))[0]);
     Picoseconds at = begin;
     for (std::size_t i = 0; i < calls.size(); ++i) {
-      sum += static_cast<double>(cost_.work(calls[i].kernel, accumulates(plan_, calls[i]))[0]);
+      sum += static_cast<double>(cost_.work(calls[i].kernel, call_accumulates(plan_, calls[i]))[0]);
       Picoseconds next = end;
       if (i + 1 < calls.size() && total > 0)
         next = begin + static_cast<Picoseconds>(static_cast<double>(end - begin) * (sum / total));
@@ -267,7 +268,7 @@ std::array<double, kNumCostSources> source_shares(const Plan& plan, const Comput
   for (std::size_t p = 0; p < plan.programs.size(); ++p)
     for (const Op& op : plan.ops_of(ProgramId{static_cast<int>(p)}))
       for (const Call& c : plan.calls_of(op)) {
-        const bool acc = accumulates(plan, c);
+        const bool acc = call_accumulates(plan, c);
         out[static_cast<std::size_t>(cost.source(c.kernel, acc))] +=
             ranks[p] * ps_to_seconds(cost.work(c.kernel, acc)[0]);
       }

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <tuple>
 
-#include "sim/compute/compute_cost.h"
+#include "common/plan/totals.h"
 
 namespace tandem::sim {
 namespace {
@@ -112,7 +112,7 @@ void add_optimizer(Grid& g) {
 std::vector<MeasuredKernel> kernels_of(const Plan& plan) {
   std::vector<MeasuredKernel> out;
   for (const Call& c : plan.calls)
-    out.push_back({calibration_key(plan.kernel(c.kernel)), accumulates(plan, c)});
+    out.push_back({calibration_key(plan.kernel(c.kernel)), call_accumulates(plan, c)});
   sort_unique(out);
   return out;
 }

@@ -102,12 +102,6 @@ double roofline_seconds(const Kernel& k, PlanTypes types, bool accumulate,
   return seconds;
 }
 
-bool accumulates(const Plan& plan, const Call& call) {
-  for (const OperandRef& o : plan.operands_of(call.outputs))
-    if (o.accumulate) return true;
-  return false;
-}
-
 Result<ComputeCost> ComputeCost::create(const Plan& plan, const DeviceSpec& device,
                                         const Calibration* calibration) {
   const PlanTypes types = plan.header.types;

@@ -36,7 +36,8 @@ class ComputeCost {
                                                   const Calibration* calibration);
 
   [[nodiscard]] int num_levels() const { return num_levels_; }
-  // Work of a call by level: the CPU (or device) time if it had a core for itself.
+  // Work of a call by level: the CPU (or device) time if it had a core for itself. `accumulates`:
+  // call_accumulates of common/plan/totals.h.
   [[nodiscard]] std::span<const Picoseconds> work(KernelId kernel, bool accumulates) const {
     return {work_.data() + row(kernel, accumulates) * static_cast<std::size_t>(num_levels_),
             static_cast<std::size_t>(num_levels_)};
@@ -56,9 +57,6 @@ class ComputeCost {
   std::vector<Picoseconds> work_;  // [kernel][accumulates][level]
   std::vector<CostSource> source_;
 };
-
-// Does any output of the call accumulate?
-[[nodiscard]] bool accumulates(const Plan& plan, const Call& call);
 
 // "bf16" of the scenario's peak table.
 [[nodiscard]] std::string_view precision_name(DType t);

@@ -7,6 +7,7 @@
 #include <map>
 
 #include "common/plan/print.h"
+#include "common/plan/totals.h"
 
 namespace tandem::sim {
 namespace {
@@ -155,7 +156,7 @@ void Engine::make_order() {
         for (std::size_t l = 0; l < levels; ++l)
           work_[id * levels + l] = cost_.copy(Plan::bytes_in(op));
       for (const Call& c : plan_.calls_of(op)) {
-        const auto work = cost_.work(c.kernel, accumulates(plan_, c));
+        const auto work = cost_.work(c.kernel, call_accumulates(plan_, c));
         for (std::size_t l = 0; l < levels; ++l) work_[id * levels + l] += work[l];
       }
     }
