@@ -6,6 +6,7 @@
 #include <map>
 #include <tuple>
 
+#include "common/plan/live_bytes.h"
 #include "common/plan/print.h"
 #include "common/plan/totals.h"
 #include "sim/memory/tracker.h"

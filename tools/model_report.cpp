@@ -51,7 +51,7 @@ Json zero_json(const Scenario& s, int pp) {
   return list;
 }
 
-Json classes_json(const sim::ClassBytes& bytes) {
+Json classes_json(const ClassBytes& bytes) {
   Json out = Json::object();
   for (int c = 0; c < kNumBufferClasses; ++c)
     if (const Bytes b = bytes[static_cast<std::size_t>(c)]; b > 0)

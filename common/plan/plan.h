@@ -9,6 +9,7 @@
 // backends, so peak memory does not depend on timing.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -41,6 +42,7 @@ enum class BufferClass : std::uint8_t {
 };
 inline constexpr int kNumBufferClasses = 13;
 [[nodiscard]] std::string_view name_of(BufferClass c);
+using ClassBytes = std::array<Bytes, kNumBufferClasses>;
 
 enum class OpKind : std::uint8_t {
   compute,

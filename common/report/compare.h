@@ -63,7 +63,7 @@ struct Inversion {
 struct RankMemory {
   std::int32_t rank = 0;
   Bytes predicted = 0, measured = 0;  // peak of the sum
-  std::array<Bytes, kNumBufferClasses> predicted_by_class{}, measured_by_class{};
+  ClassBytes predicted_by_class{}, measured_by_class{};
   [[nodiscard]] double error() const;
 };
 

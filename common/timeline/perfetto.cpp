@@ -48,7 +48,7 @@ class Writer {
     inner_.varint(kAnnotationTextIid, intern(kInternedStrings, strings_, text));
     event_.message(kAnnotations, inner_);
   }
-  void annotate(Key key, const std::array<std::int64_t, kNumBufferClasses>& values) {
+  void annotate(Key key, const ClassBytes& values) {
     ProtoWriter list;
     list.varint(kAnnotationNameIid, static_cast<std::uint64_t>(key) + 1);
     for (std::int64_t v : values) {
@@ -329,7 +329,7 @@ class Writer {
   // A counter holds until its next value: a class is written when it changes. The event of the sum
   // comes last and closes the sample.
   void memory() {
-    std::array<std::int64_t, kNumBufferClasses> live{};
+    ClassBytes live{};
     int rank = -1;
     for (const MemorySample& s : t_.memory) {
       if (s.rank != rank) live = {};

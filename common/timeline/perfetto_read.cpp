@@ -16,7 +16,6 @@ namespace tandem {
 namespace {
 
 using namespace perfetto;
-using ClassBytes = std::array<std::int64_t, kNumBufferClasses>;
 
 // What one TrackEvent says, as far as we wrote it.
 struct Event {

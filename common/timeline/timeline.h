@@ -2,7 +2,6 @@
 // measured span join by (op, rank, step). Plain data; files: perfetto.h, chrome_json.h, csv.h.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -43,7 +42,7 @@ struct MemorySample {
   OpId op;
   std::int32_t rank = 0, step = 0;
   std::int64_t time = 0;
-  std::array<std::int64_t, kNumBufferClasses> live{};
+  ClassBytes live{};
 };
 
 // A step of a rank, from the issue of its first op to the end of its last.
@@ -55,9 +54,9 @@ struct StepMark {
 // Peak over the run. `total` is the peak of the sum, not the sum of the peaks.
 struct PeakMemory {
   std::int32_t rank = 0;
-  std::array<std::int64_t, kNumBufferClasses> by_class{};
+  ClassBytes by_class{};
   std::int64_t total = 0;
-  std::array<std::int64_t, kNumBufferClasses> at_peak{};  // by class at the moment of `total`
+  ClassBytes at_peak{};  // by class at the moment of `total`
   OpId op_at_peak;
 };
 

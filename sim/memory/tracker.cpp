@@ -4,16 +4,11 @@
 
 #include <algorithm>
 
+#include "common/plan/live_bytes.h"
 #include "common/plan/print.h"
 
 namespace tandem::sim {
 namespace {
-
-Bytes sum(const ClassBytes& bytes) {
-  Bytes total = 0;
-  for (Bytes b : bytes) total += b;
-  return total;
-}
 
 Bytes hidden_of(const Plan& plan, const Op& op) {
   Bytes most = 0;
@@ -22,62 +17,36 @@ Bytes hidden_of(const Plan& plan, const Op& op) {
   return most;
 }
 
-ProgramMemory track(const Plan& plan, ProgramId program, ClassBytes live) {
+ProgramMemory track(const Plan& plan, ProgramId program, const ClassBytes& persistent) {
   ProgramMemory out;
-  out.persistent = live;
-  out.peak.by_class = out.peak.at_peak = live;
-  out.peak.total = out.needed = sum(live);
-  out.at_needed = live;
-  Bytes total = out.peak.total;
-  std::int64_t id = plan.programs[program.index()].first_op;
-  for (const Op& op : plan.ops_of(program)) {
-    if (op.allocates.count) {
-      add_bytes(plan, plan.allocates_of(op), 1, live);
-      total = sum(live);
-      for (std::size_t c = 0; c < live.size(); ++c)
-        out.peak.by_class[c] = std::max(out.peak.by_class[c], live[c]);
-      if (total > out.peak.total) {
-        out.peak.total = total;
-        out.peak.at_peak = live;
-        out.peak.op_at_peak = OpId{id};
-      }
+  out.persistent = persistent;
+  out.peak.by_class = out.peak.at_peak = persistent;
+  out.peak.total = out.needed = total_bytes(persistent);
+  out.at_needed = persistent;
+  for_each_live(plan, program, persistent, [&](OpId id, const ClassBytes& live) {
+    const Bytes total = total_bytes(live);
+    raise_to(out.peak.by_class, live);
+    if (total > out.peak.total) {
+      out.peak.total = total;
+      out.peak.at_peak = live;
+      out.peak.op_at_peak = id;
     }
-    const Bytes hidden = hidden_of(plan, op);
+    const Bytes hidden = hidden_of(plan, plan.op(id));
     out.kernel_scratch = std::max(out.kernel_scratch, hidden);
     if (total + hidden > out.needed) {
       out.needed = total + hidden;
-      out.op_needed = OpId{id};
+      out.op_needed = id;
       out.at_needed = live;
       out.at_needed[static_cast<std::size_t>(BufferClass::scratch)] += hidden;
     }
-    if (op.frees.count) {
-      add_bytes(plan, plan.frees_of(op), -1, live);
-      total = sum(live);
-    }
-    ++id;
-  }
+  });
   return out;
 }
 
 }  // namespace
 
-void add_bytes(const Plan& plan, std::span<const BufferId> buffers, int sign, ClassBytes& live) {
-  for (BufferId id : buffers) {
-    const Buffer& b = plan.buffer(id);
-    live[static_cast<std::size_t>(b.cls)] += sign * Plan::own_bytes(b);
-  }
-}
-
 std::vector<ProgramMemory> track_memory(const Plan& plan) {
-  std::vector<bool> allocated(plan.buffers.size(), false);
-  for (const Op& op : plan.ops)
-    for (BufferId b : plan.allocates_of(op)) allocated[b.index()] = true;
-  std::vector<ClassBytes> persistent(plan.programs.size(), ClassBytes{});
-  for (std::size_t i = 0; i < plan.buffers.size(); ++i) {
-    const Buffer& b = plan.buffers[i];
-    if (!allocated[i] && b.program.valid())
-      persistent[b.program.index()][static_cast<std::size_t>(b.cls)] += Plan::own_bytes(b);
-  }
+  const std::vector<ClassBytes> persistent = persistent_bytes(plan);
   std::vector<ProgramMemory> out;
   for (std::size_t p = 0; p < plan.programs.size(); ++p)
     out.push_back(track(plan, ProgramId{static_cast<int>(p)}, persistent[p]));

@@ -8,12 +8,11 @@
 
 #include <algorithm>
 
+#include "common/plan/live_bytes.h"
 #include "common/plan/verify/passes.h"
 
 namespace tandem::verify {
 namespace {
-
-using Classes = std::array<Bytes, kNumBufferClasses>;
 
 // In-flight visits by the two conventions of schedules.md 1.6.
 void count_visits(const Plan& plan, const Program& p, ProgramMemory& out) {
@@ -57,7 +56,7 @@ void count_visits(const Plan& plan, const Program& p, ProgramMemory& out) {
   }
 }
 
-std::string classes_text(const Classes& by_class) {
+std::string classes_text(const ClassBytes& by_class) {
   std::string out;
   for (int c = 0; c < kNumBufferClasses; ++c)
     if (by_class[static_cast<std::size_t>(c)])
@@ -70,40 +69,19 @@ std::string classes_text(const Classes& by_class) {
 
 std::vector<ProgramMemory> check_memory(const Plan& plan, const VerifyOptions& options,
                                         Report& report) {
-  std::vector<bool> allocated(plan.buffers.size(), false);
-  for (const Op& o : plan.ops)
-    for (BufferId b : plan.allocates_of(o)) allocated[b.index()] = true;
+  const std::vector<ClassBytes> persistent = persistent_bytes(plan);
   std::vector<ProgramMemory> out(plan.programs.size());
-  std::vector<Classes> live(plan.programs.size(), Classes{});
-  for (std::size_t i = 0; i < plan.buffers.size(); ++i) {
-    const Buffer& b = plan.buffers[i];
-    if (allocated[i]) continue;
-    out[b.program.index()].persistent += Plan::own_bytes(b);
-    live[b.program.index()][static_cast<std::size_t>(b.cls)] += Plan::own_bytes(b);
-  }
   for (std::size_t p = 0; p < plan.programs.size(); ++p) {
     ProgramMemory& m = out[p];
-    Classes& now = live[p];
-    Bytes total = m.persistent;
-    m.peak = total;
-    m.at_peak = m.by_class = now;
-    const Program& program = plan.programs[p];
-    for (std::uint32_t k = 0; k < program.num_ops; ++k) {
-      const OpId id{program.first_op + k};
-      const Op& o = plan.op(id);
-      for (BufferId b : plan.allocates_of(o)) {
-        const auto cls = static_cast<std::size_t>(plan.buffer(b).cls);
-        now[cls] += Plan::own_bytes(plan.buffer(b));
-        total += Plan::own_bytes(plan.buffer(b));
-        m.by_class[cls] = std::max(m.by_class[cls], now[cls]);
-      }
-      if (total > m.peak) m.peak = total, m.at_peak = now, m.op_at_peak = id;
-      for (BufferId b : plan.frees_of(o)) {
-        now[static_cast<std::size_t>(plan.buffer(b).cls)] -= Plan::own_bytes(plan.buffer(b));
-        total -= Plan::own_bytes(plan.buffer(b));
-      }
-    }
-    count_visits(plan, program, m);
+    m.persistent = m.peak = total_bytes(persistent[p]);
+    m.at_peak = m.by_class = persistent[p];
+    for_each_live(plan, ProgramId{static_cast<std::int64_t>(p)}, persistent[p],
+                  [&](OpId id, const ClassBytes& live) {
+                    raise_to(m.by_class, live);
+                    const Bytes total = total_bytes(live);
+                    if (total > m.peak) m.peak = total, m.at_peak = live, m.op_at_peak = id;
+                  });
+    count_visits(plan, plan.programs[p], m);
     if (!options.capacity || m.peak <= *options.capacity) continue;
     const std::string where =
         m.op_at_peak.valid() ? "at " + text_of(plan, m.op_at_peak) : "of what lives for the run";

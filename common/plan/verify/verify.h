@@ -13,7 +13,6 @@
 // streams of a program for V9.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -37,14 +36,13 @@ struct VerifyOptions {
   std::string_view text;
 };
 
-// Memory of the ranks of one program, walked in issue order: what an op allocates is added before
-// it, what it frees is taken away after it. The same in both backends, at any timing.
+// Memory of the ranks of one program (live_bytes.h). The same in both backends, at any timing.
 struct ProgramMemory {
   Bytes persistent = 0;  // lives for the run
   Bytes peak = 0;
-  OpId op_at_peak;  // the first op that reaches it; -1: persistent only
-  std::array<Bytes, kNumBufferClasses> at_peak{};   // sums to `peak`
-  std::array<Bytes, kNumBufferClasses> by_class{};  // each class's own peak, at any time
+  OpId op_at_peak;        // the first op that reaches it; -1: persistent only
+  ClassBytes at_peak{};   // sums to `peak`
+  ClassBytes by_class{};  // each class's own peak, at any time
   // Most visits (stage, microbatch) in flight: from their first forward op to the end of their last
   // W or B (peak_w), to the end of their last I or B (peak_i).
   int peak_w = 0, peak_i = 0;

@@ -274,7 +274,7 @@ class Scheduler {
       std::vector<std::tuple<std::int64_t, OpId, int, BufferId, int>> events;  // time .. sign
       PeakMemory peak;
       peak.rank = r;
-      std::array<std::int64_t, kNumBufferClasses> live{};
+      ClassBytes live{};
       for (BufferId b : plan_.persistent(plan_.program_of(Rank{r})))
         live[static_cast<std::size_t>(plan_.buffer(b).cls)] += plan_.buffer(b).bytes();
       for (const Span& s : t_.spans) {
