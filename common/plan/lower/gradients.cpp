@@ -77,9 +77,7 @@ void reduce_program(Draft& d, std::size_t program) {
       Kernel k;
       k.kind = KernelKind::grad_add;
       k.dims = {d.plan.buffer(t.tied_head).shape.elements()};
-      BufferId part;
-      for (const Tensor& x : t.tensors)
-        if (x.name == "embed.weight") part = x.grad;
+      const BufferId part = t.at("embed.weight").grad;
       op.calls = {static_cast<std::uint32_t>(d.plan.calls.size()), 1};
       Call call{d.kernel(k),
                 d.operands({{part, false}, {t.tied_head, false}}),

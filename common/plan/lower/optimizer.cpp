@@ -2,6 +2,7 @@
 // every step ends with (models.md 4.9, 5).
 //   Each element counts once in the norm: whole tensors on tp rank 0, all on dp rank 0, a tied
 //   embedding on the first stage only. The loss is the same on all tp ranks: tp rank 0 counts.
+#include "common/base/check.h"
 #include "common/plan/lower/draft.h"
 
 namespace tandem::lower {
@@ -36,7 +37,7 @@ class Optimizer {
     compute();
     bool written = false;
     for (const bool tp_cut : {true, false}) written = squares(tp_cut, norm, written);
-    if (!written) call(squares_kernel(true, 0), {}, {{norm, false}});
+    TANDEM_CHECK(written, "program {} has no layer", program_);  // its biases are whole tensors
     end();
     reduce("norm", norm, 0);
     Op wait;
@@ -83,14 +84,6 @@ class Optimizer {
   }
   void end() { ops_.push_back(op_); }
 
-  static Kernel squares_kernel(bool tp_cut, std::int64_t elements) {
-    Kernel k;
-    k.kind = KernelKind::sum_squares;
-    k.dims = {elements};
-    k.flags = tp_cut ? kTpCut : kWhole;
-    k.owner = tp_cut ? axes({Axis::cp, Axis::dp}) : axes({Axis::tp, Axis::cp, Axis::dp});
-    return k;
-  }
   bool squares(bool tp_cut, BufferId norm, bool written) {
     std::vector<BufferId> grads;
     std::int64_t elements = 0;
@@ -101,7 +94,12 @@ class Optimizer {
       elements += t.shape.elements();
     }
     if (grads.empty()) return written;
-    call(squares_kernel(tp_cut, elements), grads, {{norm, written}});
+    Kernel k;
+    k.kind = KernelKind::sum_squares;
+    k.dims = {elements};
+    k.flags = tp_cut ? kTpCut : kWhole;
+    k.owner = tp_cut ? axes({Axis::cp, Axis::dp}) : axes({Axis::tp, Axis::cp, Axis::dp});
+    call(k, grads, {{norm, written}});
     return true;
   }
 
