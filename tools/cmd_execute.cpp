@@ -43,7 +43,7 @@ int execute_file(Context& context, const Options& options) {
   if (!dir) return context.fail(dir.error());
   if (Status s = write_plan_files(*dir, *in); !s) return context.fail(s.error());
   const Result<ExecuteSummary> summary =
-      execute_in_folder(context, scenario, in->plan, dir->folder(), {.verify = options.verify});
+      execute_in_folder(context, *in, dir->folder(), {.verify = options.verify});
   // A run that failed gets no manifest: it is no complete run.
   if (!summary) return context.fail(summary.error());
   context.result.update(to_json(*summary));

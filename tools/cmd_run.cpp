@@ -140,9 +140,8 @@ int run_file(Context& context, const Options& o) {
   context.print(basis_line(*basis, *p));
   context.print(fmt::format("predicted  {:.2f} ms a step\n", predicted_s * 1e3));
 
-  const Result<ExecuteSummary> summary =
-      execute_in_folder(context, in->scenario, in->plan, dir->folder(),
-                        {.verify = o.verify, .predicted_step_s = predicted_s});
+  const Result<ExecuteSummary> summary = execute_in_folder(
+      context, *in, dir->folder(), {.verify = o.verify, .predicted_step_s = predicted_s});
   // A run that failed gets no manifest: it is no complete run.
   if (!summary) return context.fail(summary.error());
   if (Status s = adopt_results(*dir); !s) return context.fail(s.error());

@@ -5,7 +5,6 @@
 
 #include <filesystem>
 
-#include "common/plan/print.h"
 #include "common/scenario/validate.h"
 #include "tools/executor.h"
 #include "tools/training.h"
@@ -42,12 +41,12 @@ Status check_executable_here(const Scenario& scenario, const std::string& device
   return check_executor();
 }
 
-Result<ExecuteSummary> execute_in_folder(Context& context, const Scenario& scenario,
-                                         const Plan& plan, const std::string& folder,
-                                         const ExecuteFlags& flags) {
+Result<ExecuteSummary> execute_in_folder(Context& context, const PlanInput& in,
+                                         const std::string& folder, const ExecuteFlags& flags) {
   ExecuteRequest request;
-  request.plan = &plan;
-  request.config = training_config(scenario, flags.verify);
+  request.plan = &in.plan;
+  request.plan_id = in.id;
+  request.config = training_config(in.scenario, flags.verify);
   request.run_dir = folder;
   request.predicted_step_s = flags.predicted_step_s;
   if (Status s = remove_old_results(folder); !s) return s.error();
@@ -61,8 +60,7 @@ Result<ExecuteSummary> execute_in_folder(Context& context, const Scenario& scena
   sink.note = [&](std::string_view text) { context.message(text); };
   Result<ExecuteSummary> summary = execute_run(request, sink);
   if (!summary) return summary;
-  if (Status s = write_summary(folder, plan_id(plan), "measured", to_json(*summary)); !s)
-    return s.error();
+  if (Status s = write_summary(folder, in.id, "measured", to_json(*summary)); !s) return s.error();
   return summary;
 }
 

@@ -5,10 +5,10 @@
 #include <string>
 
 #include "common/base/result.h"
-#include "common/plan/plan.h"
 #include "common/scenario/scenario.h"
 #include "tools/context.h"
 #include "tools/execute_run.h"
+#include "tools/inputs.h"
 #include "tools/run_dir.h"
 
 namespace tandem::tools {
@@ -26,8 +26,8 @@ struct ExecuteFlags {
 // Writes training.json, ranks/, metrics.jsonl, measured.pftrace, verify.json and the section
 // "measured" of summary.json. Output of ranks goes to stderr with [K] in front, progress to the
 // terminal. An error of execute_run() comes back as it is.
-[[nodiscard]] Result<ExecuteSummary> execute_in_folder(Context& context, const Scenario& scenario,
-                                                       const Plan& plan, const std::string& folder,
+[[nodiscard]] Result<ExecuteSummary> execute_in_folder(Context& context, const PlanInput& in,
+                                                       const std::string& folder,
                                                        const ExecuteFlags& flags);
 
 // Takes what an execution left in the folder, complete or not, into its manifest.

@@ -275,7 +275,7 @@ Result<ExecuteSummary> execute_run(const ExecuteRequest& request, const ExecuteS
   options.arguments = {"tandem", "__rank"};
   options.run_dir = request.run_dir;
   options.version = kVersion;
-  options.plan_id = plan_id(plan);
+  options.plan_id = request.plan_id;
   options.world = out.ranks;
   options.timeout_s = request.config.timeout_s;
   options.late_s = std::max(options.timeout_s, 20 * request.predicted_step_s);

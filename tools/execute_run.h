@@ -23,6 +23,7 @@ namespace tandem::tools {
 
 struct ExecuteRequest {
   const Plan* plan = nullptr;  // as in RUN/plan.txt
+  std::string plan_id;         // of that text
   TrainingConfig config;       // as in RUN/training.json
   std::string run_dir;
   double predicted_step_s = 0;  // 0: not known. Only bounds how long an op may take

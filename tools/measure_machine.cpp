@@ -87,9 +87,11 @@ Status run_probe(Context& context, const MachineRequest& request, const sim::Pro
   Result<TemporaryFolder> folder = TemporaryFolder::create();
   if (!folder) return folder.error();
   const std::string& path = folder->path();
-  if (Status s = write_file_atomic(path + "/plan.txt", print(probe.plan)); !s) return s;
+  const std::string text = print(probe.plan);
+  if (Status s = write_file_atomic(path + "/plan.txt", text); !s) return s;
   ExecuteRequest execute;
   execute.plan = &probe.plan;
+  execute.plan_id = plan_id_of_text(text);
   execute.config = probe_config(request);
   execute.run_dir = path;
   if (Status s = remove_old_results(path); !s) return s;
