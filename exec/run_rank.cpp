@@ -29,10 +29,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-std::string rank_file(const std::string& run_dir, Rank rank, const char* suffix) {
-  return fmt::format("{}/ranks/{}.{}", run_dir, rank.value, suffix);
-}
-
 Json by_class(const std::array<std::int64_t, kNumBufferClasses>& bytes) {
   Json out = Json::object();
   for (int c = 0; c < kNumBufferClasses; ++c)
@@ -164,7 +160,7 @@ Status write_outcome(const RunInput& in, Rank rank, const Outcome& outcome,
   rusage usage{};
   ::getrusage(RUSAGE_SELF, &usage);
   root["max_rss_bytes"] = std::int64_t{usage.ru_maxrss} * 1024;
-  return write_file_atomic(rank_file(run_dir, rank, "json"), root.dump(1) + "\n");
+  return write_file_atomic(rank_path(run_dir, rank.value, "json"), root.dump(1) + "\n");
 }
 
 // Steps until the end or the first failure.
@@ -201,7 +197,7 @@ Status run_rank(const RunInput& in, Rank rank, CommBackend& comm, OpObserver* ob
   std::optional<RankTensorWriter> tensors;
   if (in.config.verify) {
     Result<RankTensorWriter> writer =
-        RankTensorWriter::create(rank_file(run_dir, rank, "grads"), rank);
+        RankTensorWriter::create(rank_path(run_dir, rank.value, "grads"), rank);
     if (!writer) return writer.error();
     tensors = std::move(*writer);
   }
@@ -228,7 +224,8 @@ Status run_rank(const RunInput& in, Rank rank, CommBackend& comm, OpObserver* ob
   timeline.meta["threads_per_rank"] = std::to_string(in.config.threads_per_rank);
   if (Status s = write_outcome(in, rank, outcome, interpreter->get(), comm, timeline, run_dir); !s)
     return s;
-  if (Status s = write_rank_timeline(rank_file(run_dir, rank, "timeline"), timeline, rank.value);
+  if (Status s =
+          write_rank_timeline(rank_path(run_dir, rank.value, "timeline"), timeline, rank.value);
       !s)
     return s;
   if (tensors)
@@ -243,16 +240,16 @@ Status verify_files(const std::string& run_dir) {
   set_up_torch(in->config.threads_per_rank);
   std::vector<RankTensors> ranks;
   for (int r = 0; r < in->plan.header.mesh.world(); ++r) {
-    Result<RankTensors> t = read_rank_tensors(rank_file(run_dir, Rank{r}, "grads"));
+    Result<RankTensors> t = read_rank_tensors(rank_path(run_dir, r, "grads"));
     if (!t) return t.error();
     if (t->rank != Rank{r})
       return make_error(Failure::bad_input, "E-EXEC-034", "a file of a rank is missing or damaged",
                         fmt::format("gradients of rank {}", t->rank.value),
                         fmt::format("gradients of rank {}", r), "run again",
-                        Location{rank_file(run_dir, Rank{r}, "grads")});
+                        Location{rank_path(run_dir, r, "grads")});
     ranks.push_back(std::move(*t));
   }
-  const std::string first = rank_file(run_dir, Rank{0}, "json");
+  const std::string first = rank_path(run_dir, 0, "json");
   Result<std::string> text = read_file(first, limits::kTableBytes);
   if (!text) return text.error();
   const Json root = Json::parse(*text, nullptr, false);

@@ -91,10 +91,6 @@ std::vector<std::vector<int>> share_cores(int world, int threads) {
   return out;
 }
 
-std::string rank_path(const std::string& run_dir, int rank, const char* suffix) {
-  return fmt::format("{}/ranks/{}.{}", run_dir, rank, suffix);
-}
-
 Error damaged(const std::string& path, const std::string& found) {
   return make_error(Failure::bad_input, "E-EXEC-034", "a file of a rank is missing or damaged",
                     found, "the file that the rank wrote", "run again", Location{path});
@@ -159,8 +155,8 @@ Status read_rank_files(const ExecuteRequest& request, ExecuteSummary& out) {
       out.peak_bytes.push_back(root.at("peak_bytes").get<std::int64_t>());
       out.kernel_scratch_bytes.push_back(root.at("kernel_scratch_bytes").get<std::int64_t>());
       for (const Json& row : root.at("communication")) {
-        MovedBytes& sum = out.communication[row.at("communicator").get<std::string>() + " " +
-                                            row.at("tag").get<std::string>()];
+        CommunicationTotal& sum = out.communication[row.at("communicator").get<std::string>() +
+                                                    " " + row.at("tag").get<std::string>()];
         sum.calls += row.at("calls").get<std::int64_t>();
         sum.bytes_in += row.at("bytes_in").get<std::int64_t>();
         sum.bytes_sent += row.at("bytes_sent").get<std::int64_t>();
@@ -186,15 +182,10 @@ Status read_rank_files(const ExecuteRequest& request, ExecuteSummary& out) {
 }
 
 Status merge_timelines(const ExecuteRequest& request, int ranks) {
-  std::vector<Timeline> parts;
-  for (int rank = 0; rank < ranks; ++rank) {
-    Result<Timeline> part = read_rank_timeline(rank_path(request.run_dir, rank, "timeline"));
-    if (!part) return part.error();
-    parts.push_back(std::move(*part));
-  }
-  Timeline merged = merge_rank_timelines(std::move(parts));
-  merged.meta["version"] = kVersion;
-  return write_perfetto(merged, *request.plan, request.run_dir + "/measured.pftrace");
+  Result<Timeline> merged = read_run_timeline(request.run_dir, ranks);
+  if (!merged) return merged.error();
+  merged->meta["version"] = kVersion;
+  return write_perfetto(*merged, *request.plan, request.run_dir + "/measured.pftrace");
 }
 
 Result<VerifySummary> verify(const ExecuteRequest& request, const std::string& program,

@@ -45,7 +45,7 @@ struct VerifySummary {
 };
 
 // One kind of communication, summed over ranks and all steps.
-struct MovedBytes {
+struct CommunicationTotal {
   std::int64_t calls = 0, bytes_in = 0;                // by the plan
   std::int64_t bytes_sent = 0, bytes_sent_by_law = 0;  // counted; in closed form
 };
@@ -60,7 +60,7 @@ struct ExecuteSummary {
   std::map<std::string, std::int64_t> peak_by_class;  // of the rank with most
   std::vector<std::int64_t> kernel_scratch_bytes;     // by rank: LibTorch's own, beside the plan
   // By communicator and tag: "tp attn.out".
-  std::map<std::string, MovedBytes> communication;
+  std::map<std::string, CommunicationTotal> communication;
   bool pinned = false;  // compute threads had cores of their own
   double wall_s = 0;
   std::optional<VerifySummary> verify;

@@ -99,13 +99,9 @@ Status run_probe(Context& context, const MachineRequest& request, const sim::Pro
   context.progress("calibrating: " + what);
   const Result<ExecuteSummary> summary = execute_run(execute, {});
   if (!summary) return summary.error();
-  std::vector<Timeline> parts;
-  for (int rank = 0; rank < probe.plan.header.mesh.world(); ++rank) {
-    Result<Timeline> part = read_rank_timeline(fmt::format("{}/ranks/{}.timeline", path, rank));
-    if (!part) return part.error();
-    parts.push_back(std::move(*part));
-  }
-  sim::add_figures(probe, merge_rank_timelines(std::move(parts)), figures);
+  const Result<Timeline> measured = read_run_timeline(path, probe.plan.header.mesh.world());
+  if (!measured) return measured.error();
+  sim::add_figures(probe, *measured, figures);
   return Ok{};
 }
 

@@ -1,5 +1,7 @@
 #include "common/timeline/rank_file.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstring>
 #include <limits>
@@ -117,6 +119,10 @@ Error damaged(const std::string& file, std::string found) {
 
 }  // namespace
 
+std::string rank_path(const std::string& run_dir, int rank, std::string_view suffix) {
+  return fmt::format("{}/ranks/{}.{}", run_dir, rank, suffix);
+}
+
 std::string encode_rank_timeline(const Timeline& t, int rank) {
   std::string out(kMagic);
   put(out, kVersion, 4);
@@ -209,6 +215,16 @@ Timeline merge_rank_timelines(std::vector<Timeline> ranks) {
   for (MemorySample& s : all.memory) s.time -= first;
   for (StepMark& s : all.steps) s.started -= first, s.ended -= first;
   return all;
+}
+
+Result<Timeline> read_run_timeline(const std::string& run_dir, int num_ranks) {
+  std::vector<Timeline> parts;
+  for (int rank = 0; rank < num_ranks; ++rank) {
+    Result<Timeline> part = read_rank_timeline(rank_path(run_dir, rank, "timeline"));
+    if (!part) return part.error();
+    parts.push_back(std::move(*part));
+  }
+  return merge_rank_timelines(std::move(parts));
 }
 
 }  // namespace tandem

@@ -1,6 +1,6 @@
 // RUN/ranks/K.timeline: what one rank measured, written by the rank, read by the tool, which puts
-// the ranks together into the measured Timeline. Binary, little-endian; the page
-// docs/formats/rank_timeline.md shows worked bytes.
+// the ranks together into the measured Timeline. Also where a rank's files are. Binary,
+// little-endian; the page docs/formats/rank_timeline.md shows worked bytes.
 //
 //   8  magic "TDMRANK1"
 //   4  version (1)      4  rank
@@ -20,6 +20,9 @@
 
 namespace tandem {
 
+// RUN/ranks/RANK.SUFFIX, of any file of a rank: timeline, json, ring, grads, out, err.
+[[nodiscard]] std::string rank_path(const std::string& run_dir, int rank, std::string_view suffix);
+
 // `timeline` holds one rank only; its meta travels too.
 [[nodiscard]] std::string encode_rank_timeline(const Timeline& timeline, int rank);
 
@@ -34,5 +37,8 @@ namespace tandem {
 // One timeline of all ranks: sorted as timeline.h says, times shifted so that the first step starts
 // at 0. Ranks of one host share CLOCK_MONOTONIC. `meta` is that of the first rank.
 [[nodiscard]] Timeline merge_rank_timelines(std::vector<Timeline> ranks);
+
+// The files of ranks 0 to num_ranks - 1 of a run, merged.
+[[nodiscard]] Result<Timeline> read_run_timeline(const std::string& run_dir, int num_ranks);
 
 }  // namespace tandem

@@ -17,6 +17,7 @@
 #include <cstring>
 #include <memory>
 
+#include "common/timeline/rank_file.h"
 #include "exec/device/clock.h"
 #include "exec/launch/child.h"
 #include "exec/launch/rank_log.h"
@@ -166,7 +167,7 @@ class Launcher {
  private:
   [[nodiscard]] Nanoseconds elapsed() const { return now_ns() - start_; }
   [[nodiscard]] std::string file(int rank, const char* suffix) const {
-    return fmt::format("{}/ranks/{}.{}", options_.run_dir, rank, suffix);
+    return rank_path(options_.run_dir, rank, suffix);
   }
 
   // --- start ---------------------------------------------------------------------------------

@@ -15,6 +15,7 @@
 
 #include "common/base/file.h"
 #include "common/base/text.h"
+#include "common/timeline/rank_file.h"
 #include "exec/rendezvous/client.h"
 #include "exec/runtime/recorder.h"
 #include "exec/runtime/watchdog.h"
@@ -157,7 +158,7 @@ void write_failure(const RankArguments& arguments, const Error& error) {
       "{{\"format\": \"tandem-rank\", \"version\": 1, \"rank\": {}, \"ok\": false, \"error\": "
       "{{\"code\": \"{}\", \"title\": \"{}\", \"found\": \"{}\"}}}}\n",
       arguments.rank, escape_json(d.code), escape_json(d.title), escape_json(d.found));
-  (void)write_file_atomic(fmt::format("{}/ranks/{}.json", arguments.run_dir, arguments.rank), text);
+  (void)write_file_atomic(rank_path(arguments.run_dir, arguments.rank, "json"), text);
 }
 
 Status run(const RankArguments& arguments, const RankBody& body) {
@@ -184,7 +185,7 @@ Status run(const RankArguments& arguments, const RankBody& body) {
   if (!transport) return transport.error();
   LocalTransport& comm = **transport;
   Result<std::unique_ptr<Recorder>> recorder = Recorder::create(
-      fmt::format("{}/ranks/{}.ring", arguments.run_dir, rank.value), plan, rank, input->plan_id);
+      rank_path(arguments.run_dir, rank.value, "ring"), plan, rank, input->plan_id);
   if (!recorder) return recorder.error();
 
   std::atomic<bool> told_to_stop{false};
@@ -236,7 +237,7 @@ Status run(const RankArguments& arguments, const RankBody& body) {
   }
   (*client)->leave();
   if (status) return Ok{};
-  const std::string told = fmt::format("{}/ranks/{}.json", arguments.run_dir, rank.value);
+  const std::string told = rank_path(arguments.run_dir, rank.value, "json");
   if (::access(told.c_str(), F_OK) != 0) write_failure(arguments, status.error());
   // What hangs in a failed rank must not hold its end: threads are not waited for any more.
   ::_exit(static_cast<int>(status.error().failure));
