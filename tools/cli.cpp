@@ -40,9 +40,8 @@ class HelpFormatter : public CLI::Formatter {
 
 Diagnostic usage(std::string code, std::string title, std::string found, std::string expected,
                  std::string hint) {
-  return make_error(Failure::usage, std::move(code), std::move(title), std::move(found),
-                    std::move(expected), std::move(hint), Location{"command line"})
-      .diagnostics[0];
+  return make_diagnostic(std::move(code), std::move(title), std::move(found), std::move(expected),
+                         std::move(hint), Location{"command line"});
 }
 
 std::vector<std::string> command_names(const CLI::App& app) {

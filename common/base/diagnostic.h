@@ -5,6 +5,7 @@
 
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace tandem {
@@ -34,6 +35,19 @@ struct Diagnostic {
   [[nodiscard]] bool is_warning() const { return !code.empty() && code[0] == 'W'; }
   bool operator==(const Diagnostic&) const = default;
 };
+
+[[nodiscard]] inline Diagnostic make_diagnostic(std::string code, std::string title,
+                                                std::string found, std::string expected,
+                                                std::string hint, Location where = {}) {
+  Diagnostic d;
+  d.code = std::move(code);
+  d.where = std::move(where);
+  d.title = std::move(title);
+  d.found = std::move(found);
+  d.expected = std::move(expected);
+  d.hint = std::move(hint);
+  return d;
+}
 
 using Diagnostics = std::vector<Diagnostic>;
 

@@ -33,14 +33,9 @@ struct Error {
 [[nodiscard]] inline Error make_error(Failure failure, std::string code, std::string title,
                                       std::string found, std::string expected, std::string hint,
                                       Location where = {}) {
-  Diagnostic d;
-  d.code = std::move(code);
-  d.where = std::move(where);
-  d.title = std::move(title);
-  d.found = std::move(found);
-  d.expected = std::move(expected);
-  d.hint = std::move(hint);
-  return Error{failure, {std::move(d)}};
+  return Error{failure,
+               {make_diagnostic(std::move(code), std::move(title), std::move(found),
+                                std::move(expected), std::move(hint), std::move(where))}};
 }
 
 template <class T>

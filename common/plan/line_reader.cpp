@@ -87,15 +87,12 @@ bool LineReader::full() const {
 bool LineReader::fail(const char* code, Word where, std::string title, std::string found,
                       std::string expected, std::string hint) {
   if (full()) return false;
-  Diagnostic d;
-  d.code = code;
-  d.where = {file_, line_number_, static_cast<int>(where.at) + 1,
-             static_cast<int>(std::max<std::size_t>(1, where.text.size()))};
+  if (found.empty()) found = where.empty() ? "the end of the line" : echo(where.text);
+  Diagnostic d = make_diagnostic(code, std::move(title), std::move(found), std::move(expected),
+                                 std::move(hint),
+                                 {file_, line_number_, static_cast<int>(where.at) + 1,
+                                  static_cast<int>(std::max<std::size_t>(1, where.text.size()))});
   if (where.at < kSourceBytes) d.source_line = std::string(full_line_.substr(0, kSourceBytes));
-  d.title = std::move(title);
-  d.found = found.empty() ? (where.empty() ? "the end of the line" : echo(where.text)) : found;
-  d.expected = std::move(expected);
-  d.hint = std::move(hint);
   diagnostics_.push_back(std::move(d));
   return false;
 }
@@ -118,14 +115,8 @@ bool LineReader::fail_line(const char* code, int line, std::string title, std::s
 bool LineReader::fail_text(const char* code, std::string title, std::string found,
                            std::string expected, std::string hint) {
   if (full()) return false;
-  Diagnostic d;
-  d.code = code;
-  d.where = {file_};
-  d.title = std::move(title);
-  d.found = std::move(found);
-  d.expected = std::move(expected);
-  d.hint = std::move(hint);
-  diagnostics_.push_back(std::move(d));
+  diagnostics_.push_back(make_diagnostic(code, std::move(title), std::move(found),
+                                         std::move(expected), std::move(hint), {file_}));
   return false;
 }
 

@@ -64,12 +64,8 @@ class Converter {
  private:
   std::nullopt_t refuse(std::string code, std::string title, std::string found,
                         std::string expected, std::string hint, const YamlNode* at = nullptr) {
-    Diagnostic d;
-    d.code = std::move(code);
-    d.title = std::move(title);
-    d.found = std::move(found);
-    d.expected = std::move(expected);
-    d.hint = std::move(hint);
+    Diagnostic d = make_diagnostic(std::move(code), std::move(title), std::move(found),
+                                   std::move(expected), std::move(hint));
     const YamlNode& node = at != nullptr ? *at : leaf_.node;
     const bool at_key =
         !node.key.empty() && (node.kind == Kind::null || node.mark.line != node.key_mark.line);

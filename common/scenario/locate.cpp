@@ -10,13 +10,8 @@ namespace tandem {
 Diagnostic at_fields(const Scenario& scenario, std::initializer_list<std::string_view> paths,
                      std::string code, std::string title, std::string found, std::string expected,
                      std::string hint) {
-  Diagnostic d;
-  d.code = std::move(code);
-  d.title = std::move(title);
-  d.found = std::move(found);
-  d.expected = std::move(expected);
-  d.hint = std::move(hint);
-  d.where = Location{scenario.file};
+  Diagnostic d = make_diagnostic(std::move(code), std::move(title), std::move(found),
+                                 std::move(expected), std::move(hint), Location{scenario.file});
   bool placed = false;
   for (std::string_view path : paths) {
     const auto origin = scenario.origins.find(std::string(path));

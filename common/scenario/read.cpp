@@ -119,27 +119,21 @@ class Reader {
   }
 
   void refuse_set(const std::string& set) {
-    problems_.push_back(make_error(Failure::usage, "E-SCEN-016", "--set needs PATH=VALUE", set,
-                                   "the path of a field, =, and its value",
-                                   "write --set parallel.tp=2", Location{"--set " + set})
-                            .diagnostics[0]);
+    problems_.push_back(make_diagnostic("E-SCEN-016", "--set needs PATH=VALUE", set,
+                                        "the path of a field, =, and its value",
+                                        "write --set parallel.tp=2", Location{"--set " + set}));
   }
   void refuse_sets(std::size_t count) {
-    problems_.push_back(make_error(Failure::usage, "E-SCEN-017", "too many --set options",
-                                   fmt::format("{}", count),
-                                   fmt::format("at most {}", limits::kSets),
-                                   "write the values into the scenario file", Location{"--set"})
-                            .diagnostics[0]);
+    problems_.push_back(
+        make_diagnostic("E-SCEN-017", "too many --set options", fmt::format("{}", count),
+                        fmt::format("at most {}", limits::kSets),
+                        "write the values into the scenario file", Location{"--set"}));
   }
 
   void refuse_leaf(const std::string& path, const Leaf& leaf, std::string code, std::string title,
                    std::string found, std::string expected, std::string hint) {
-    Diagnostic d;
-    d.code = std::move(code);
-    d.title = std::move(title);
-    d.found = std::move(found);
-    d.expected = std::move(expected);
-    d.hint = std::move(hint);
+    Diagnostic d = make_diagnostic(std::move(code), std::move(title), std::move(found),
+                                   std::move(expected), std::move(hint));
     point_at(d, *leaf.source, leaf.node.mark);
     problems_.push_back(std::move(d));
     failed_.insert(path);
@@ -311,12 +305,9 @@ class Reader {
     if (it != all_.values.end())
       return refuse_leaf("tandem", it->second, "E-SCEN-013", "unknown format version",
                          it->second.node.text, "1", "write \"tandem: 1\"");
-    Diagnostic d;
-    d.code = "E-SCEN-002";
-    d.title = "the format version is missing";
-    d.found = "no key \"tandem\"";
-    d.expected = "tandem: 1";
-    d.hint = "add the line \"tandem: 1\" at the top";
+    Diagnostic d =
+        make_diagnostic("E-SCEN-002", "the format version is missing", "no key \"tandem\"",
+                        "tandem: 1", "add the line \"tandem: 1\" at the top");
     point_at(d, *document.source, YamlMark{});
     problems_.push_back(std::move(d));
   }

@@ -93,12 +93,8 @@ class TreeBuilder final : public YAML::EventHandler {
 
   [[noreturn]] void refuse(const YamlMark& mark, std::string code, std::string title,
                            std::string found, std::string expected, std::string hint) const {
-    Diagnostic d;
-    d.code = std::move(code);
-    d.title = std::move(title);
-    d.found = std::move(found);
-    d.expected = std::move(expected);
-    d.hint = std::move(hint);
+    Diagnostic d = make_diagnostic(std::move(code), std::move(title), std::move(found),
+                                   std::move(expected), std::move(hint));
     point_at(d, source_, mark);
     throw Refused{std::move(d)};
   }

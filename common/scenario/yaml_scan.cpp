@@ -11,34 +11,24 @@ namespace {
 
 constexpr std::string_view kMark = "\xef\xbb\xbf";
 
-Diagnostic refuse(std::string code, std::string title, std::string found, std::string expected,
-                  std::string hint) {
-  Diagnostic d;
-  d.code = std::move(code);
-  d.title = std::move(title);
-  d.found = std::move(found);
-  d.expected = std::move(expected);
-  d.hint = std::move(hint);
-  return d;
-}
-
 Diagnostic bad_byte(std::string_view bytes, std::size_t at, std::size_t offset) {
   const auto byte = static_cast<unsigned char>(bytes[at]);
   const std::string found = fmt::format("byte 0x{:02x} at offset {}", byte, offset);
   if (offset < 2 && (byte == 0xff || byte == 0xfe))
-    return refuse("E-YAML-001", "the text is not UTF-8", found + ": a UTF-16 byte order mark",
-                  "UTF-8", "save the file as UTF-8");
-  return refuse("E-YAML-001", "the text is not UTF-8", found, "UTF-8", "save the file as UTF-8");
+    return make_diagnostic("E-YAML-001", "the text is not UTF-8",
+                           found + ": a UTF-16 byte order mark", "UTF-8", "save the file as UTF-8");
+  return make_diagnostic("E-YAML-001", "the text is not UTF-8", found, "UTF-8",
+                         "save the file as UTF-8");
 }
 
 Diagnostic bad_control(unsigned value, std::size_t offset) {
   if (value == '\r')
-    return refuse("E-YAML-002", "control character in the text",
-                  fmt::format("a carriage return without line feed at offset {}", offset),
-                  "lines that end in LF or CRLF", "save the file with Unix line ends");
-  return refuse("E-YAML-002", "control character in the text",
-                fmt::format("U+{:04X} at offset {}", value, offset),
-                "text, spaces, tabs and line ends", "delete the character");
+    return make_diagnostic("E-YAML-002", "control character in the text",
+                           fmt::format("a carriage return without line feed at offset {}", offset),
+                           "lines that end in LF or CRLF", "save the file with Unix line ends");
+  return make_diagnostic("E-YAML-002", "control character in the text",
+                         fmt::format("U+{:04X} at offset {}", value, offset),
+                         "text, spaces, tabs and line ends", "delete the character");
 }
 
 std::optional<Diagnostic> check_character(const YamlSource& source, std::size_t at,
@@ -50,9 +40,9 @@ std::optional<Diagnostic> check_character(const YamlSource& source, std::size_t 
       (value < 0x20 && value != '\n' && value != '\t' && !crlf) || (value >= 0x7f && value < 0xa0);
   if (control) return bad_control(value, offset);
   if (is_deceptive(c.value))
-    return refuse("E-YAML-003", "invisible character in the text",
-                  fmt::format("U+{:04X} at offset {}", value, offset),
-                  "characters that look like what they are", "delete the character");
+    return make_diagnostic("E-YAML-003", "invisible character in the text",
+                           fmt::format("U+{:04X} at offset {}", value, offset),
+                           "characters that look like what they are", "delete the character");
   return {};
 }
 
@@ -73,20 +63,20 @@ std::optional<Diagnostic> scan_yaml(YamlSource& source) {
     const YamlMark mark{source.num_lines(), static_cast<int>(column) + 1, c.length};
     auto refused = check_character(source, at, c, at + dropped);
     if (!refused && column >= static_cast<std::size_t>(limits::kYamlLineBytes) && bytes[at] != '\n')
-      refused = refuse("E-YAML-004", "the line is too long",
-                       fmt::format("more than {} bytes", limits::kYamlLineBytes),
-                       fmt::format("lines of at most {} bytes", limits::kYamlLineBytes),
-                       "break the line; a list may have one entry a line");
+      refused = make_diagnostic("E-YAML-004", "the line is too long",
+                                fmt::format("more than {} bytes", limits::kYamlLineBytes),
+                                fmt::format("lines of at most {} bytes", limits::kYamlLineBytes),
+                                "break the line; a list may have one entry a line");
     if (!refused && std::string_view("[]{},").find(bytes[at]) != std::string_view::npos &&
         ++num_brackets > limits::kYamlBrackets)
-      refused = refuse("E-YAML-005", "too many brackets and commas",
-                       fmt::format("more than {} of [ ] {{ }} ,", limits::kYamlBrackets),
-                       fmt::format("at most {} of them in a file", limits::kYamlBrackets),
-                       "write long lists with one \"- entry\" a line");
+      refused = make_diagnostic("E-YAML-005", "too many brackets and commas",
+                                fmt::format("more than {} of [ ] {{ }} ,", limits::kYamlBrackets),
+                                fmt::format("at most {} of them in a file", limits::kYamlBrackets),
+                                "write long lists with one \"- entry\" a line");
     if (!refused && column == 0 && bytes[at] == '%')
-      refused =
-          refuse("E-YAML-006", "YAML directives are not supported", source.line_text(mark.line),
-                 "a line that does not start with %", "delete the line");
+      refused = make_diagnostic("E-YAML-006", "YAML directives are not supported",
+                                source.line_text(mark.line), "a line that does not start with %",
+                                "delete the line");
     if (refused) {
       point_at(*refused, source, mark);
       return refused;

@@ -38,15 +38,9 @@ class Checker {
            std::string expected, std::string hint) {
     if (out_.errors.size() >= static_cast<std::size_t>(limits::kDiagnosticsPrinted)) return;
     if (out_.errors.empty()) first_row_ = at.pos;
-    Diagnostic d;
-    d.code = code;
-    d.where = {file_, at.rank + 1, 0};  // row k of the text is rank k
-    if (at.rank < 0) d.where.line = 0;
-    d.title = title;
-    d.found = std::move(found);
-    d.expected = std::move(expected);
-    d.hint = std::move(hint);
-    out_.errors.push_back(std::move(d));
+    const int line = at.rank < 0 ? 0 : at.rank + 1;  // row k of the text is rank k
+    out_.errors.push_back(make_diagnostic(code, title, std::move(found), std::move(expected),
+                                          std::move(hint), {file_, line, 0}));
   }
   [[nodiscard]] const Action& action(Place p) const {
     return order_.ranks[static_cast<std::size_t>(p.rank)][static_cast<std::size_t>(p.pos)];

@@ -113,14 +113,10 @@ class Checker {
  private:
   void add(std::string code, std::string title, std::string found, std::string expected) {
     if (static_cast<int>(found_.size()) >= limits::kDiagnosticsKept) return;
-    Diagnostic d;
-    d.code = std::move(code);
-    d.where.file = file_;
-    d.title = std::move(title);
-    d.found = std::move(found);
-    d.expected = std::move(expected);
-    d.hint = "is it the timeline of this plan? simulate or execute again to write a new one";
-    found_.push_back(std::move(d));
+    found_.push_back(make_diagnostic(
+        std::move(code), std::move(title), std::move(found), std::move(expected),
+        "is it the timeline of this plan? simulate or execute again to write a new one",
+        Location{file_}));
   }
 
   template <class Record>

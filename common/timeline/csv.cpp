@@ -193,10 +193,9 @@ class Reader {
 
   void add(std::string code, std::string title, std::string found, std::string expected,
            std::string hint, std::size_t column) {
-    Error e = make_error(Failure::bad_input, std::move(code), std::move(title), std::move(found),
-                         std::move(expected), std::move(hint),
-                         Location{file_, line_, static_cast<int>(column) + 1});
-    found_.push_back(std::move(e.diagnostics[0]));
+    found_.push_back(make_diagnostic(std::move(code), std::move(title), std::move(found),
+                                     std::move(expected), std::move(hint),
+                                     Location{file_, line_, static_cast<int>(column) + 1}));
   }
 
   // Meta values may hold line breaks inside quotes; everything else is one line a row.

@@ -61,14 +61,8 @@ class Reader {
  private:
   void add(std::string code, std::string title, std::string found, std::string expected,
            std::string hint) {
-    Diagnostic d;
-    d.code = std::move(code);
-    d.where.file = file_;
-    d.title = std::move(title);
-    d.found = std::move(found);
-    d.expected = std::move(expected);
-    d.hint = std::move(hint);
-    found_.push_back(std::move(d));
+    found_.push_back(make_diagnostic(std::move(code), std::move(title), std::move(found),
+                                     std::move(expected), std::move(hint), Location{file_}));
   }
   void damaged(std::string found) {
     add("E-TIME-002", "the timeline is damaged", std::move(found), "a complete Perfetto trace",
