@@ -41,6 +41,21 @@ std::string reading_of(std::string_view text) {
   return "";
 }
 
+std::optional<Dimension> dimension_of(FieldType type) {
+  switch (type) {
+    case FieldType::bytes:
+      return Dimension::bytes;
+    case FieldType::rate:
+      return Dimension::rate;
+    case FieldType::seconds:
+      return Dimension::seconds;
+    case FieldType::flops:
+      return Dimension::flops;
+    default:
+      return std::nullopt;
+  }
+}
+
 class Converter {
  public:
   Converter(const std::string& path, const Leaf& leaf, Diagnostics& problems)
@@ -117,7 +132,9 @@ class Converter {
         break;
     }
     if (node.kind != Kind::scalar) return wrong_kind(node);
-    if (node.quoted && field_.type != FieldType::text) return quoted(node);
+    // Quantities may be quoted, as they contain a space; everything else plain only.
+    if (const auto dimension = dimension_of(field_.type)) return quantity(node, *dimension);
+    if (node.quoted && field_.type != FieldType::text) return wrong_kind(node);
     switch (field_.type) {
       case FieldType::count:
         return count(node);
@@ -129,30 +146,6 @@ class Converter {
         return choice(node, words);
       case FieldType::text:
         return text(node);
-      case FieldType::bytes:
-        return quantity(node, Dimension::bytes);
-      case FieldType::rate:
-        return quantity(node, Dimension::rate);
-      case FieldType::seconds:
-        return quantity(node, Dimension::seconds);
-      case FieldType::flops:
-        return quantity(node, Dimension::flops);
-      default:
-        return wrong_kind(node);
-    }
-  }
-
-  // Quantities may be quoted, as they contain a space; everything else plain only.
-  std::optional<FieldValue> quoted(const YamlNode& node) {
-    switch (field_.type) {
-      case FieldType::bytes:
-        return quantity(node, Dimension::bytes);
-      case FieldType::rate:
-        return quantity(node, Dimension::rate);
-      case FieldType::seconds:
-        return quantity(node, Dimension::seconds);
-      case FieldType::flops:
-        return quantity(node, Dimension::flops);
       default:
         return wrong_kind(node);
     }
