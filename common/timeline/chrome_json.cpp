@@ -3,19 +3,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <functional>
 #include <iterator>
 #include <set>
 #include <tuple>
 
-#include "common/base/file.h"
 #include "common/base/text.h"
 #include "common/timeline/labels.h"
+#include "common/timeline/sink.h"
 
 namespace tandem {
 namespace {
-
-using Sink = std::function<Status(std::string_view)>;
 
 class Writer {
  public:
@@ -144,21 +141,11 @@ class Writer {
 }  // namespace
 
 Status write_chrome_json(const Timeline& timeline, const Plan& plan, const std::string& path) {
-  Result<AtomicFile> file = AtomicFile::create(path);
-  if (!file) return file.error();
-  const Status written =
-      Writer(timeline, plan, [&](std::string_view bytes) { return file->write(bytes); }).run();
-  if (!written) return written;
-  return file->commit();
+  return write_to_file(path, [&](const Sink& sink) { return Writer(timeline, plan, sink).run(); });
 }
 
 std::string encode_chrome_json(const Timeline& timeline, const Plan& plan) {
-  std::string out;
-  (void)Writer(timeline, plan, [&](std::string_view bytes) -> Status {
-    out += bytes;
-    return Ok{};
-  }).run();
-  return out;
+  return write_to_string([&](const Sink& sink) { return Writer(timeline, plan, sink).run(); });
 }
 
 }  // namespace tandem

@@ -3,21 +3,18 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <functional>
 #include <iterator>
 #include <limits>
 #include <tuple>
 
-#include "common/base/file.h"
 #include "common/base/limits.h"
 #include "common/base/text.h"
 #include "common/timeline/check_timeline.h"
 #include "common/timeline/labels.h"
+#include "common/timeline/sink.h"
 
 namespace tandem {
 namespace {
-
-using Sink = std::function<Status(std::string_view)>;
 
 // Columns. kTotal and the classes hold live bytes of a sample, or the peaks of a rank; kPeakClass
 // says what a class held at the moment of the total peak.
@@ -325,21 +322,11 @@ class Reader {
 }  // namespace
 
 Status write_csv_timeline(const Timeline& timeline, const Plan& plan, const std::string& path) {
-  Result<AtomicFile> file = AtomicFile::create(path);
-  if (!file) return file.error();
-  const Status written =
-      write(timeline, plan, [&](std::string_view bytes) { return file->write(bytes); });
-  if (!written) return written;
-  return file->commit();
+  return write_to_file(path, [&](const Sink& sink) { return write(timeline, plan, sink); });
 }
 
 std::string encode_csv_timeline(const Timeline& timeline, const Plan& plan) {
-  std::string out;
-  (void)write(timeline, plan, [&](std::string_view bytes) -> Status {
-    out += bytes;
-    return Ok{};
-  });
-  return out;
+  return write_to_string([&](const Sink& sink) { return write(timeline, plan, sink); });
 }
 
 Result<Timeline> decode_csv_timeline(std::string_view bytes, const std::string& file) {

@@ -2,21 +2,19 @@
 #include "common/timeline/perfetto.h"
 
 #include <algorithm>
-#include <functional>
 #include <numeric>
 #include <tuple>
 #include <utility>
 
-#include "common/base/file.h"
 #include "common/timeline/labels.h"
 #include "common/timeline/perfetto_fields.h"
 #include "common/timeline/protobuf_writer.h"
+#include "common/timeline/sink.h"
 
 namespace tandem {
 namespace {
 
 using namespace perfetto;
-using Sink = std::function<Status(std::string_view)>;
 
 class Writer {
  public:
@@ -365,21 +363,11 @@ class Writer {
 }  // namespace
 
 Status write_perfetto(const Timeline& timeline, const Plan& plan, const std::string& path) {
-  Result<AtomicFile> file = AtomicFile::create(path);
-  if (!file) return file.error();
-  const Status written =
-      Writer(timeline, plan, [&](std::string_view bytes) { return file->write(bytes); }).run();
-  if (!written) return written;
-  return file->commit();
+  return write_to_file(path, [&](const Sink& sink) { return Writer(timeline, plan, sink).run(); });
 }
 
 std::string encode_perfetto(const Timeline& timeline, const Plan& plan) {
-  std::string out;
-  (void)Writer(timeline, plan, [&](std::string_view bytes) -> Status {
-    out += bytes;
-    return Ok{};
-  }).run();
-  return out;
+  return write_to_string([&](const Sink& sink) { return Writer(timeline, plan, sink).run(); });
 }
 
 }  // namespace tandem
