@@ -109,7 +109,8 @@ class Page {
           "measured.</p>\n",
           time(sides_[0].length));
     }
-    put("<p class=\"muted\">Schedule {}, {} ranks, {} microbatches, plan {}.</p></header>\n",
+    put("<p class=\"muted\">Schedule {}, {} ranks, {} microbatches, scenario digest "
+        "{}.</p></header>\n",
         escape_html(plan_.header.schedule), plan_.header.mesh.world(), plan_.header.microbatches,
         escape_html(plan_.header.digest));
     put("<noscript><p class=\"warn\">The timelines and memory curves need scripts, which are "
