@@ -18,32 +18,32 @@ constexpr std::uint32_t kAttentionFlags = kCausal | kFlash | kMaterialised;
 constexpr std::uint32_t kGeluFlags = kErf | kTanh;
 constexpr std::uint32_t kDecayFlags = kDecay2d | kDecayAll | kDecayNone;
 
+constexpr std::array<std::string_view, kNumDims> kHeads = {"batch", "heads", "seq", "head_dim",
+                                                           "kv_heads"};
+
 constexpr std::array<CatalogueEntry, kNumKernelKinds> kCatalogue = {{
     {K::embed_fwd, "embed_fwd", C::embedding, {"tokens", "rows", "width"}, 0, ""},
     {K::pos_add_fwd, "pos_add_fwd", C::elementwise, {"seq", "batch", "width"}, 0, ""},
     {K::layernorm_fwd, "layernorm_fwd", C::norm, {"tokens", "width"}, 0, "eps"},
+    {K::rmsnorm_fwd, "rmsnorm_fwd", C::norm, {"tokens", "width"}, 0, "eps"},
     {K::linear_fwd, "linear_fwd", C::matmul, {"tokens", "in", "out"}, kBias, ""},
-    {K::attention_fwd,
-     "attention_fwd",
-     C::attention,
-     {"batch", "heads", "seq", "head_dim"},
-     kAttentionFlags,
-     ""},
+    {K::rope_fwd, "rope_fwd", C::elementwise, kHeads, 0, "base"},
+    {K::attention_fwd, "attention_fwd", C::attention, kHeads, kAttentionFlags, ""},
     {K::bias_residual_fwd, "bias_residual_fwd", C::elementwise, {"tokens", "width"}, 0, ""},
+    {K::residual_fwd, "residual_fwd", C::elementwise, {"tokens", "width"}, 0, ""},
     {K::gelu_fwd, "gelu_fwd", C::elementwise, {"elements"}, kGeluFlags, ""},
+    {K::swiglu_fwd, "swiglu_fwd", C::elementwise, {"tokens", "width"}, 0, ""},
     {K::ce_max, "ce_max", C::loss, {"tokens", "classes", "valid"}, 0, ""},
     {K::ce_sum, "ce_sum", C::loss, {"tokens", "classes"}, 0, ""},
     {K::ce_grad, "ce_grad", C::loss, {"tokens", "classes", "divisor"}, 0, ""},
     {K::linear_bwd_input, "linear_bwd_input", C::matmul, {"tokens", "in", "out"}, 0, ""},
     {K::gelu_bwd_input, "gelu_bwd_input", C::elementwise, {"elements"}, kGeluFlags, ""},
+    {K::swiglu_bwd_input, "swiglu_bwd_input", C::elementwise, {"tokens", "width"}, 0, ""},
     {K::layernorm_bwd_input, "layernorm_bwd_input", C::norm, {"tokens", "width"}, 0, ""},
+    {K::rmsnorm_bwd_input, "rmsnorm_bwd_input", C::norm, {"tokens", "width"}, 0, ""},
     {K::residual_bwd_input, "residual_bwd_input", C::elementwise, {"tokens", "width"}, 0, ""},
-    {K::attention_bwd_input,
-     "attention_bwd_input",
-     C::attention,
-     {"batch", "heads", "seq", "head_dim"},
-     kAttentionFlags,
-     ""},
+    {K::attention_bwd_input, "attention_bwd_input", C::attention, kHeads, kAttentionFlags, ""},
+    {K::rope_bwd_input, "rope_bwd_input", C::elementwise, kHeads, 0, "base"},
     {K::linear_bwd_weight, "linear_bwd_weight", C::matmul, {"tokens", "in", "out"}, kBias, ""},
     {K::bias_residual_bwd_weight,
      "bias_residual_bwd_weight",
@@ -101,6 +101,16 @@ std::optional<std::int64_t> integer(std::string_view text) {
   return v;
 }
 
+// A dimension that is not printed: key/value heads that are as many as heads.
+bool left_out(const Kernel& k, std::size_t dim) {
+  return dim == kKvHeads && kv_heads_of(k) == k.dims[1];
+}
+
+// Elements of one of the parts of qkv that belong to `heads` heads.
+std::int64_t elements_of(const Kernel& k, std::int64_t heads) {
+  return k.dims[0] * heads * k.dims[2] * k.dims[3];
+}
+
 // Causal pairs of one sequence, or all pairs where the kernel executes all (models.md Q2).
 double attention_pairs(const Kernel& k) {
   const double s = static_cast<double>(k.dims[2]);
@@ -133,7 +143,7 @@ std::string to_text(const Kernel& k) {
   const CatalogueEntry& e = catalogue(k.kind);
   std::string out(e.name);
   for (std::size_t i = 0; i < e.dims.size(); ++i)
-    if (!e.dims[i].empty()) out += fmt::format(" {}={}", e.dims[i], k.dims[i]);
+    if (!e.dims[i].empty() && !left_out(k, i)) out += fmt::format(" {}={}", e.dims[i], k.dims[i]);
   for (std::size_t i = 0; i < kFlagWords.size(); ++i)
     if (k.flags & (1u << i)) out += fmt::format(" {}", kFlagWords[i]);
   if (k.real) out += fmt::format(" {}={}", e.real, *k.real);  // shortest round-trip form
@@ -149,7 +159,7 @@ std::optional<Kernel> kernel_from_text(std::span<const std::string_view> words) 
   const CatalogueEntry& e = catalogue(*kind);
   Kernel k;
   k.kind = *kind;
-  std::array<bool, 4> seen{};
+  std::array<bool, kNumDims> seen{};
   for (std::string_view word : words.subspan(1)) {
     bool known = false;
     for (std::size_t i = 0; i < kFlagWords.size() && !known; ++i) {
@@ -182,7 +192,9 @@ std::optional<Kernel> kernel_from_text(std::span<const std::string_view> words) 
     if (!known) return std::nullopt;
   }
   for (std::size_t i = 0; i < e.dims.size(); ++i)
-    if (!e.dims[i].empty() && !seen[i]) return std::nullopt;
+    if (!e.dims[i].empty() && !seen[i] && i != kKvHeads) return std::nullopt;
+  if (seen[kKvHeads] && k.dims[kKvHeads] == 0) return std::nullopt;
+  if (left_out(k, kKvHeads)) k.dims[kKvHeads] = 0;
   return k;
 }
 
@@ -194,6 +206,8 @@ Signature signature(const Kernel& k, PlanTypes t) {
   const DType norm_w = s;
   const bool flash = (k.flags & kMaterialised) == 0;
   const Shape rows{d[0], d[1]};
+  const std::int64_t kv = kv_heads_of(k);
+  const Shape qkv{d[2], d[0], (d[1] + 2 * kv) * d[3]};  // of attention and rope
   Signature sig;
   switch (k.kind) {
     case K::embed_fwd:
@@ -208,13 +222,25 @@ Signature signature(const Kernel& k, PlanTypes t) {
       sig.inputs = {{"x", rows, w}, {"weight", {d[1]}, norm_w}, {"bias", {d[1]}, norm_w}};
       sig.outputs = {{"y", rows, w}, {"stat", {2, d[0]}, s}};
       break;
+    case K::rmsnorm_fwd:
+      sig.inputs = {{"x", rows, w}, {"weight", {d[1]}, norm_w}};
+      sig.outputs = {{"y", rows, w}, {"stat", {d[0]}, s}};
+      break;
+    case K::rope_fwd:
+      sig.inputs = {{"qkv", qkv, w}};
+      sig.outputs = {{"qkv", qkv, w, false, 0}};
+      break;
+    case K::rope_bwd_input:
+      sig.inputs = {{"dqkv", qkv, w}};
+      sig.outputs = {{"dqkv", qkv, w, false, 0}};
+      break;
     case K::linear_fwd:
       sig.inputs = {{"x", {d[0], d[1]}, w}, {"weight", {d[2], d[1]}, w}};
       if (k.flags & kBias) sig.inputs.push_back({"bias", {d[2]}, w});
       sig.outputs = {{"y", {d[0], d[2]}, w}};
       break;
     case K::attention_fwd:
-      sig.inputs = {{"qkv", {d[2], d[0], 3 * d[1] * d[3]}, w}};
+      sig.inputs = {{"qkv", qkv, w}};
       sig.outputs = {{"out", {d[2], d[0], d[1] * d[3]}, w}};
       if (flash)
         sig.outputs.push_back({"lse", {d[0], d[1], d[2]}, s});
@@ -224,6 +250,23 @@ Signature signature(const Kernel& k, PlanTypes t) {
     case K::bias_residual_fwd:
       sig.inputs = {{"x", rows, w}, {"bias", {d[1]}, w}, {"residual", rows, w}};
       sig.outputs = {{"y", rows, w}};
+      break;
+    case K::residual_fwd:
+      sig.inputs = {{"x", rows, w}, {"residual", rows, w}};
+      sig.outputs = {{"y", rows, w}};
+      break;
+    case K::swiglu_fwd:
+      sig.inputs = {{"gate_up", {d[0], 2 * d[1]}, w}};
+      sig.outputs = {{"y", rows, w}};
+      break;
+    case K::swiglu_bwd_input:
+      sig.inputs = {{"dy", rows, w}, {"gate_up", {d[0], 2 * d[1]}, w}};
+      sig.outputs = {{"dgate_up", {d[0], 2 * d[1]}, w}};
+      break;
+    case K::rmsnorm_bwd_input:
+      sig.inputs = {
+          {"dy", rows, w}, {"x", rows, w}, {"stat", {d[0]}, s}, {"weight", {d[1]}, norm_w}};
+      sig.outputs = {{"dx", rows, w, false, 0}, {"dweight", {d[1]}, m, true}};
       break;
     case K::gelu_fwd:
       sig.inputs = {{"x", {d[0]}, w}};
@@ -263,14 +306,13 @@ Signature signature(const Kernel& k, PlanTypes t) {
       sig.outputs = {{"dx", rows, w, false, 0}};
       break;
     case K::attention_bwd_input:
-      sig.inputs = {{"dout", {d[2], d[0], d[1] * d[3]}, w},
-                    {"qkv", {d[2], d[0], 3 * d[1] * d[3]}, w}};
+      sig.inputs = {{"dout", {d[2], d[0], d[1] * d[3]}, w}, {"qkv", qkv, w}};
       if (flash)
         sig.inputs.push_back({"lse", {d[0], d[1], d[2]}, s});
       else
         sig.inputs.push_back({"probs", {d[0], d[1], d[2], d[2]}, w});
       sig.inputs.push_back({"out", {d[2], d[0], d[1] * d[3]}, w});
-      sig.outputs = {{"dqkv", {d[2], d[0], 3 * d[1] * d[3]}, w}};
+      sig.outputs = {{"dqkv", qkv, w}};
       break;
     case K::linear_bwd_weight:
       sig.inputs = {{"dy", {d[0], d[2]}, w}, {"x", {d[0], d[1]}, w}};
@@ -326,7 +368,7 @@ KernelCost cost(const Kernel& k, PlanTypes t, bool accumulates) {
   const double a = static_cast<double>(k.dims[0]), b = static_cast<double>(k.dims[1]),
                c = static_cast<double>(k.dims[2]), e = static_cast<double>(k.dims[3]);
   const double w = size_of(t.compute), s = size_of(t.statistic()), m = size_of(t.main);
-  const double add = accumulates ? 1 : 0;
+  const double add = accumulates ? 1 : 0, kv = static_cast<double>(kv_heads_of(k));
   switch (k.kind) {
     case K::embed_fwd:
       return {0, 2 * a * c * w};
@@ -342,16 +384,27 @@ KernelCost cost(const Kernel& k, PlanTypes t, bool accumulates) {
     case K::attention_fwd: {
       const double core = 4 * a * b * attention_pairs(k) * e;
       const double stash = (k.flags & kMaterialised) ? 2 * a * b * c * c * w : a * b * c * s;
-      return {core, 4 * a * b * c * e * w + stash};
+      return {core, (2 * b + 2 * kv) * a * c * e * w + stash};
     }
     case K::attention_bwd_input: {
       const bool flash = (k.flags & kMaterialised) == 0;
       const double unit = 2 * a * b * attention_pairs(k) * e;
       const double stash = flash ? a * b * c * s : 4 * a * b * c * c * w;
-      return {unit * (flash ? 5 : 4), 8 * a * b * c * e * w + stash};
+      return {unit * (flash ? 5 : 4), (4 * b + 4 * kv) * a * c * e * w + stash};
     }
+    case K::rope_fwd:  // q and k, read and written
+    case K::rope_bwd_input:
+      return {0, 2 * (b + kv) * a * c * e * w};
     case K::bias_residual_fwd:
+    case K::residual_fwd:
+    case K::swiglu_fwd:
       return {0, 3 * a * b * w};
+    case K::swiglu_bwd_input:
+      return {0, 5 * a * b * w};
+    case K::rmsnorm_fwd:
+      return {0, 2 * a * b * w + a * s};
+    case K::rmsnorm_bwd_input:
+      return {0, 3 * a * b * w + a * s};
     case K::gelu_fwd:
       return {0, 2 * a * w};
     case K::gelu_bwd_input:
@@ -389,17 +442,19 @@ KernelCost cost(const Kernel& k, PlanTypes t, bool accumulates) {
 Bytes hidden_scratch(const Kernel& k, PlanTypes t) {
   const Bytes w = size_of(t.compute), s = size_of(t.statistic());
   const auto& d = k.dims;
+  const std::int64_t kv = kv_heads_of(k);
   const Bytes query_block = std::min<Bytes>(d[2], 256), key_block = std::min<Bytes>(d[2], 512);
   switch (k.kind) {
     // Flash on one thread: LibTorch returns its own results, which are copied into the plan's, and
-    // works on blocks of at most 256 queries and 512 keys. Materialised: one matrix in backward.
+    // works on blocks of at most 256 queries and 512 keys; as many query heads at a time as there
+    // are key/value heads. Materialised: one matrix in backward.
     case K::attention_fwd:
       if (k.flags & kMaterialised) return 0;
-      return d[0] * d[1] * d[2] * d[3] * w + d[0] * d[1] * d[2] * s +
+      return elements_of(k, kv) * w + d[0] * kv * d[2] * s +
              query_block * (key_block + 2 + d[3]) * s;
     case K::attention_bwd_input:  // dq, dk, dv and a copy of dO
       if (k.flags & kMaterialised) return d[2] * d[2] * w;
-      return 4 * d[0] * d[1] * d[2] * d[3] * w + query_block * (2 * key_block + 1) * s;
+      return 4 * elements_of(k, kv) * w + query_block * (2 * key_block + 1) * s;
     default:
       return 0;
   }

@@ -28,21 +28,31 @@ enum class KernelKind : std::uint8_t {
                       //   reads columns 0..S-1; rows start at coordinate(tp)*rows; others give 0
   pos_add_fwd,        // {seq,batch,width} x, pos[seq.., width] -> y = x + pos[position]
   layernorm_fwd,      // {tokens,width} x, weight, bias -> y, stat[2,tokens] (mean, rstd)
+  rmsnorm_fwd,        // {tokens,width} x, weight -> y = x rstd weight, stat[tokens] (rstd)
   linear_fwd,         // {tokens,in,out} x, W[out,in] [, bias[out]] -> y
-  attention_fwd,      // {batch,heads,seq,head_dim} qkv[S,b,3*heads*dh] -> out[S,b,heads*dh],
-                      //   lse[b,heads,S] (flash) or probs[b,heads,S,S] (materialised)
+  rope_fwd,           // {batch,heads,seq,head_dim,kv_heads} qkv -> qkv (in place): q and k rotated
+                      //   by position * base^(-2i/dh), pairs (i, i+dh/2); v as it is
+  attention_fwd,      // {batch,heads,seq,head_dim,kv_heads} qkv[S,b,(heads+2 kv_heads)*dh]
+                      //   -> out[S,b,heads*dh], lse[b,heads,S] (flash) or probs[b,heads,S,S]
+                      //   (materialised); head h uses key/value head h div (heads/kv_heads)
   bias_residual_fwd,  // {tokens,width} x, bias, residual -> y = x + bias + residual
+  residual_fwd,       // {tokens,width} x, residual -> y = x + residual
   gelu_fwd,           // {elements} x -> y
+  swiglu_fwd,         // {tokens,width} gate_up[tokens,2*width] -> y[tokens,width] = silu(gate) up
   ce_max,             // {tokens,classes,valid} logits -> max[tokens] (columns >= valid: -inf)
   ce_sum,   // {tokens,classes} logits, max, batch -> sums[2,tokens]: sum exp(l-max); target logit
   ce_grad,  // {tokens,classes,divisor} logits, max, sums, batch -> logits (in place: dlogits =
             //   (softmax - onehot)/divisor), loss f64[1] (acc): sum(log(sum)+max-target)/divisor
   linear_bwd_input,     // {tokens,in,out} dy, W -> dx[tokens,in]
   gelu_bwd_input,       // {elements} dy, x -> dx
+  swiglu_bwd_input,     // {tokens,width} dy, gate_up[tokens,2*width] -> dgate_up
   layernorm_bwd_input,  // {tokens,width} dy, x, stat, weight -> dx (in place dy), dweight (acc),
                         //   dbias (acc)
+  rmsnorm_bwd_input,    // {tokens,width} dy, x, stat, weight -> dx (in place dy), dweight (acc)
   residual_bwd_input,   // {tokens,width} dx, dres -> dx (in place) = dx + dres
-  attention_bwd_input,  // {batch,heads,seq,head_dim} dout, qkv, lse|probs, out -> dqkv
+  attention_bwd_input,  // {batch,heads,seq,head_dim,kv_heads} dout, qkv, lse|probs, out -> dqkv
+  rope_bwd_input,       // {batch,heads,seq,head_dim,kv_heads} dqkv -> dqkv (in place): dq and dk
+                        //   rotated back
   linear_bwd_weight,    // {tokens,in,out} dy, x -> dW (acc) [, db (acc)]; scratch[out,in] if acc
   bias_residual_bwd_weight,  // {tokens,width} dy -> dbias (acc)
   embed_bwd_weight,          // {tokens,rows,width} dy, batch -> dweight (acc): scatter-add
@@ -100,24 +110,34 @@ enum KernelFlag : std::uint32_t {
   kCast = 1u << 13,         // "cast": adamw also writes the parameter in the compute type
 };
 
+inline constexpr std::size_t kNumDims = 5;
+// The last dimension may be left out: key/value heads, where they differ from the heads. It is not
+// printed where they are as many.
+inline constexpr std::size_t kKvHeads = kNumDims - 1;
+using KernelDims = std::array<std::int64_t, kNumDims>;
+
 // One entry of a plan's kernel table.
 struct Kernel {
   KernelKind kind = KernelKind::embed_fwd;
-  std::array<std::int64_t, 4> dims{};  // in the order of the catalogue's dimension names
+  KernelDims dims{};  // in the order of the catalogue's dimension names
   std::uint32_t flags = 0;
   AxisSet coords;              // mesh axes whose coordinate its code reads
   AxisSet owner;               // axes that must be 0 for its values to count
-  std::optional<double> real;  // layernorm: eps; clip_coef: max_norm
+  std::optional<double> real;  // norms: eps; rope: base; clip_coef: max_norm
   bool operator==(const Kernel&) const = default;
 };
+// Key/value heads of attention and rope: as many as heads where the dimension is left out (0).
+[[nodiscard]] constexpr std::int64_t kv_heads_of(const Kernel& k) {
+  return k.dims[kKvHeads] > 0 ? k.dims[kKvHeads] : k.dims[1];
+}
 
 struct CatalogueEntry {
   KernelKind kind;
   std::string_view name;  // as printed: linear_fwd
   CostClass cost_class;
-  std::array<std::string_view, 4> dims;  // empty: unused
-  std::uint32_t flags;                   // those it may carry
-  std::string_view real;                 // name of `real`: "eps", "max_norm"; empty: none
+  std::array<std::string_view, kNumDims> dims;  // empty: unused
+  std::uint32_t flags;                          // those it may carry
+  std::string_view real;                        // name of `real`: "eps", "base"; empty: none
 };
 [[nodiscard]] const CatalogueEntry& catalogue(KernelKind kind);
 [[nodiscard]] std::optional<KernelKind> kernel_from(std::string_view name);

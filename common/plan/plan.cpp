@@ -2,6 +2,8 @@
 
 #include <array>
 
+#include "common/base/text.h"
+
 namespace tandem {
 namespace {
 constexpr std::array<std::string_view, kNumBufferClasses> kClasses = {
@@ -24,6 +26,27 @@ std::vector<Rank> Plan::members(CommId comm, Rank rank) const {
   if (here != c.pair_first && here != c.pair_second) return {};
   return {header.mesh.with(rank, Axis::pp, c.pair_first),
           header.mesh.with(rank, Axis::pp, c.pair_second)};
+}
+
+std::vector<FusedPart> Plan::parts_of(const Buffer& b) const {
+  if (!b.slice.parts) return {};
+  const auto words = split(name(b.slice.parts), ',');
+  std::vector<FusedPart> out;
+  std::int64_t sum = 0;
+  for (std::string_view word : words) {
+    const std::size_t colon = word.find(':');
+    FusedPart part{word.substr(0, colon), b.shape[0] / static_cast<std::int64_t>(words.size())};
+    if (colon != std::string_view::npos) {
+      const auto rows = parse_int(word.substr(colon + 1));
+      if (!rows || *rows > b.shape[0]) return {};
+      part.rows = *rows;
+    }
+    if (part.name.empty() || part.rows < 1) return {};
+    sum += part.rows;
+    out.push_back(part);
+  }
+  if (sum != b.shape[0]) return {};
+  return out;
 }
 
 std::vector<BufferId> Plan::persistent(ProgramId p) const {

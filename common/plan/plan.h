@@ -84,9 +84,16 @@ struct SliceRule {
   std::int8_t dim = -1;  // -1: whole
   Axis axis = Axis::tp;
   std::int64_t valid = 0;   // 0: local extent * axis size
-  std::uint32_t parts = 0;  // name index of "q,k,v"; 0: one tensor. Part i holds rows
-                            // [i, i+1) * rows / num_parts of the local tensor, each cut alone
+  std::uint32_t parts = 0;  // name index of "q,k,v" (equal rows) or "q:64,k:16,v:16" (local rows
+                            // of each); 0: one tensor. Parts follow each other, each cut alone:
+                            // Plan::parts_of
   bool operator==(const SliceRule&) const = default;
+};
+
+// One of the tensors that lie in a buffer, one after the other along its rows.
+struct FusedPart {
+  std::string_view name;  // "q"
+  std::int64_t rows = 0;  // local
 };
 
 struct Buffer {
@@ -208,6 +215,8 @@ struct Plan {
   [[nodiscard]] static Bytes own_bytes(const Buffer& b) {
     return b.alias_of.valid() ? 0 : b.bytes();
   }
+  // The tensors that lie in the buffer; empty where it has no `parts`, or they do not fill it.
+  [[nodiscard]] std::vector<FusedPart> parts_of(const Buffer& b) const;
   // Buffers of each program that no op allocates: they live for the run.
   [[nodiscard]] std::vector<BufferId> persistent(ProgramId p) const;
 };

@@ -1,10 +1,13 @@
-// Causal multi-head attention of the local heads, scale head_dim^-0.5. qkv[S, b, 3*heads*dh]: all q
-// heads, then k, then v. Flash: LibTorch's CPU kernel, which saves the log-sum-exp of each row.
-// Materialised: explicit probabilities P,
+// Causal attention of the local heads, scale head_dim^-0.5. qkv[S, b, (heads + 2 kv_heads)*dh]: all
+// q heads, then k, then v; head h uses key/value head h div (heads/kv_heads), whose gradients are
+// sums over its heads. Flash: LibTorch's CPU kernel, which saves the log-sum-exp of each row and
+// wants as many heads of q as of k: one call for the first head of each group, one for the second,
+// and so on, without copies of k and v. Materialised: explicit probabilities P,
 //   P = softmax(scale q k^T);  o = P v;  dv = P^T do;  dP = do v^T
 //   dS = P * (dP - rowsum(dP * P));  dq = scale dS k;  dk = scale dS^T q
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
+#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 
@@ -18,14 +21,37 @@ namespace tandem::exec {
 namespace {
 
 struct Heads {
-  std::int64_t batch, heads, seq, width;  // width: head_dim
+  std::int64_t batch, heads, seq, width, kv;  // width: head_dim; kv: key/value heads
   explicit Heads(const Kernel& k)
-      : batch(k.dims[0]), heads(k.dims[1]), seq(k.dims[2]), width(k.dims[3]) {}
-  // Part 0..2 of a fused [S, b, 3*heads*dh] buffer, or the only part of [S, b, heads*dh], as
-  // [b, heads, S, dh]: strides only, no copy.
-  [[nodiscard]] at::Tensor part(const View& view, int index, int parts) const {
+      : batch(k.dims[0]), heads(k.dims[1]), seq(k.dims[2]), width(k.dims[3]), kv(kv_heads_of(k)) {}
+  // How many heads share a key/value head.
+  [[nodiscard]] std::int64_t shared() const { return heads / kv; }
+  // Heads [first, first + count) of [S, b, all, dh], as [b, count, S, dh]: strides only, no copy.
+  [[nodiscard]] at::Tensor part(const View& view, std::int64_t all, std::int64_t first,
+                                std::int64_t count) const {
     const c10::InferenceMode guard;
-    return tensor(view, {seq, batch, parts, heads, width}).select(2, index).permute({1, 2, 0, 3});
+    return tensor(view, {seq, batch, all, width})
+        .slice(2, first, first + count)
+        .permute({1, 2, 0, 3});
+  }
+  // q, k and v of a fused buffer, and the only part of an output.
+  [[nodiscard]] at::Tensor q(const View& view) const {
+    return part(view, heads + 2 * kv, 0, heads);
+  }
+  [[nodiscard]] at::Tensor k(const View& view) const {
+    return part(view, heads + 2 * kv, heads, kv);
+  }
+  [[nodiscard]] at::Tensor v(const View& view) const {
+    return part(view, heads + 2 * kv, heads + kv, kv);
+  }
+  [[nodiscard]] at::Tensor out(const View& view) const { return part(view, heads, 0, heads); }
+  // Of [b, heads, ...] the first head of each group that shares a key/value head, as [b, kv, ...];
+  // then the second of each, and so on.
+  [[nodiscard]] std::vector<at::Tensor> members(const at::Tensor& x) const {
+    const c10::InferenceMode guard;
+    std::vector<at::Tensor> out;
+    for (std::int64_t i = 0; i < shared(); ++i) out.push_back(x.slice(1, i, heads, shared()));
+    return out;
   }
   [[nodiscard]] double scale() const { return 1.0 / std::sqrt(static_cast<double>(width)); }
 };
@@ -50,30 +76,37 @@ Prepared materialised_fwd(const KernelCall& call) {
   const c10::InferenceMode guard;
   const Heads h(call.kernel);
   const bool causal = (call.kernel.flags & kCausal) != 0;
-  at::Tensor q = h.part(call.inputs[0], 0, 3), k = h.part(call.inputs[0], 1, 3),
-             v = h.part(call.inputs[0], 2, 3), out = h.part(call.outputs[0], 0, 1);
+  at::Tensor q = h.q(call.inputs[0]), k = h.k(call.inputs[0]), v = h.v(call.inputs[0]),
+             out = h.out(call.outputs[0]);
   at::Tensor probs = tensor(call.outputs[1], {h.batch, h.heads, h.seq, h.seq});
   return [=]() mutable {
     const c10::InferenceMode inference;
     for (std::int64_t b = 0; b < h.batch; ++b)
       for (std::int64_t a = 0; a < h.heads; ++a) {
+        const std::int64_t g = a / h.shared();
         at::Tensor p = probs[b][a], o = out[b][a];
-        at::mm_out(p, q[b][a], k[b][a].t());
+        at::mm_out(p, q[b][a], k[b][g].t());
         causal_softmax(p.mutable_data_ptr<T>(), h.seq, causal, static_cast<T>(h.scale()));
-        at::mm_out(o, p, v[b][a]);
+        at::mm_out(o, p, v[b][g]);
       }
   };
+}
+
+// out = a b, or out += a b.
+void product(at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool adds) {
+  if (adds)
+    at::addmm_out(out, out, a, b);
+  else
+    at::mm_out(out, a, b);
 }
 
 template <class T>
 Prepared materialised_bwd(const KernelCall& call) {
   const c10::InferenceMode guard;
   const Heads h(call.kernel);
-  at::Tensor dout = h.part(call.inputs[0], 0, 1);
-  at::Tensor q = h.part(call.inputs[1], 0, 3), k = h.part(call.inputs[1], 1, 3),
-             v = h.part(call.inputs[1], 2, 3);
-  at::Tensor dq = h.part(call.outputs[0], 0, 3), dk = h.part(call.outputs[0], 1, 3),
-             dv = h.part(call.outputs[0], 2, 3);
+  at::Tensor dout = h.out(call.inputs[0]);
+  at::Tensor q = h.q(call.inputs[1]), k = h.k(call.inputs[1]), v = h.v(call.inputs[1]);
+  at::Tensor dq = h.q(call.outputs[0]), dk = h.k(call.outputs[0]), dv = h.v(call.outputs[0]);
   at::Tensor probs = tensor(call.inputs[2], {h.batch, h.heads, h.seq, h.seq});
   const at::ScalarType type = scalar_type(call.types.compute);
   return [=]() mutable {
@@ -83,9 +116,11 @@ Prepared materialised_bwd(const KernelCall& call) {
     const T scale = static_cast<T>(h.scale());
     for (std::int64_t b = 0; b < h.batch; ++b)
       for (std::int64_t a = 0; a < h.heads; ++a) {
-        at::Tensor p = probs[b][a], dv_out = dv[b][a], dq_out = dq[b][a], dk_out = dk[b][a];
-        at::mm_out(dv_out, p.t(), dout[b][a]);
-        at::mm_out(ds, dout[b][a], v[b][a].t());
+        const std::int64_t g = a / h.shared();
+        const bool adds = a % h.shared() != 0;  // to what the group's heads before it left
+        at::Tensor p = probs[b][a], dv_out = dv[b][g], dq_out = dq[b][a], dk_out = dk[b][g];
+        product(dv_out, p.t(), dout[b][a], adds);
+        at::mm_out(ds, dout[b][a], v[b][g].t());
         const T* weights = p.const_data_ptr<T>();
         for (std::int64_t i = 0; i < h.seq; ++i) {
           const T* w = weights + i * h.seq;
@@ -93,8 +128,8 @@ Prepared materialised_bwd(const KernelCall& call) {
           const T dot = lane_sum<T>(h.seq, [=](std::int64_t j) { return row[j] * w[j]; });
           for (std::int64_t j = 0; j < h.seq; ++j) row[j] = scale * (w[j] * (row[j] - dot));
         }
-        at::mm_out(dq_out, ds, k[b][a]);
-        at::mm_out(dk_out, ds.t(), q[b][a]);
+        at::mm_out(dq_out, ds, k[b][g]);
+        product(dk_out, ds.t(), q[b][a], adds);
       }
   };
 }
@@ -107,15 +142,18 @@ Prepared bind_attention_fwd(const KernelCall& call) {
   const c10::InferenceMode guard;
   const Heads h(call.kernel);
   const bool causal = (call.kernel.flags & kCausal) != 0;
-  at::Tensor q = h.part(call.inputs[0], 0, 3), k = h.part(call.inputs[0], 1, 3),
-             v = h.part(call.inputs[0], 2, 3), out = h.part(call.outputs[0], 0, 1);
-  at::Tensor lse = tensor(call.outputs[1], {h.batch, h.heads, h.seq});
+  const at::Tensor k = h.k(call.inputs[0]), v = h.v(call.inputs[0]);
+  const std::vector<at::Tensor> q = h.members(h.q(call.inputs[0]));
+  std::vector<at::Tensor> out = h.members(h.out(call.outputs[0]));
+  std::vector<at::Tensor> lse = h.members(tensor(call.outputs[1], {h.batch, h.heads, h.seq}));
   return [=]() mutable {
     const c10::InferenceMode inference;
-    auto [o, l] =
-        at::_scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, {}, h.scale());
-    out.copy_(o);
-    lse.copy_(l);
+    for (std::size_t i = 0; i < q.size(); ++i) {
+      auto [o, l] =
+          at::_scaled_dot_product_flash_attention_for_cpu(q[i], k, v, 0.0, causal, {}, h.scale());
+      out[i].copy_(o);
+      lse[i].copy_(l);
+    }
   };
 }
 
@@ -125,19 +163,27 @@ Prepared bind_attention_bwd_input(const KernelCall& call) {
   const c10::InferenceMode guard;
   const Heads h(call.kernel);
   const bool causal = (call.kernel.flags & kCausal) != 0;
-  at::Tensor dout = h.part(call.inputs[0], 0, 1), out = h.part(call.inputs[3], 0, 1);
-  at::Tensor q = h.part(call.inputs[1], 0, 3), k = h.part(call.inputs[1], 1, 3),
-             v = h.part(call.inputs[1], 2, 3);
-  at::Tensor dq = h.part(call.outputs[0], 0, 3), dk = h.part(call.outputs[0], 1, 3),
-             dv = h.part(call.outputs[0], 2, 3);
-  at::Tensor lse = tensor(call.inputs[2], {h.batch, h.heads, h.seq});
+  const std::vector<at::Tensor> dout = h.members(h.out(call.inputs[0])),
+                                out = h.members(h.out(call.inputs[3])),
+                                q = h.members(h.q(call.inputs[1])),
+                                lse = h.members(tensor(call.inputs[2], {h.batch, h.heads, h.seq}));
+  const at::Tensor k = h.k(call.inputs[1]), v = h.v(call.inputs[1]);
+  std::vector<at::Tensor> dq = h.members(h.q(call.outputs[0]));
+  at::Tensor dk = h.k(call.outputs[0]), dv = h.v(call.outputs[0]);
   return [=]() mutable {
     const c10::InferenceMode inference;
-    auto [gq, gk, gv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
-        dout, q, k, v, out, lse, 0.0, causal, {}, h.scale());
-    dq.copy_(gq);
-    dk.copy_(gk);
-    dv.copy_(gv);
+    for (std::size_t i = 0; i < q.size(); ++i) {
+      auto [gq, gk, gv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
+          dout[i], q[i], k, v, out[i], lse[i], 0.0, causal, {}, h.scale());
+      dq[i].copy_(gq);
+      if (i == 0) {
+        dk.copy_(gk);
+        dv.copy_(gv);
+      } else {
+        dk.add_(gk);
+        dv.add_(gv);
+      }
+    }
   };
 }
 

@@ -1,12 +1,26 @@
-// GELU, exact (erf) or by tanh.
+// GELU, exact (erf) or by tanh. SwiGLU over gate_up[tokens, 2*width], gate first:
+//   y = silu(gate) * up;  d up = dy * silu(gate);  d gate = dy * up * silu'(gate)
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/gelu_backward.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/silu.h>
+#include <ATen/ops/silu_backward.h>
 
 #include "exec/kernels/aten.h"
 
 namespace tandem::exec {
 namespace {
 const char* approximation(const Kernel& k) { return (k.flags & kTanh) ? "tanh" : "none"; }
+
+// The two halves of each row: strides only, no copy.
+struct Halves {
+  at::Tensor gate, up;
+  Halves(const View& view, std::int64_t tokens, std::int64_t width) {
+    const c10::InferenceMode guard;
+    const at::Tensor both = tensor(view, {tokens, 2 * width});
+    gate = both.slice(1, 0, width), up = both.slice(1, width);
+  }
+};
 }  // namespace
 
 Prepared bind_gelu_fwd(const KernelCall& call) {
@@ -25,6 +39,31 @@ Prepared bind_gelu_bwd_input(const KernelCall& call) {
   return [=, kind = approximation(call.kernel)]() mutable {
     const c10::InferenceMode inference;
     at::gelu_backward_out(dx, dy, x, kind);
+  };
+}
+
+Prepared bind_swiglu_fwd(const KernelCall& call) {
+  const std::int64_t tokens = call.kernel.dims[0], width = call.kernel.dims[1];
+  const Halves in(call.inputs[0], tokens, width);
+  at::Tensor y = tensor(call.outputs[0], {tokens, width});
+  return [=]() mutable {
+    const c10::InferenceMode inference;
+    at::silu_out(y, in.gate);
+    at::mul_out(y, y, in.up);
+  };
+}
+
+Prepared bind_swiglu_bwd_input(const KernelCall& call) {
+  const std::int64_t tokens = call.kernel.dims[0], width = call.kernel.dims[1];
+  const at::Tensor dy = tensor(call.inputs[0], {tokens, width});
+  const Halves in(call.inputs[1], tokens, width);
+  Halves out(call.outputs[0], tokens, width);
+  return [=]() mutable {
+    const c10::InferenceMode inference;
+    at::silu_out(out.up, in.gate);
+    at::mul_out(out.up, out.up, dy);
+    at::mul_out(out.gate, dy, in.up);
+    at::silu_backward_out(out.gate, out.gate, in.gate);
   };
 }
 

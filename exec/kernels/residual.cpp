@@ -35,6 +35,8 @@ Prepared bind_bias_residual_fwd(const KernelCall& call) {
   });
 }
 
+Prepared bind_residual_fwd(const KernelCall& call) { return bind_residual_bwd_input(call); }
+
 Prepared bind_residual_bwd_input(const KernelCall& call) {
   return by_type(call, [&](auto zero) -> Prepared {
     using T = decltype(zero);

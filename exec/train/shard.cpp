@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "common/base/check.h"
-#include "common/base/text.h"
 
 namespace tandem::exec {
 namespace {
@@ -24,22 +23,21 @@ std::vector<Shard> shards_of(const Plan& plan, const Buffer& b,
                plan.name(b.name), b.shape.rank);
   const SliceRule& rule = b.slice;
   const std::string& name = plan.name(b.name);
-  std::vector<std::string> names = {name};
-  if (rule.parts) {
-    names.clear();
-    for (std::string_view part : split(plan.name(rule.parts), ','))
-      names.push_back(name_of_part(name, part));
-  }
-  const auto num_parts = static_cast<std::int64_t>(names.size());
+  std::vector<FusedPart> parts = plan.parts_of(b);
+  TANDEM_CHECK(!rule.parts || !parts.empty(), "verification let parts {} of {} rows through",
+               plan.name(rule.parts), b.shape[0]);
+  if (parts.empty()) parts.push_back({"", b.shape[0]});
   const int size = rule.dim >= 0 ? plan.header.mesh.of(rule.axis) : 1;
   const int index = rule.dim >= 0 ? coordinate[static_cast<std::size_t>(rule.axis)] : 0;
   std::vector<Shard> out;
-  for (std::int64_t i = 0; i < num_parts; ++i) {
+  std::int64_t first = 0;  // element of the buffer
+  for (const FusedPart& part : parts) {
     Shard s;
-    s.name = names[static_cast<std::size_t>(i)];
-    s.rows = b.shape[0] / num_parts;
+    s.name = part.name.empty() ? name : name_of_part(name, part.name);
+    s.rows = part.rows;
     s.columns = s.local_columns = b.shape.rank == 2 ? b.shape[1] : 1;
-    s.local_begin = i * s.rows * s.columns;
+    s.local_begin = first;
+    first += s.rows * s.columns;
     s.full_rows = s.rows;
     s.full_columns = s.columns;
     if (rule.dim == 0) {

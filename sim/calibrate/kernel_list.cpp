@@ -8,7 +8,7 @@
 namespace tandem::sim {
 namespace {
 
-using Dims = std::array<std::int64_t, 4>;
+using Dims = KernelDims;
 
 void sort_unique(std::vector<MeasuredKernel>& list) {
   const auto key = [](const MeasuredKernel& k) { return std::tie(k.kernel, k.accumulate); };
@@ -24,7 +24,8 @@ class Grid {
     k.kind = kind;
     k.dims = dims;
     k.flags = flags;
-    if (kind == KernelKind::layernorm_fwd) k.real = 1e-5;
+    if (catalogue(kind).real == "eps") k.real = 1e-5;
+    if (catalogue(kind).real == "base") k.real = 10000;
     out.push_back({calibration_key(k), accumulate});
   }
   std::vector<MeasuredKernel> out;
@@ -58,6 +59,11 @@ void add_attention(Grid& g) {
           if (batch == 4 && (seq == 256 || width == 64)) continue;
           g.add(K::attention_fwd, {batch, heads, seq, width}, kCausal | kFlash);
           g.add(K::attention_bwd_input, {batch, heads, seq, width}, kCausal | kFlash);
+          if (heads != 8 || width != 32 || batch != 1) continue;  // shared heads: fewer points
+          g.add(K::attention_fwd, {batch, heads, seq, width, 2}, kCausal | kFlash);
+          g.add(K::attention_bwd_input, {batch, heads, seq, width, 2}, kCausal | kFlash);
+          g.add(K::rope_fwd, {batch, heads, seq, width, 2});
+          g.add(K::rope_bwd_input, {batch, heads, seq, width, 2});
         }
 }
 
@@ -87,6 +93,19 @@ void add_rows(Grid& g) {
       g.add(K::ce_sum, {tokens, classes});
       for (const bool accumulate : {false, true})
         if (accumulate || tokens == 128) g.add(K::ce_grad, {tokens, classes, 1024}, 0, accumulate);
+    }
+}
+
+// Passes over rows that only llama has: like those above, so fewer points.
+void add_llama_rows(Grid& g) {
+  for (std::int64_t tokens : {32, 512})
+    for (std::int64_t width : {64, 256, 1024}) {
+      g.add(K::rmsnorm_fwd, {tokens, width});
+      for (const bool accumulate : {false, true})
+        g.add(K::rmsnorm_bwd_input, {tokens, width}, 0, accumulate);
+      g.add(K::residual_fwd, {tokens, width});
+      g.add(K::swiglu_fwd, {tokens, 2 * width});
+      g.add(K::swiglu_bwd_input, {tokens, 2 * width});
     }
 }
 
@@ -122,6 +141,7 @@ std::vector<MeasuredKernel> kernel_grid() {
   add_matmuls(g);
   add_attention(g);
   add_rows(g);
+  add_llama_rows(g);
   add_optimizer(g);
   sort_unique(g.out);
   return std::move(g.out);

@@ -15,7 +15,8 @@ namespace {
 
 constexpr int kMostLevels = 64;
 
-// What of a kernel selects a table of points. The constants eps and max_norm do not change a cost.
+// What of a kernel selects a table of points. The constants (eps, base, max_norm) do not change a
+// cost.
 using TableKey = std::tuple<KernelKind, std::uint32_t, bool>;
 
 // The calibration's points of one level of busy cores.

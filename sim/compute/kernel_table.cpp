@@ -101,12 +101,15 @@ double octave(std::int64_t x) {
   return exponent + 2 * m - 2;
 }
 
-// Dimensions that are constants of the formula and no extents stay 0.
-std::array<double, 4> octaves(const Kernel& k) {
+// Dimensions that are constants of the formula and no extents stay 0. Key/value heads count by how
+// many heads share one.
+std::array<double, kNumDims> octaves(const Kernel& k) {
   const auto& names = catalogue(k.kind).dims;
-  std::array<double, 4> out{};
-  for (std::size_t i = 0; i < 4; ++i)
+  std::array<double, kNumDims> out{};
+  for (std::size_t i = 0; i < kKvHeads; ++i)
     if (names[i] != "divisor" && names[i] != "valid") out[i] = octave(k.dims[i]);
+  if (!names[kKvHeads].empty())
+    out[kKvHeads] = octave(k.dims[1] / std::max<std::int64_t>(1, kv_heads_of(k)));
   return out;
 }
 
@@ -115,7 +118,7 @@ std::array<double, 4> octaves(const Kernel& k) {
 KernelTable::KernelTable(std::span<const KernelSample> samples, PlanTypes types, bool accumulate)
     : types_(types), accumulate_(accumulate) {
   TANDEM_CHECK(!samples.empty(), "a table without points");
-  std::map<std::array<std::int64_t, 4>, std::pair<double, int>> by_dims;
+  std::map<KernelDims, std::pair<double, int>> by_dims;
   for (const KernelSample& s : samples) {
     TANDEM_CHECK(s.seconds > 0, "{} takes {} s", to_text(s.kernel), s.seconds);
     auto& [sum, count] = by_dims[s.kernel.dims];
@@ -147,11 +150,12 @@ double KernelTable::base(const Kernel& k) const {
 std::optional<double> KernelTable::seconds(const Kernel& k) const {
   const double work = work_of(cost(k, types_, accumulate_));
   if (work < least_ / kExtrapolate || work > most_ * kExtrapolate) return std::nullopt;
-  const std::array<double, 4> at = octaves(k);
+  const std::array<double, kNumDims> at = octaves(k);
   double weights = 1, sum = 1;  // the base itself counts as a point one octave away
   for (const Point& p : points_) {
     double squared = 0;
-    for (std::size_t i = 0; i < 4; ++i) squared += (at[i] - p.octave[i]) * (at[i] - p.octave[i]);
+    for (std::size_t i = 0; i < kNumDims; ++i)
+      squared += (at[i] - p.octave[i]) * (at[i] - p.octave[i]);
     if (squared < 1e-12) return base(k) * p.ratio;
     const double w = 1 / (squared * squared);
     weights += w;

@@ -40,7 +40,7 @@ class KernelTable {
 
  private:
   struct Point {
-    std::array<double, 4> octave{};  // of the dimensions
+    std::array<double, kNumDims> octave{};  // of the dimensions
     double ratio = 1;
   };
   [[nodiscard]] double base(const Kernel& kernel) const;

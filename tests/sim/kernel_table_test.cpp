@@ -57,6 +57,45 @@ TEST_CASE("kernel table: a measured point comes back; its neighbours lean toward
   CHECK(far == doctest::Approx(1).epsilon(0.08));
 }
 
+// Points of 8 heads with 8 key/value heads and with 2; a kernel of 4 heads with 1 shares them as
+// the second does, so that is its neighbour. Where all share alike the dimension counts for
+// nothing.
+TEST_CASE("kernel table: key/value heads are told apart by how many heads share one") {
+  const auto attention = [](std::int64_t heads, std::int64_t kv) {
+    return Kernel{KernelKind::attention_fwd, {1, heads, 128, 32, kv}, kCausal | kFlash, {}, {}, {}};
+  };
+  const std::vector<KernelSample> samples = {{attention(8, 0), 80e-6}, {attention(8, 2), 40e-6}};
+  const KernelTable table(samples, kF32, false);
+  for (const KernelSample& s : samples)
+    CHECK(*table.seconds(s.kernel) == doctest::Approx(s.seconds).epsilon(1e-9));
+  const double base = *table.seconds(attention(4, 0)) / *table.seconds(attention(8, 0)),
+               shared = *table.seconds(attention(4, 1)) / *table.seconds(attention(8, 2));
+  CHECK(base == doctest::Approx(0.5).epsilon(0.25));
+  CHECK(shared == doctest::Approx(0.5).epsilon(0.25));
+  CHECK(*table.seconds(attention(4, 1)) < 0.75 * *table.seconds(attention(4, 0)));
+}
+
+// Bytes of the kernels of llama by hand, fp32 (models.md 2.7: passes over the tensor): S 16, b 2,
+// 4 heads and 2 key/value heads of 8, n = 32 tokens.
+TEST_CASE("kernel costs: grouped attention, rope, swiglu, rms norm") {
+  const auto of = [](KernelKind kind, KernelDims dims, std::uint32_t flags = 0) {
+    return cost(Kernel{kind, dims, flags, {}, {}, {}}, kF32, false);
+  };
+  const double q = 32 * 4 * 8 * 4, kv = q / 2, lse = 2 * 4 * 16 * 4;
+  const KernelDims heads = {2, 4, 16, 8, 2};
+  const KernelCost f = of(KernelKind::attention_fwd, heads, kCausal | kFlash);
+  CHECK(f.bytes == 2 * q + 2 * kv + lse);                 // q, out, k, v
+  CHECK(f.flops == 2 * (2.0 * 2 * 4 * 8) * 16 * 17 / 2);  // as many as with 4 key/value heads
+  CHECK(of(KernelKind::attention_bwd_input, heads, kCausal | kFlash).bytes == 4 * q + 4 * kv + lse);
+  CHECK(of(KernelKind::rope_fwd, heads).bytes == 2 * (q + kv));
+  CHECK(of(KernelKind::rope_bwd_input, heads).bytes == 2 * (q + kv));
+  CHECK(of(KernelKind::swiglu_fwd, {32, 24}).bytes == 3 * 32 * 24 * 4);
+  CHECK(of(KernelKind::swiglu_bwd_input, {32, 24}).bytes == 5 * 32 * 24 * 4);
+  CHECK(of(KernelKind::rmsnorm_fwd, {32, 24}).bytes == 2 * 32 * 24 * 4 + 32 * 4);
+  CHECK(of(KernelKind::rmsnorm_bwd_input, {32, 24}).bytes == 3 * 32 * 24 * 4 + 32 * 4);
+  CHECK(of(KernelKind::residual_fwd, {32, 24}).bytes == 3 * 32 * 24 * 4);
+}
+
 // One point: in proportion to the work. 8,000 B take 10 us, so 16,000 B take 20 us.
 TEST_CASE("kernel table: one point is a rate; four times beyond the ends there is no answer") {
   const KernelTable table(std::vector<KernelSample>{{gelu(1000), 10e-6}}, kF32, false);

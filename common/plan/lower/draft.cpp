@@ -15,7 +15,10 @@ Sizes sizes_of(const Scenario& s) {
   z.hidden = m.hidden;
   z.head_dim = m.head_dim > 0 ? m.head_dim : m.hidden / m.heads;
   z.heads = m.heads / z.tp;
+  z.kv_heads = (m.kv_heads > 0 ? m.kv_heads : m.heads) / z.tp;
   z.attention = z.heads * z.head_dim;
+  z.kv = z.kv_heads * z.head_dim;
+  z.qkv = z.attention + 2 * z.kv;
   z.ffn = m.ffn_hidden / z.tp;
   z.vocab = m.vocab;
   z.vocab_cut = s.parallel.vocab_parallel && z.tp > 1;

@@ -19,10 +19,12 @@ namespace tandem::lower {
 struct Sizes {
   std::int64_t tp = 1, dp = 1, pp = 1;
   std::int64_t micro_batch = 1, sequence = 1, tokens = 1;  // tokens of a microbatch: b * S
-  std::int64_t hidden = 1, heads = 1, head_dim = 1;        // heads: of this rank, a / t
-  std::int64_t attention = 1, ffn = 1;                     // local widths: a*dh/t, F/t
-  std::int64_t classes = 1, vocab = 1;                     // local rows Vp/t; V
-  bool vocab_cut = false;                                  // embedding and head are split over tp
+  std::int64_t hidden = 1, head_dim = 1;
+  std::int64_t heads = 1, kv_heads = 1;         // of this rank: a / t, ak / t
+  std::int64_t attention = 1, kv = 1, qkv = 1;  // local widths: a*dh/t, ak*dh/t, their q, k, v
+  std::int64_t ffn = 1;                         // local width F/t
+  std::int64_t classes = 1, vocab = 1;          // local rows Vp/t; V
+  bool vocab_cut = false;                       // embedding and head are split over tp
 };
 [[nodiscard]] Sizes sizes_of(const Scenario& scenario);
 

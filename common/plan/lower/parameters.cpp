@@ -43,14 +43,15 @@ class Inventory {
   void whole(std::string name, Shape shape, DType dtype) {
     plain.push_back({std::move(name), shape, dtype, false, {}, {}, {}, -1});
   }
-  void cut(std::string name, Shape local, int dim, const char* parts = nullptr) {
+  void cut(std::string name, Shape local, int dim, const std::string& parts = "") {
     SliceRule rule;
     rule.dim = static_cast<std::int8_t>(dim);
-    if (parts) rule.parts = d_.name(parts);
+    if (!parts.empty()) rule.parts = d_.name(parts);
     plain.push_back({std::move(name), local, weight_type_, true, rule, {}, {}, -1});
   }
+  [[nodiscard]] bool gpt() const { return d_.scenario.model.family == ModelFamily::gpt; }
   void norm(const std::string& name) {
-    whole(name + ".bias", {z_.hidden}, norm_type_);
+    if (gpt()) whole(name + ".bias", {z_.hidden}, norm_type_);
     whole(name + ".weight", {z_.hidden}, norm_type_);
   }
   Tensor vocabulary(const char* name) const {
@@ -71,6 +72,12 @@ class Inventory {
   }
   void block(int layer) {
     const std::string at = fmt::format("layers.{}.", layer);
+    if (gpt())
+      gpt_block(at);
+    else
+      llama_block(at);
+  }
+  void gpt_block(const std::string& at) {
     whole(at + "mlp.fc2.bias", {z_.hidden}, weight_type_);
     cut(at + "mlp.fc2.weight", {z_.hidden, z_.ffn}, 1);
     cut(at + "mlp.fc1.bias", {z_.ffn}, 0);
@@ -82,8 +89,18 @@ class Inventory {
     cut(at + "attn.qkv.weight", {3 * z_.attention, z_.hidden}, 0, "q,k,v");
     norm(at + "norm1");
   }
+  void llama_block(const std::string& at) {
+    cut(at + "mlp.down.weight", {z_.hidden, z_.ffn}, 1);
+    cut(at + "mlp.gate_up.weight", {2 * z_.ffn, z_.hidden}, 0, "gate,up");
+    norm(at + "norm2");
+    cut(at + "attn.o.weight", {z_.hidden, z_.attention}, 1);
+    cut(at + "attn.qkv.weight", {z_.qkv, z_.hidden}, 0,
+        z_.kv == z_.attention ? "q,k,v"
+                              : fmt::format("q:{},k:{},v:{}", z_.attention, z_.kv, z_.kv));
+    norm(at + "norm1");
+  }
   void embedding() {
-    whole("pos_embed.weight", {d_.scenario.model.max_sequence, z_.hidden}, weight_type_);
+    if (gpt()) whole("pos_embed.weight", {d_.scenario.model.max_sequence, z_.hidden}, weight_type_);
     if (d_.scenario.model.tied_embeddings)
       tied_ = true;
     else

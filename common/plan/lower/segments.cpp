@@ -20,7 +20,7 @@ class Program {
     for (int stage = 0; stage < d.order.num_stages(); ++stage) {
       const int layers = d.scenario.parallel.layer_split[static_cast<std::size_t>(stage)];
       if (d.order.stage_rank[static_cast<std::size_t>(stage)] == program)
-        open(stage, gpt_visit(d, program, stage, first_layer, layers));
+        open(stage, stage_visit(d, program, stage, first_layer, layers));
       first_layer += layers;
     }
   }

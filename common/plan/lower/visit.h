@@ -1,6 +1,6 @@
 // What one visit of a stage consists of, before it is made for each microbatch: the ops of its
 // forward and backward, over slots (one buffer a microbatch) and buffers that live for the run.
-// gpt.cpp writes it, segments.cpp makes ops of it.
+// visit_builder.h writes it, segments.cpp makes ops of it.
 #pragma once
 
 #include <string>
@@ -48,9 +48,15 @@ struct Visit {
   int d_input = -1;   // slot that is sent after it
 };
 
-// The visit of `stage` of a gpt model (models.md 2.2, 4.2; unsplit backward: I and W of a segment
-// side by side). `first` reads the tokens, `last` makes the loss.
+// The visit of `stage` of the scenario's model (models.md 2.2, 4.2; unsplit backward: I and W of a
+// segment side by side). `first` reads the tokens, `last` makes the loss.
+[[nodiscard]] Visit stage_visit(Draft& draft, int program, int stage, int first_layer,
+                                int num_layers);
+
+// By family, one file each.
 [[nodiscard]] Visit gpt_visit(Draft& draft, int program, int stage, int first_layer,
                               int num_layers);
+[[nodiscard]] Visit llama_visit(Draft& draft, int program, int stage, int first_layer,
+                                int num_layers);
 
 }  // namespace tandem::lower

@@ -51,11 +51,12 @@ class Operands {
                  {}});
   }
 
+  static bool has_heads(const Kernel& k) { return !catalogue(k.kind).dims[kKvHeads].empty(); }
+
   // What shapes are made of: the sequence of attention counts twice, the divisor of a loss and its
-  // valid classes not at all.
+  // valid classes not at all. Key/value heads are no more than heads.
   static std::array<std::int64_t, 5> extents(const Kernel& k) {
-    const bool attention =
-        k.kind == KernelKind::attention_fwd || k.kind == KernelKind::attention_bwd_input;
+    const bool attention = has_heads(k);
     const bool loss = k.kind == KernelKind::ce_grad || k.kind == KernelKind::ce_max;
     return {k.dims[0], k.dims[1], loss ? 1 : k.dims[2], attention ? k.dims[2] : 1, k.dims[3]};
   }
@@ -70,7 +71,12 @@ class Operands {
         good = good && d >= 0 &&
                !__builtin_mul_overflow(product, std::max<std::int64_t>(d, 1), &product);
       for (std::size_t d = 0; d < k.dims.size(); ++d)
-        if (!catalogue(k.kind).dims[d].empty() && k.dims[d] < 1) good = false;
+        if (!catalogue(k.kind).dims[d].empty() && k.dims[d] < 1 && d != kKvHeads) good = false;
+      // Each key/value head serves the same number of heads.
+      if (good && has_heads(k))
+        good = kv_heads_of(k) <= k.dims[1] && k.dims[1] % kv_heads_of(k) == 0;
+      if (k.kind == KernelKind::rope_fwd || k.kind == KernelKind::rope_bwd_input)
+        good = good && k.dims[3] % 2 == 0;
       if (!good)
         bad("V1.6", {}, fmt::format("kernel {} {} has impossible dimensions", i, to_text(k)),
             to_text(k), "positive dimensions whose product fits 62 bits",

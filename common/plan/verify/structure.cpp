@@ -144,6 +144,9 @@ class Structure {
                            "positive extents, at most 2^47 elements");
       else
         elements *= b.shape[d];
+    if (b.slice.parts > 0 && b.slice.parts < plan_.names.size() && plan_.parts_of(b).empty())
+      whole("V1.2 " + who + " has parts that do not fill it", plan_.name(b.slice.parts),
+            fmt::format("parts of {} rows together", b.shape[0]));
     if (b.slice.dim >= b.shape.rank && b.slice.dim >= 0)
       whole("V1.2 " + who + " is cut along a dimension it does not have",
             fmt::format("{}", b.slice.dim), fmt::format("below {}", b.shape.rank));

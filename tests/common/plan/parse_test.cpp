@@ -89,6 +89,52 @@ TEST_CASE("plan text: every optional field survives") {
   CHECK(print(parsed(canonical)) == canonical);
 }
 
+// Key/value heads are a dimension that is only written where it differs from the heads; parts of a
+// fused tensor have rows of their own where they are not equal.
+TEST_CASE("plan text: key/value heads and parts of unequal rows") {
+  const std::string text =
+      kHead +
+      "buf 0 p0 param f32[8,4] layers.0.attn.qkv.weight slice=0:tp parts=q:4,k:2,v:2\n"
+      "buf 1 p0 param f32[6,4] layers.0.mlp.gate_up.weight slice=0:tp parts=gate,up\n"
+      "kernel 0 attention_fwd batch=1 heads=4 seq=8 head_dim=2 kv_heads=2 causal flash\n"
+      "kernel 1 attention_fwd batch=1 heads=4 seq=8 head_dim=2 causal flash\n"
+      "kernel 2 rope_fwd batch=1 heads=4 seq=8 head_dim=2 kv_heads=1 base=10000\n"
+      "program 0\n";
+  const Plan plan = parsed(text);
+  CHECK(print(parsed(print(plan))) == print(plan));
+  CHECK(kv_heads_of(plan.kernels[0]) == 2);
+  CHECK(kv_heads_of(plan.kernels[1]) == 4);
+  CHECK(plan.kernels[2].real == 10000);
+  CHECK(to_text(plan.kernels[0]) ==
+        "attention_fwd batch=1 heads=4 seq=8 head_dim=2 kv_heads=2 causal flash");
+  CHECK(to_text(plan.kernels[1]) == "attention_fwd batch=1 heads=4 seq=8 head_dim=2 causal flash");
+  // As many key/value heads as heads is the same kernel.
+  const auto same = kernel_from_text(
+      split("attention_fwd batch=1 heads=4 seq=8 head_dim=2 kv_heads=4 causal flash", ' '));
+  REQUIRE(same.has_value());
+  CHECK(*same == plan.kernels[1]);
+  CHECK_FALSE(kernel_from_text(split("rope_fwd batch=1 heads=4 seq=8 head_dim=2 kv_heads=0", ' '))
+                  .has_value());
+  CHECK_FALSE(kernel_from_text(split("gelu_fwd elements=8 kv_heads=2", ' ')).has_value());
+
+  const auto qkv = plan.parts_of(plan.buffers[0]), both = plan.parts_of(plan.buffers[1]);
+  REQUIRE(qkv.size() == 3);
+  CHECK(qkv[0].name == "q");
+  CHECK(qkv[0].rows == 4);
+  CHECK(qkv[2].name == "v");
+  CHECK(qkv[2].rows == 2);
+  REQUIRE(both.size() == 2);
+  CHECK(both[1].name == "up");
+  CHECK(both[1].rows == 3);
+  for (const char* wrong : {"q:4,k:2,v:3", "q:4,k:2", "q:8,k:0", "q:4,k:x,v:2", "q,k,v", "q:4,k"}) {
+    CAPTURE(wrong);
+    Plan other = plan;
+    other.names.emplace_back(wrong);
+    other.buffers[0].slice.parts = static_cast<std::uint32_t>(other.names.size() - 1);
+    CHECK(other.parts_of(other.buffers[0]).empty() == (std::string_view(wrong) != "q:4,k"));
+  }
+}
+
 TEST_CASE("plan text: comments, tabs, CR and blank lines mean nothing") {
   const std::string text = kHead + kTables + " op 0 F on=compute k0(0 -> 1)\n";
   std::string free = "# first\n\r\n\t\n";

@@ -20,7 +20,7 @@ class Builder {
     plan_.header.microbatches = shape.microbatches;
     plan_.header.micro_batch = 1, plan_.header.sequence = 128;
     for (int s = 0; s < shape.pp; ++s) plan_.header.stage_rank.push_back(s);
-    const auto kernel = [&](KernelKind kind, std::array<std::int64_t, 4> dims) {
+    const auto kernel = [&](KernelKind kind, KernelDims dims) {
       Kernel k;
       k.kind = kind, k.dims = dims;
       plan_.kernels.push_back(k);

@@ -90,7 +90,7 @@ double error(const Tensor& got, const Tensor& expected) {
   return (g - e).abs().max().item<double>() / std::max(1.0, e.abs().max().item<double>());
 }
 
-Kernel make(KernelKind kind, std::array<std::int64_t, 4> dims, std::uint32_t flags = 0) {
+Kernel make(KernelKind kind, KernelDims dims, std::uint32_t flags = 0) {
   Kernel k;
   k.kind = kind;
   k.dims = dims;
@@ -198,6 +198,174 @@ TEST_CASE("layer norm") {
     }
 }
 
+TEST_CASE("rms norm") {
+  for (const Types& t : kTypes)
+    for (const std::int64_t width : {5, 64, 300}) {
+      CAPTURE(width);
+      const std::int64_t n = 9;
+      Tensor x = random({n, width}, t.scalar).requires_grad_(true);
+      Tensor w = random({width}, t.scalar).requires_grad_(true);
+      const Tensor rstd = (x.pow(2).mean(-1, true) + 1e-5).rsqrt();
+      const Tensor y = x * rstd * w;
+      const Tensor dy = random({n, width}, t.scalar);
+      y.backward(dy);
+      Kernel k = make(K::rmsnorm_fwd, {n, width});
+      k.real = 1e-5;
+      Run f(k, t.plan, {x, w});
+      f();
+      CHECK(error(f.outputs[0], y) < t.tolerance);
+      CHECK(error(f.outputs[1], rstd) < t.tolerance);
+      Run i(make(K::rmsnorm_bwd_input, {n, width}), t.plan, {dy.clone(), x, f.outputs[1], w});
+      i();
+      CHECK(error(i.outputs[0], x.grad()) < t.tolerance);
+      CHECK(error(i.outputs[1], w.grad()) < t.tolerance);
+      Run again(make(K::rmsnorm_bwd_input, {n, width}), t.plan, {dy.clone(), x, f.outputs[1], w});
+      again.outputs[0] = at::empty_like(dy);  // dx beside dy
+      again.outputs[1] = i.outputs[1].clone();
+      again.accumulate = {false, true};
+      again();
+      CHECK(at::equal(again.outputs[0], i.outputs[0]));
+      CHECK(at::equal(again.outputs[1], i.outputs[1] + i.outputs[1]));
+    }
+}
+
+// models.md 2.4, base 10000, width 8: x = 1..8 at position 3, its norm before and after; products
+// of a rotated q and k depend on the distance of their positions alone.
+TEST_CASE("rope: goldens of a rotation") {
+  const std::int64_t seq = 14, heads = 2, dh = 8;  // q 1..8, k 8..1, each as two heads
+  Kernel k = make(K::rope_fwd, {1, heads, seq, dh});
+  k.real = 10000;
+  Tensor qkv = at::zeros({seq, 1, 3 * heads * dh}, at::kDouble);
+  const Tensor up = at::arange(1, 9, at::kDouble);
+  for (std::int64_t h = 0; h < heads; ++h) {
+    qkv.slice(2, h * dh, (h + 1) * dh) = up;
+    qkv.slice(2, (heads + h) * dh, (heads + h + 1) * dh) = up.flip(0);
+    qkv.slice(2, (2 * heads + h) * dh, (2 * heads + h + 1) * dh) = up * 3;
+  }
+  const Tensor before = qkv.clone();
+  Run r(k, kTypes[0].plan, {qkv});
+  r();
+  const auto at_position = [&](std::int64_t part, std::int64_t position) {
+    return qkv[position][0].slice(0, part * heads * dh, part * heads * dh + dh);
+  };
+  const double golden[] = {-1.69559254, 0.13755174, 2.78868160, 3.97598204,
+                           -4.80884247, 6.32305935, 7.08683674, 8.01196398};
+  for (int i = 0; i < 8; ++i) {
+    CAPTURE(i);
+    CHECK(std::abs(at_position(0, 3)[i].item<double>() - golden[i]) < 5e-9);
+  }
+  CHECK(std::abs(up.norm().item<double>() - 14.2828568571) < 1e-10);
+  for (std::int64_t p = 0; p < seq; ++p)
+    CHECK(std::abs(at_position(0, p).norm().item<double>() - 14.2828568571) < 1e-10);
+  const auto dot = [&](std::int64_t q, std::int64_t kk) {
+    return (at_position(0, q) * at_position(1, kk)).sum().item<double>();
+  };
+  CHECK(std::abs(dot(5, 2) - 45.9295672520) < 1e-9);
+  CHECK(std::abs(dot(13, 10) - 45.9295672520) < 1e-9);
+  CHECK(std::abs(dot(2, 5) - 79.7433384025) < 1e-9);
+  CHECK(at::equal(at_position(2, 9), up * 3));  // v stays
+  // The backward rotation takes it back.
+  k.kind = K::rope_bwd_input;
+  Run back(k, kTypes[0].plan, {qkv});
+  back();
+  CHECK(error(qkv, before) < 1e-14);
+}
+
+TEST_CASE("rope: against autograd, heads and key/value heads, in place and beside") {
+  for (const Types& t : kTypes)
+    for (const std::int64_t kv : {4, 2, 1}) {
+      CAPTURE(kv);
+      const std::int64_t b = 2, heads = 4, seq = 11, dh = 6, half = dh / 2, all = heads + 2 * kv;
+      Tensor qkv = random({seq, b, all * dh}, t.scalar).requires_grad_(true);
+      const auto real = at::TensorOptions().dtype(at::kDouble);
+      const Tensor angle = at::outer(at::arange(seq, real),
+                                     at::pow(500.0, at::arange(half, real) * (-2.0 / double(dh))));
+      const Tensor cos = angle.cos().to(t.scalar).view({seq, 1, 1, half}),
+                   sin = angle.sin().to(t.scalar).view({seq, 1, 1, half});
+      const Tensor x = qkv.view({seq, b, all, dh}), turned = x.slice(2, 0, heads + kv);
+      const Tensor first = turned.slice(3, 0, half), second = turned.slice(3, half);
+      const Tensor y =
+          at::cat({at::cat({first * cos - second * sin, second * cos + first * sin}, 3),
+                   x.slice(2, heads + kv)},
+                  2)
+              .view({seq, b, all * dh});
+      const Tensor dy = random({seq, b, all * dh}, t.scalar);
+      y.backward(dy);
+      Kernel k = make(K::rope_fwd, {b, heads, seq, dh, kv == heads ? 0 : kv});
+      k.real = 500.0;
+      Run f(k, t.plan, {qkv.detach().clone()});
+      f();
+      CHECK(error(f.outputs[0], y) < t.tolerance);
+      Run beside(k, t.plan, {qkv.detach().clone()});
+      beside.outputs[0] = at::full_like(qkv.detach(), 7);
+      beside();
+      CHECK(at::equal(beside.outputs[0], f.outputs[0]));
+      CHECK(at::equal(beside.inputs[0], qkv.detach()));
+      k.kind = K::rope_bwd_input;
+      Run i(k, t.plan, {dy.clone()});
+      i();
+      CHECK(error(i.outputs[0], qkv.grad()) < t.tolerance);
+    }
+}
+
+TEST_CASE("attention: key/value heads shared by 1, 2 and 4 heads") {
+  for (const Types& t : kTypes)
+    for (const KernelFlag kind : {kFlash, kMaterialised})
+      for (const std::int64_t kv : {4, 2, 1}) {
+        CAPTURE(kind);
+        CAPTURE(kv);
+        const std::int64_t b = 2, heads = 4, seq = 20, dh = 8, all = heads + 2 * kv;
+        Tensor qkv = random({seq, b, all * dh}, t.scalar).requires_grad_(true);
+        // Heads [first, first + count) as [b, heads, S, dh]; one of kv for each head that uses it.
+        const auto part = [&](std::int64_t first, std::int64_t count) {
+          return qkv.view({seq, b, all, dh})
+              .slice(2, first, first + count)
+              .repeat_interleave(heads / count, 2)
+              .permute({1, 2, 0, 3});
+        };
+        const Tensor q = part(0, heads), key = part(heads, kv), v = part(heads + kv, kv);
+        const Tensor mask = at::ones({seq, seq}, at::kBool).triu(1);
+        const Tensor scores = at::matmul(q, key.transpose(-2, -1)) / std::sqrt(double(dh));
+        const Tensor probs = at::softmax(scores.masked_fill(mask, -INFINITY), -1);
+        const Tensor out = at::matmul(probs, v).permute({2, 0, 1, 3}).reshape({seq, b, heads * dh});
+        const Tensor dout = random({seq, b, heads * dh}, t.scalar);
+        out.backward(dout);
+        const KernelDims dims = {b, heads, seq, dh, kv == heads ? 0 : kv};
+        Run f(make(K::attention_fwd, dims, kCausal | kind), t.plan, {qkv});
+        f();
+        CHECK(error(f.outputs[0], out) < t.tolerance);
+        if (kind == kMaterialised)
+          CHECK(error(f.outputs[1], probs) < t.tolerance);
+        else
+          CHECK(error(f.outputs[1], scores.masked_fill(mask, -INFINITY).logsumexp(-1)) <
+                t.tolerance);
+        Run i(make(K::attention_bwd_input, dims, kCausal | kind), t.plan,
+              {dout, qkv, f.outputs[1], f.outputs[0]});
+        i();
+        CHECK(error(i.outputs[0], qkv.grad()) < t.tolerance);
+        const Tensor once = i.outputs[0].clone();
+        i();  // sums over a group start anew in every call
+        CHECK(at::equal(i.outputs[0], once));
+      }
+}
+
+TEST_CASE("swiglu") {
+  for (const Types& t : kTypes) {
+    const std::int64_t n = 7, width = 37;
+    Tensor both = (random({n, 2 * width}, t.scalar) * 3).requires_grad_(true);
+    const Tensor gate = both.slice(1, 0, width), up = both.slice(1, width);
+    const Tensor y = gate * at::sigmoid(gate) * up;
+    const Tensor dy = random({n, width}, t.scalar);
+    y.backward(dy);
+    Run f(make(K::swiglu_fwd, {n, width}), t.plan, {both});
+    f();
+    CHECK(error(f.outputs[0], y) < t.tolerance);
+    Run i(make(K::swiglu_bwd_input, {n, width}), t.plan, {dy, both});
+    i();
+    CHECK(error(i.outputs[0], both.grad()) < t.tolerance);
+  }
+}
+
 TEST_CASE("attention: flash and materialised") {
   for (const Types& t : kTypes)
     for (const KernelFlag kind : {kFlash, kMaterialised}) {
@@ -288,6 +456,9 @@ TEST_CASE("residual, bias and positions") {
     Run add(make(K::bias_residual_fwd, {n, width}), t.plan, {x, bias, residual});
     add();
     CHECK(at::equal(add.outputs[0], x + bias + residual));
+    Run plain(make(K::residual_fwd, {n, width}), t.plan, {x, residual});
+    plain();
+    CHECK(at::equal(plain.outputs[0], x + residual));
     Run dbias(make(K::bias_residual_bwd_weight, {n, width}), t.plan, {x});
     dbias();
     CHECK(error(dbias.outputs[0], x.sum(0)) < t.tolerance);
@@ -451,21 +622,29 @@ std::vector<Run> one_of_each(const Types& t) {
   runs.push_back(run(make(K::embed_fwd, {n, v, w}), {batch, table}));
   runs.push_back(run(make(K::pos_add_fwd, {s, b, w}), {x, random({s, w}, t.scalar)}));
   runs.push_back(run(make(K::layernorm_fwd, {n, w}), {x, vec, vec.clone()}));
+  runs.push_back(run(make(K::rmsnorm_fwd, {n, w}), {x, vec}));
   runs.push_back(run(make(K::linear_fwd, {n, w, f}, kBias), {x, weight, random({f}, t.scalar)}));
+  runs.push_back(run(make(K::rope_fwd, {b, heads, s, dh}), {qkv.clone()}));
   runs.push_back(run(make(K::attention_fwd, {b, heads, s, dh}, kCausal | kFlash), {qkv}));
   runs.push_back(run(make(K::bias_residual_fwd, {n, w}), {x, vec, x.clone()}));
+  runs.push_back(run(make(K::residual_fwd, {n, w}), {x, x.clone()}));
   runs.push_back(run(make(K::gelu_fwd, {64}, kErf), {flat}));
+  runs.push_back(run(make(K::swiglu_fwd, {n, f / 2}), {wide}));
   runs.push_back(run(make(K::ce_max, {n, v, v}), {logits}));
   runs.push_back(run(make(K::ce_sum, {n, v}), {logits, at::ones({n}, t.scalar), batch}));
   runs.push_back(
       run(make(K::ce_grad, {n, v, n}), {logits.clone(), at::ones({n}, t.scalar), stat, batch}));
   runs.push_back(run(make(K::linear_bwd_input, {n, w, f}), {wide, weight}));
   runs.push_back(run(make(K::gelu_bwd_input, {64}, kErf), {flat.clone(), flat}));
+  runs.push_back(run(make(K::swiglu_bwd_input, {n, f / 2}), {random({n, f / 2}, t.scalar), wide}));
   runs.push_back(run(make(K::layernorm_bwd_input, {n, w}), {x.clone(), x, stat, vec}));
+  runs.push_back(
+      run(make(K::rmsnorm_bwd_input, {n, w}), {x.clone(), x, at::ones({n}, t.scalar), vec}));
   runs.push_back(run(make(K::residual_bwd_input, {n, w}), {x.clone(), x}));
   runs.push_back(
       run(make(K::attention_bwd_input, {b, heads, s, dh}, kCausal | kFlash),
           {random({s, b, heads * dh}, t.scalar), qkv, lse, random({s, b, heads * dh}, t.scalar)}));
+  runs.push_back(run(make(K::rope_bwd_input, {b, heads, s, dh}), {qkv.clone()}));
   runs.push_back(run(make(K::linear_bwd_weight, {n, w, f}, kBias), {wide, x}));
   runs.push_back(run(make(K::bias_residual_bwd_weight, {n, w}), {x}));
   runs.push_back(run(make(K::embed_bwd_weight, {n, v, w}), {x, batch}));
@@ -506,23 +685,26 @@ TEST_CASE("attention takes no more scratch than it declares, at every block size
   set_up_torch(1);
   for (const Types& t : kTypes)
     for (const std::int64_t seq : {32, 200, 800})
-      for (const KernelFlag kind : {kFlash, kMaterialised}) {
-        CAPTURE(seq);
-        CAPTURE(kind);
-        const std::int64_t b = 1, heads = 2, dh = 16;
-        const Tensor qkv = random({seq, b, 3 * heads * dh}, t.scalar);
-        Run f(make(K::attention_fwd, {b, heads, seq, dh}, kCausal | kind), t.plan, {qkv});
-        f();
-        Run i(make(K::attention_bwd_input, {b, heads, seq, dh}, kCausal | kind), t.plan,
-              {random({seq, b, heads * dh}, t.scalar), qkv, f.outputs[1], f.outputs[0]});
-        for (Run* r : {&f, &i}) {
-          Result<Prepared> p = r->prepared();
-          reset_torch_peak();
-          const std::int64_t before = torch_memory().live;
-          (*p)();
-          CHECK(torch_memory().peak - before <= hidden_scratch(r->kernel, t.plan));
+      for (const std::int64_t kv : {4, 2, 1})
+        for (const KernelFlag kind : {kFlash, kMaterialised}) {
+          CAPTURE(seq);
+          CAPTURE(kv);
+          CAPTURE(kind);
+          const std::int64_t b = 1, heads = 4, dh = 16;
+          const KernelDims dims = {b, heads, seq, dh, kv == heads ? 0 : kv};
+          const Tensor qkv = random({seq, b, (heads + 2 * kv) * dh}, t.scalar);
+          Run f(make(K::attention_fwd, dims, kCausal | kind), t.plan, {qkv});
+          f();
+          Run i(make(K::attention_bwd_input, dims, kCausal | kind), t.plan,
+                {random({seq, b, heads * dh}, t.scalar), qkv, f.outputs[1], f.outputs[0]});
+          for (Run* r : {&f, &i}) {
+            Result<Prepared> p = r->prepared();
+            reset_torch_peak();
+            const std::int64_t before = torch_memory().live;
+            (*p)();
+            CHECK(torch_memory().peak - before <= hidden_scratch(r->kernel, t.plan));
+          }
         }
-      }
 }
 
 TEST_CASE("prepare refuses operands that differ from the signature") {
