@@ -4,6 +4,7 @@
 #include "common/model/flops.h"
 #include "common/plan/build.h"
 #include "common/plan/verify/verify.h"
+#include "common/scenario/fields.h"
 #include "tools/commands.h"
 #include "tools/exit_codes.h"
 #include "tools/inputs.h"
@@ -14,11 +15,14 @@ namespace {
 
 std::string head(const Scenario& s) {
   const ModelSpec& m = s.model;
+  const std::string kv =
+      m.kv_heads == m.heads ? "" : fmt::format(" of {} key/value heads", m.kv_heads);
   return fmt::format(
-      "{}: gpt, {} layers, hidden {}, {} heads, ffn {}, vocabulary {}; sequence {}, global batch "
+      "{}: {}, {} layers, hidden {}, {} heads{}, ffn {}, vocabulary {}; sequence {}, global batch "
       "{}\n"
       "  tp {}, pp {}, dp {}; schedule {}, {} microbatches of {} sequences\n\n",
-      s.name, m.layers, m.hidden, m.heads, m.ffn_hidden, m.vocab, s.training.sequence,
+      s.name, words_of(find_field("model.family")->names)[static_cast<std::size_t>(m.family)],
+      m.layers, m.hidden, m.heads, kv, m.ffn_hidden, m.vocab, s.training.sequence,
       s.training.global_batch, s.parallel.tp, s.parallel.pp, s.parallel.dp, s.schedule.kind,
       s.num_microbatches(), s.training.micro_batch);
 }

@@ -17,7 +17,7 @@ struct Section {
   Json json;
 };
 
-// Family gpt.
+// Families gpt and llama.
 [[nodiscard]] Section parameters_section(const Scenario& scenario);
 [[nodiscard]] Section flops_section(const Scenario& scenario, const Plan& plan);
 [[nodiscard]] Section memory_section(const Scenario& scenario, const Plan& plan);

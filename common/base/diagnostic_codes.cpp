@@ -209,6 +209,8 @@ constexpr CodeInfo kCodes[] = {
      "Without a preset every size must be given.", "model: {layers: 2}"},
     {"E-MODEL-006", kInfeasible, "kv_heads with family gpt",
      "gpt has as many key/value heads as heads.", "kv_heads: 2"},
+    {"E-MODEL-007", kInfeasible, "rope dimension is odd",
+     "Rotary positions turn pairs of values of a head.", "family llama, head_dim 15"},
 
     // --- CLUS: the cluster section -------------------------------------------------------------------
     {"E-CLUS-001", kInput, "unknown cluster preset",

@@ -40,10 +40,12 @@ double six_n_flops(const ModelShape& model, std::int64_t sequences, std::int64_t
 }
 
 std::vector<OperationFlops> layer_flops(const Scenario& s) {
-  TANDEM_CHECK(s.model.family == ModelFamily::gpt, "validate() let another family through");
+  const bool gpt = s.model.family == ModelFamily::gpt;
+  TANDEM_CHECK(gpt || s.model.family == ModelFamily::llama,
+               "validate() let another family through");
   const double t = s.parallel.tp, b = s.training.micro_batch, h = s.model.hidden;
   const double n = b * s.training.sequence, f = s.model.ffn_hidden / t;
-  const double heads = s.model.heads / t, dh = s.model.head_dim;
+  const double heads = s.model.heads / t, kv = s.model.kv_heads / t, dh = s.model.head_dim;
   const bool flash = s.training.attention == AttentionKind::flash;
 
   OperationFlops core{"core", {}, {}};
@@ -53,8 +55,10 @@ std::vector<OperationFlops> layer_flops(const Scenario& s) {
   core.model = {2 * product * model_pairs, 4 * product * model_pairs, 0};
   core.executed = {2 * product * pairs, (flash ? 5 : 4) * product * pairs, 0};
 
-  return {gemm("qkv", n, h, 3 * heads * dh), core, gemm("o", n, heads * dh, h),
-          gemm("fc1", n, h, f), gemm("fc2", n, f, h)};
+  const OperationFlops qkv = gemm("qkv", n, h, (heads + 2 * kv) * dh);
+  const OperationFlops o = gemm("o", n, heads * dh, h);
+  if (gpt) return {qkv, core, o, gemm("fc1", n, h, f), gemm("fc2", n, f, h)};
+  return {qkv, core, o, gemm("gate_up", n, h, 2 * f), gemm("down", n, f, h)};
 }
 
 std::int64_t local_vocabulary(const Scenario& s) {

@@ -40,10 +40,10 @@ struct Work {
 // One operation of models.md 2.7 for one microbatch on one rank. Vector operations are bound by
 // bytes and have no FLOPs.
 struct OperationFlops {
-  std::string_view name;  // "qkv", "core", "o", "fc1", "fc2", "head"
+  std::string_view name;  // "qkv", "core", "o", "fc1", "fc2" (llama: "gate_up", "down"), "head"
   Work model, executed;
 };
-// Family gpt (checked). A layer's operations in forward order.
+// Families gpt and llama (checked). A layer's operations in forward order.
 [[nodiscard]] std::vector<OperationFlops> layer_flops(const Scenario& scenario);
 // The head on one rank of the last stage.
 [[nodiscard]] OperationFlops head_flops(const Scenario& scenario);

@@ -17,19 +17,25 @@ constexpr I kAlign = 64;  // elements: a tensor's start in a bucket, and the buc
 
 I round_up(I v, I to) { return (v + to - 1) / to * to; }
 
-// Local sizes in the symbols of models.md 1.
+// Local sizes in the symbols of models.md 1; qkv: width of q, k and v together, ins: width of what
+// enters the activation of the MLP (fc1, or gate and up), stat: values a norm keeps for a token.
 struct Symbols {
-  I t, b, S, n, H, a, ad, F, w, s, n1;
-  bool sp, flash;
+  I t, b, S, n, H, a, ad, qkv, F, ins, stat, w, s, n1;
+  bool gpt, sp, flash;
 };
 
 Symbols symbols(const Scenario& sc) {
-  TANDEM_CHECK(sc.model.family == ModelFamily::gpt, "validate() let another family through");
+  const ModelFamily family = sc.model.family;
+  TANDEM_CHECK(family == ModelFamily::gpt || family == ModelFamily::llama,
+               "validate() let another family through");
   const PlanTypes types = plan_types(sc);
   Symbols x{};
+  x.gpt = family == ModelFamily::gpt;
   x.t = sc.parallel.tp, x.b = sc.training.micro_batch, x.S = sc.training.sequence;
   x.n = x.b * x.S, x.H = sc.model.hidden, x.a = sc.model.heads / x.t;
   x.ad = x.a * sc.model.head_dim, x.F = sc.model.ffn_hidden / x.t;
+  x.qkv = x.ad + 2 * (sc.model.kv_heads / x.t) * sc.model.head_dim;
+  x.ins = x.gpt ? x.F : 2 * x.F, x.stat = x.gpt ? 2 : 1;
   x.w = size_of(types.compute), x.s = size_of(types.statistic());
   x.sp = sc.parallel.sequence_parallel && x.t > 1;
   x.n1 = x.sp ? x.n / x.t : x.n;
@@ -62,7 +68,7 @@ class Locals {
     const I rows = local_vocabulary(s_);
     if (holds_first(s_, pp_)) {
       add("embed.weight", {rows, x_.H}, tied);
-      add("pos_embed.weight", {s_.model.max_sequence, x_.H});
+      if (x_.gpt) add("pos_embed.weight", {s_.model.max_sequence, x_.H});
     }
     for (int layer : layers_of(s_, pp_)) layer_tensors(fmt::format("layers.{}.", layer));
     if (holds_last(s_, pp_)) {
@@ -82,19 +88,19 @@ class Locals {
   // Never below fp32, else the statistics come out in two bytes (models.md 2.1).
   void norm(const std::string& name) {
     list_.push_back({name + ".weight", {x_.H}, types_.statistic(), false});
-    list_.push_back({name + ".bias", {x_.H}, types_.statistic(), false});
+    if (x_.gpt) list_.push_back({name + ".bias", {x_.H}, types_.statistic(), false});
+  }
+  void linear(const std::string& name, I out, I in) {
+    add(name + ".weight", {out, in});
+    if (x_.gpt) add(name + ".bias", {out});
   }
   void layer_tensors(const std::string& prefix) {
     norm(prefix + "norm1");
-    add(prefix + "attn.qkv.weight", {3 * x_.ad, x_.H});
-    add(prefix + "attn.qkv.bias", {3 * x_.ad});
-    add(prefix + "attn.o.weight", {x_.H, x_.ad});
-    add(prefix + "attn.o.bias", {x_.H});
+    linear(prefix + "attn.qkv", x_.qkv, x_.H);
+    linear(prefix + "attn.o", x_.H, x_.ad);
     norm(prefix + "norm2");
-    add(prefix + "mlp.fc1.weight", {x_.F, x_.H});
-    add(prefix + "mlp.fc1.bias", {x_.F});
-    add(prefix + "mlp.fc2.weight", {x_.H, x_.F});
-    add(prefix + "mlp.fc2.bias", {x_.H});
+    linear(prefix + (x_.gpt ? "mlp.fc1" : "mlp.gate_up"), x_.ins, x_.H);
+    linear(prefix + (x_.gpt ? "mlp.fc2" : "mlp.down"), x_.H, x_.F);
   }
 
   const Scenario& s_;
@@ -108,7 +114,7 @@ class Locals {
 SavedBytes head_saved(const Scenario& sc) {
   const Symbols x = symbols(sc);
   const I stream = x.n1 * x.H * x.w;
-  return {"final norm, head", stream + 2 * x.s * x.n1, stream, 0};
+  return {"final norm, head", stream + x.stat * x.s * x.n1, stream, 0};
 }
 
 }  // namespace
@@ -129,13 +135,16 @@ PlanTypes plan_types(const Scenario& s) {
 std::vector<SavedBytes> layer_saved(const Scenario& sc) {
   const Symbols x = symbols(sc);
   const I whole = x.n * x.H * x.w, own = x.n1 * x.H * x.w;  // X w, X1 w
-  const I qkv = x.n * 3 * x.ad * x.w, ffn = x.n * x.F * x.w;
+  const I qkv = x.n * x.qkv * x.w, ffn = x.n * x.F * x.w, ins = x.n * x.ins * x.w;
   const I stash = x.flash ? x.s * x.b * x.a * x.S : x.w * x.b * x.a * x.S * x.S;
-  const I norm = own + 2 * x.s * x.n1;
-  return {{"norm1", norm, 0, 0},       {"qkv", 0, own, qkv},
-          {"core", qkv + stash, 0, 0}, {"o", 0, x.n * x.ad * x.w, whole},
-          {"norm2", norm, 0, 0},       {"fc1", ffn, own, ffn},
-          {"fc2", 0, ffn, whole}};
+  const I norm = own + x.stat * x.s * x.n1;
+  return {{"norm1", norm, 0, 0},
+          {"qkv", 0, own, qkv},
+          {"core", qkv + stash, 0, 0},
+          {"o", 0, x.n * x.ad * x.w, whole},
+          {"norm2", norm, 0, 0},
+          {x.gpt ? "fc1" : "gate_up", ins, own, ins},
+          {x.gpt ? "fc2" : "down", 0, ffn, whole}};
 }
 
 SavedBytes sum(const std::vector<SavedBytes>& ops) {
@@ -226,17 +235,18 @@ KeptBytes kept_bytes(const Scenario& s, int pp, int visits) {
 
 TransientBytes transient_bytes(const Scenario& s, int pp) {
   const Symbols x = symbols(s);
-  const I stream = x.n * x.H * x.w, core = x.n * x.ad * x.w, ffn = x.n * x.F * x.w;
+  const I stream = x.n * x.H * x.w, core = x.n * (x.ad + x.qkv) * x.w;
+  const I ffn = x.n * (x.F + x.ins) * x.w;
   const I main = size_of(plan_types(s).main);
   const bool first = holds_first(s, pp), last = holds_last(s, pp);
   TransientBytes out;
   out.activation = 2 * stream;
-  out.grad_activation = std::max((last ? 3 : 2) * stream + 2 * ffn, 4 * stream + 4 * core);
+  out.grad_activation = std::max((last ? 3 : 2) * stream + ffn, 4 * stream + core);
   I product = 0;  // of the weight gradients that are added to what is there
   if (s.num_microbatches() > 1) {
-    product = std::max(x.F, 3 * x.ad) * x.H;
+    product = std::max(x.ins, x.qkv) * x.H;
     if (last) product = std::max(product, local_vocabulary(s) * x.H);
-    if (first) product = std::max(product, x.S * x.H);
+    if (first && x.gpt) product = std::max(product, x.S * x.H);  // positions
   }
   const I loss = last ? 8 : 0, norm = 8;
   out.scratch = std::max({product * main, last ? 3 * x.s * x.n : 0, norm + main}) + loss;

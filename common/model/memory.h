@@ -3,21 +3,25 @@
 // plan's allocations are the truth; tests/common/plan/goldens_test.cpp holds these forms to it.
 //
 //   symbols (models.md 1): n = b S tokens, X = n H, t tensor ranks, w bytes of an activation, s of
-//   a statistic (8 in fp64, else 4); bytes for one layer and one microbatch:
+//   a statistic (8 in fp64, else 4); N = n s times 2 (LayerNorm: mean, rstd) or 1 (RMSNorm: rstd);
+//   Q = n (a + 2 ak) dh/t w, G = n F/t w; bytes for one layer and one microbatch:
 //     op      for I (saved_input)              for W (saved_weight)    I to W (grad_activation)
-//     norm    X w + 2 s n, twice
-//     qkv                                      X w                     n 3a dh/t w
-//     core    n 3a dh/t w + flash  s b a/t S
-//                           else   w b a/t S S
+//     norm    X w + N, twice
+//     qkv                                      X w                     Q
+//     core    Q + flash  s b a/t S
+//               else     w b a/t S S
 //     o                                        n a dh/t w              X w
-//     fc1     n F/t w                          X w                     n F/t w
-//     fc2                                      n F/t w                 X w
+//     gpt     fc1 G                            X w                     G
+//             fc2                              G                       X w
+//     llama   gate_up 2G                       X w                     2G
+//             down                             G                       X w
 //   With sequence parallelism X becomes X/t in norm, qkv and fc1, and n n/t in the statistics.
 //   buckets      tensors in reverse order of use, one list for each type, each starting at a
 //   multiple
 //                of 64 elements; a bucket closes when its main gradients reach the limit, and is
 //                padded to 64 g, g = size of the reducing group (models.md 4.4)
-//   Source  models.md 2.7, 4.4 and 6. Family gpt (checked), zero 0. Pure and thread-safe.
+//   Source  models.md 2.7, 4.4 and 6. Families gpt and llama (checked), zero 0. Pure and
+//   thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -42,8 +46,8 @@ struct SavedBytes {
 [[nodiscard]] std::vector<SavedBytes> layer_saved(const Scenario& scenario);
 [[nodiscard]] SavedBytes sum(const std::vector<SavedBytes>& ops);
 
-// A parameter of one rank of pipeline coordinate `pp`: q, k and v are one, as they lie in one
-// buffer.
+// A parameter of one rank of pipeline coordinate `pp`: q, k and v are one (gate and up too), as
+// they lie in one buffer.
 struct LocalTensor {
   std::string name;
   Shape shape;
@@ -81,13 +85,13 @@ struct KeptBytes {
 };
 [[nodiscard]] KeptBytes kept_bytes(const Scenario& scenario, int pp, int visits);
 
-// The greatest bytes of each class that lives only for a moment, for the cuts of a gpt stage visit
+// The greatest bytes of each class that lives only for a moment, for the cuts of a stage visit
 // (plan_reference.md, "Lowering"). A receive posted ahead of its consumer adds X w to saved_input
-// (act) or grad_activation (grad); A = n a dh/t w, G = n F/t w:
+// (act) or grad_activation (grad); A = n a dh/t w, Q and G as above, M = 2 G (gpt) or 3 G (llama):
 //   activation       2 X w: the partial sum of attention beside that of the MLP
-//   grad_activation  max(2 X w + 2 G, 4 X w + 4 A); on the last stage also 3 X w + 2 G, the final
-//   norm scratch          of the last stage: 3 s n and the loss; where gradients accumulate (m > 1)
-//   the
+//   grad_activation  max(2 X w + M, 4 X w + A + Q); on the last stage also 3 X w + M, with the
+//                    gradient of the final norm
+//   scratch          of the last stage: 3 s n and the loss; where gradients accumulate (m > 1) the
 //                    largest product of a W: in out main bytes; norm and clip coefficient
 //   comm             the 8 values of `metrics`
 struct TransientBytes {

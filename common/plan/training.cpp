@@ -25,15 +25,19 @@ void for_each_field(Config& c, Visit&& visit) {
   visit("timeout_s", c.timeout_s);
   visit("deterministic", c.deterministic);
   visit("verify", c.verify);
+  visit("family", c.family);
   visit("layers", c.layers);
   visit("hidden", c.hidden);
   visit("heads", c.heads);
+  visit("kv_heads", c.kv_heads);
+  visit("head_dim", c.head_dim);
   visit("ffn_hidden", c.ffn_hidden);
   visit("vocab", c.vocab);
   visit("max_sequence", c.max_sequence);
   visit("tied_embeddings", c.tied_embeddings);
   visit("gelu_tanh", c.gelu_tanh);
   visit("norm_eps", c.norm_eps);
+  visit("rope_base", c.rope_base);
   visit("init", c.init);
   visit("precision", c.precision);
   visit("sequence", c.sequence);
@@ -122,8 +126,16 @@ const char* precision_word(Precision p) {
 std::string check(const TrainingConfig& c) {
   if (c.layers < 1 || c.hidden < 1 || c.heads < 1 || c.ffn_hidden < 1 || c.vocab < 1)
     return "layers, hidden, heads, ffn_hidden and vocab of at least 1";
-  if (c.hidden % c.heads) return "hidden, a multiple of heads";
-  if (c.sequence < 1 || c.sequence > c.max_sequence) return "sequence in 1 .. max_sequence";
+  if (!one_of(c.family, {"gpt", "llama"})) return "family gpt or llama";
+  if (c.head_dim < 0 || (c.head_dim == 0 && c.hidden % c.heads))
+    return "hidden, a multiple of heads, or head_dim";
+  if (c.kv_heads < 0 || c.heads % kv_heads_of(c)) return "heads, a multiple of kv_heads";
+  if (c.family == "gpt" && kv_heads_of(c) != c.heads) return "as many kv_heads as heads";
+  if (c.family == "llama" && (head_dim_of(c) % 2 != 0 || !(c.rope_base > 0)))
+    return "an even head_dim and a rope_base above 0";
+  const bool positions = c.family == "gpt";  // learned: there are max_sequence of them
+  if (c.sequence < 1 || (positions && c.sequence > c.max_sequence))
+    return "sequence in 1 .. max_sequence";
   if (c.micro_batch < 1 || c.global_batch < 1 || c.global_batch % c.micro_batch)
     return "global_batch, a multiple of micro_batch";
   if (c.steps < 1 || c.warmup_steps < 0) return "steps of at least 1, warmup_steps of at least 0";
@@ -149,15 +161,19 @@ TrainingConfig training_config(const Scenario& s) {
   c.threads_per_rank = s.execute.threads_per_rank;
   c.timeout_s = s.execute.timeout;
   c.deterministic = s.execute.deterministic;
+  c.family = m.family == ModelFamily::llama ? "llama" : "gpt";
   c.layers = m.layers;
   c.hidden = m.hidden;
   c.heads = m.heads;
+  c.kv_heads = m.kv_heads;
+  c.head_dim = m.head_dim;
   c.ffn_hidden = m.ffn_hidden;
   c.vocab = m.vocab;
   c.max_sequence = m.max_sequence;
   c.tied_embeddings = m.tied_embeddings;
   c.gelu_tanh = m.gelu == Gelu::tanh;
   c.norm_eps = m.norm_eps;
+  c.rope_base = m.rope_base;
   c.init = t.init == Init::test ? "test" : "normal";
   c.precision = precision_word(t.precision);
   c.sequence = t.sequence;

@@ -19,9 +19,12 @@ struct TrainingConfig {
   bool deterministic = true;
   bool verify = false;  // write every step's reduced gradients to RUN/ranks/K.grads
   // model, for initial values, data and the autograd reference (models.md 2)
+  std::string family = "gpt";  // gpt | llama
   int layers = 0, hidden = 0, heads = 0, ffn_hidden = 0, vocab = 0, max_sequence = 0;
+  int kv_heads = 0;  // 0: as many as heads
+  int head_dim = 0;  // 0: hidden / heads
   bool tied_embeddings = true, gelu_tanh = false;
-  double norm_eps = 1e-5;
+  double norm_eps = 1e-5, rope_base = 10000;
   std::string init = "normal";     // normal | test
   std::string precision = "fp32";  // fp64 | fp32 | bf16
   int sequence = 0, global_batch = 0, micro_batch = 0;
@@ -37,6 +40,14 @@ struct TrainingConfig {
   std::string data_path = "builtin";
   std::string sampler = "random";  // random | sequential
 };
+
+// Key/value heads, and the width of a head, with the zeros above resolved.
+[[nodiscard]] inline int kv_heads_of(const TrainingConfig& c) {
+  return c.kv_heads > 0 ? c.kv_heads : c.heads;
+}
+[[nodiscard]] inline int head_dim_of(const TrainingConfig& c) {
+  return c.head_dim > 0 ? c.head_dim : c.hidden / c.heads;
+}
 
 // What the scenario asks for; data_path as the scenario has it.
 [[nodiscard]] TrainingConfig training_config(const Scenario& scenario);

@@ -92,7 +92,8 @@ class Converter {
   std::nullopt_t unavailable(std::string expected, std::string hint) {
     const bool scalar = leaf_.node.kind == Kind::scalar;
     const std::string value = scalar ? fmt::format(" = {}", leaf_.node.text) : "";
-    if (path_ == "model.family") hint = "use gpt, or a preset such as gpt-tiny or gpt3-175b";
+    if (path_ == "model.family")
+      hint = "use gpt or llama, or a preset such as gpt-tiny or llama-8b";
     return refuse("E-SCEN-020", fmt::format("{}{} is not available in this version", path_, value),
                   scalar ? leaf_.node.text : "a value", std::move(expected), std::move(hint));
   }

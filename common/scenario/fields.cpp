@@ -115,7 +115,7 @@ constexpr Field kFields[] = {
 
     {"model.preset", kText, "", 0, 0, false, "", "", "Preset to start from, or the path of a preset file. `model: NAME` is short for it.", TEXT(model.preset)},
     {"model.from_hf", kText, "", 0, 0, false, "", "-", "Hugging Face `config.json` to start from."},
-    {"model.family", kChoice, "gpt, llama, mixtral, deepseek_v3", 0, 0, false, "gpt", "gpt", "Model family.", ENUM(model.family)},
+    {"model.family", kChoice, "gpt, llama, mixtral, deepseek_v3", 0, 0, false, "gpt", "gpt, llama", "Model family.", ENUM(model.family)},
     {"model.layers", kCount, "", 1, kLayers, false, "-", "", "Transformer layers.", INT(model.layers)},
     {"model.hidden", kCount, "", 1, kWidth, false, "-", "", "Hidden width.", INT(model.hidden)},
     {"model.heads", kCount, "", 1, kWidth, false, "-", "", "Query heads of a layer.", INT(model.heads)},

@@ -277,7 +277,8 @@ class Reader {
 
   void assign() {
     const auto family = all_.values.find("model.family");
-    const bool other_family = family != all_.values.end() && family->second.node.text != "gpt";
+    const bool other_family = family != all_.values.end() && family->second.node.text != "gpt" &&
+                              family->second.node.text != "llama";
     for (const auto& [path, leaf] : all_.values) {
       scenario_.origins[path] = location_of(*leaf.source, leaf.node.mark);
       if (leaf.source->is_file)

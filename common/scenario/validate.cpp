@@ -89,6 +89,12 @@ class Rules {
              fmt::format("{} heads, {} key/value heads", m.heads, m.kv_heads),
              "as many key/value heads as heads",
              fmt::format("use kv_heads: {}, or delete the key", m.heads));
+    const int width = m.head_dim;
+    if (m.family == ModelFamily::llama && good({"model.head_dim"}) && width % 2 != 0)
+      refuse({given("model.head_dim") ? "model.head_dim" : "model.heads", "model.hidden"},
+             "E-MODEL-007", fmt::format("rope dimension {} must be even", width),
+             fmt::format("head_dim {}", width), "pairs of values to rotate",
+             fmt::format("use head_dim: {}", width < 2 ? 2 : width - 1));
   }
 
   // Rows 2 and 3, and the limits on devices. Returns through `degrees_fit_`.
@@ -424,6 +430,7 @@ class Rules {
               "random tokens come from no file");
     no_effect("model.rope_base", gpt && s_.model.rope_base != 10000,
               "family gpt has learned positions");
+    no_effect("model.gelu", !gpt && s_.model.gelu != Gelu::erf, "family llama has SwiGLU");
   }
 
   const Scenario& s_;

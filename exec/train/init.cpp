@@ -13,7 +13,8 @@ InitRule init_rule(const TrainingConfig& config, const std::string& name) {
   const double mean = norm && !bias ? 1 : 0;
   if (config.init == "test") return {mean, 0.1};
   if (bias || norm) return {mean, 0};
-  const bool output = name.ends_with(".attn.o.weight") || name.ends_with(".mlp.fc2.weight");
+  const bool output = config.family == "gpt" &&
+                      (name.ends_with(".attn.o.weight") || name.ends_with(".mlp.fc2.weight"));
   return {0, output ? 0.02 / std::sqrt(2.0 * config.layers) : 0.02};
 }
 

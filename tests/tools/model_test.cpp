@@ -33,6 +33,50 @@ TEST_CASE("model: parameters, FLOPs and memory of one rank") {
   CHECK(share == doctest::Approx(1));
 }
 
+TEST_CASE("model: parameters, FLOPs and memory of llama-tiny") {
+  const auto run = test::tandem(
+      {"model", "scenarios/learn/01_one_rank.yaml", "--json", "--set", "model.preset=llama-tiny"});
+  REQUIRE(run.code == 0);
+  const auto json = run.json();
+  CHECK(json["parameters"] == 328'768);
+  CHECK(json["flops_per_step"] == 504'102'912);  // flops_test.cpp, by hand
+  CHECK(json["parameter_table"]["tensors"] == 75);
+  CHECK(json["parameter_table"]["by_module"]["mlp"] == 8 * 3 * 64 * 128);
+  CHECK(json["flops"]["operations"][3]["name"] == "gate_up");
+  CHECK(json["flops"]["executed"] == 504'102'912 + 8 * 8 * 528 * 4 * 2 * 16);
+  const auto rank = json["memory"]["ranks"][0];
+  CHECK(rank["saved_input"] == rank["plan"]["by_class"]["saved_input"]);
+  CHECK(rank["saved_weight"] == rank["plan"]["by_class"]["saved_weight"]);
+  CHECK(rank["plan"]["peak"] <= rank["bound"]);
+  const auto text = test::tandem(
+      {"model", "scenarios/learn/01_one_rank.yaml", "--set", "model.preset=llama-tiny"});
+  CHECK(text.out.find("llama, 8 layers, hidden 64, 4 heads of 2 key/value heads, ffn 128") !=
+        std::string::npos);
+}
+
+// Every llama preset validates, plans and simulates at its size; W = 8 devices a node.
+TEST_CASE("simulate: the llama presets on H100") {
+  const test::TempDir dir;
+  struct Row {
+    const char *model, *cluster, *tp, *pp;
+  };
+  for (const Row& row :
+       {Row{"llama2-7b", "dgx-h100", "4", "2"}, Row{"llama-8b", "dgx-h100", "8", "1"},
+        Row{"llama-70b", "dgx-h100 x 8", "8", "8"},
+        Row{"llama-405b", "dgx-h100 x 144", "8", "18"}}) {
+    CAPTURE(row.model);
+    const auto run = test::tandem({"simulate", "scenarios/learn/06_three_axes.yaml", "--json",
+                                   "--set", std::string("model.preset=") + row.model, "--set",
+                                   std::string("cluster.preset=") + row.cluster, "--set",
+                                   std::string("parallel.tp=") + row.tp, "--set",
+                                   std::string("parallel.pp=") + row.pp, "--set",
+                                   "training.sequence=1024", "--set", "training.global_batch=64",
+                                   "--set", "training.micro_batch=1", "-o", dir / row.model});
+    REQUIRE_MESSAGE(run.code == 0, run.out << run.err);
+    CHECK(run.json()["ok"] == true);
+  }
+}
+
 TEST_CASE("model: communication of tp 2, pp 2 (models.md 7.2, C3)") {
   const auto run = test::tandem({"model", "scenarios/learn/01_one_rank.yaml", "--json", "--set",
                                  "parallel.tp=2", "--set", "parallel.pp=2", "--set",

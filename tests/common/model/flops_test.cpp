@@ -50,6 +50,17 @@ TEST_CASE("flops: a step of gpt-tiny, by hand") {
   CHECK(six_n_flops(preset_shape("gpt-tiny"), 8, 32) == 6.0 * 418'432 * 256);
 }
 
+// llama-tiny: a token meets 8 layers of q 4,096, k and v 2,048 each, o 4,096, gate, up and down
+// 8,192 each = 36,864, and the head; the core is that of gpt-tiny, shared key/value heads cost no
+// less.
+TEST_CASE("flops: a step of llama-tiny, by hand") {
+  const double matrices = 2.0 * 8 * 32 * (8 * 36'864 + 16'384);
+  const double core = 8.0 * 8 * 2 * 528 * 4 * 32;
+  CHECK(model_flops_of_step(scenario("model: llama-tiny\n")) == 3 * (matrices + core));
+  CHECK(3 * (matrices + core) == 504'102'912);
+  CHECK(six_n_flops(preset_shape("llama-tiny"), 8, 32) == 6.0 * 328'768 * 256);
+}
+
 // The mesh splits work, it does not change the work of the model.
 TEST_CASE("flops: the model's work does not depend on the mesh") {
   const double one = model_flops_of_step(scenario("model: gpt-tiny\n"));
@@ -84,11 +95,28 @@ TEST_CASE("flops: operations of a layer on one of two tensor ranks, by hand") {
   CHECK(all[1].model.forward == flash[1].model.forward);
 }
 
+// b 2, t 2, n = 64: qkv 64 -> (2 + 2) * 16, gate and up 64 -> 128, down 64 -> 64.
+TEST_CASE("flops: operations of a llama layer on one of two tensor ranks, by hand") {
+  const auto ops =
+      layer_flops(scenario("model: llama-tiny\nparallel: {tp: 2}\ntraining: {micro_batch: 2}\n"));
+  REQUIRE(ops.size() == 5);
+  CHECK(ops[0].name == "qkv");
+  CHECK(ops[0].executed.forward == 2.0 * 64 * 64 * 64);
+  CHECK(ops[1].executed.forward == 2 * (2.0 * 2 * 2 * 16) * 528);
+  CHECK(ops[2].executed.weight == 2.0 * 64 * 32 * 64);
+  CHECK(ops[3].name == "gate_up");
+  CHECK(ops[3].executed.input == 2.0 * 64 * 64 * 128);
+  CHECK(ops[4].name == "down");
+  CHECK(ops[4].executed.forward == 2.0 * 64 * 64 * 64);
+}
+
 // The operations of all ranks, model part, are the step's model FLOPs: nothing is left out.
 TEST_CASE("flops: the operations of all ranks sum to the step") {
   for (const char* text :
        {"model: gpt-tiny\n", "model: gpt-tiny\nparallel: {tp: 4, pp: 2, dp: 2}\n",
-        "model: gpt3-6.7b\nparallel: {tp: 8, pp: 4}\ntraining: {global_batch: 64}\n"}) {
+        "model: gpt3-6.7b\nparallel: {tp: 8, pp: 4}\ntraining: {global_batch: 64}\n",
+        "model: llama-tiny\nparallel: {tp: 2, pp: 2, dp: 2}\n",
+        "model: llama-70b\nparallel: {tp: 8, pp: 4}\ntraining: {global_batch: 64}\n"}) {
     CAPTURE(text);
     const Scenario s = scenario(text);
     double layer = 0;

@@ -38,6 +38,27 @@ TEST_CASE("memory: saved bytes of a gpt-tiny layer") {
   check_layer(s, 74'752, 57'344, 90'112);
 }
 
+// The same golden for llama: Q = n (a + 2 ak) dh w = 64 * 128 * 4, gate and up 2 * 32,768.
+TEST_CASE("memory: saved bytes of a llama-tiny layer") {
+  Scenario s = scenario("model: llama-tiny\ntraining: {micro_batch: 2}\n");
+  check_layer(s, 132'608, 81'920, 131'072);
+  s.training.attention = AttentionKind::materialised;
+  check_layer(s, 164'352, 81'920, 131'072);
+  s = scenario("model: llama-tiny\nparallel: {tp: 2}\ntraining: {micro_batch: 2}\n");
+  s.parallel.sequence_parallel = true;
+  check_layer(s, 66'304, 40'960, 81'920);
+}
+
+// models.md 6: a bf16 layer of llama-8b on tp 2, S 8,192, with sequence parallelism.
+TEST_CASE("memory: saved bytes of a llama-8b layer, bf16, tp 2") {
+  Scenario s = scenario(
+      "model: llama-8b\nparallel: {tp: 2}\ntraining: {precision: bf16}\ncluster: dgx-h100\n");
+  s.parallel.sequence_parallel = true;
+  const SavedBytes layer = sum(layer_saved(s));
+  CHECK(layer.for_input == 352'878'592);
+  CHECK(layer.for_weight == 218'103'808);
+}
+
 // Without sequence parallelism the stream X stays whole on every tensor rank: norms 33,792, q, k, v
 // 24,576, lse 512, fc1 32,768; x twice 32,768, attention 8,192, gelu 32,768; dy 24,576 + 16,384 +
 // ...
@@ -95,6 +116,34 @@ TEST_CASE("memory: padding inside and at the end of buckets") {
   CHECK(last[tied_last ? 1 : 0].elements == 4 * 25'216 + 128);  // final norm; 100,992 = 789 * 128
 }
 
+// models.md 4.4: llama-tiny in one bucket. A layer: norms 2 * 64, qkv (4 + 2*2) * 16 * 64 = 8,192,
+// o 4,096, gate and up 16,384, down 8,192 = 36,992; embedding and head 16,384 each, final norm 64:
+// 328,768, and 328,832 = 2,569 * 128. On tp 2 each cut tensor halves: 164,928 -> 164,992.
+TEST_CASE("memory: buckets and static bytes of llama-tiny, by hand") {
+  const Scenario one = scenario("model: llama-tiny\nparallel: {dp: 2}\n");
+  CHECK(local_parameters(one, 0) == 328'768);
+  auto b = bucket_sizes(one, 0);
+  REQUIRE(b.size() == 1);
+  CHECK(b[0].elements == 328'832);
+  // models.md 6, zero 0 to 3; without the bucket or unit that is gathered at the moment.
+  CHECK(static_bytes(one, 0, 0).sum() == 5'261'312);
+  CHECK(static_bytes(one, 0, 1).sum() == 3'945'984);
+  CHECK(static_bytes(one, 0, 2).sum() == 3'288'320);
+  CHECK(static_bytes(one, 0, 3).sum() == 2'630'656);
+  b = bucket_sizes(scenario("model: llama-tiny\nparallel: {tp: 2, dp: 2}\n"), 0);
+  REQUIRE(b.size() == 1);
+  CHECK(b[0].elements == 164'992);
+}
+
+// models.md 6: llama-8b on W8 t2 p2 d2.
+TEST_CASE("memory: parameters of the stages of llama-8b") {
+  const Scenario s = scenario(
+      "model: llama-8b\nparallel: {tp: 2, pp: 2}\ntraining: {precision: bf16, global_batch: 16}\n"
+      "cluster: dgx-h100\n");
+  CHECK(local_parameters(s, 0) == 2'007'629'824);
+  CHECK(local_parameters(s, 1) == 2'007'633'920);
+}
+
 // A bucket closes when its gradients reach the limit: 64 KiB = 16,384 fp32 elements.
 TEST_CASE("memory: the bucket limit") {
   const Scenario s =
@@ -138,11 +187,13 @@ TEST_CASE("memory: what the levels of ZeRO would hold") {
 TEST_CASE("memory: local tensors are the model's, cut and placed") {
   for (const char* parallel :
        {"{}", "{tp: 2}", "{tp: 4, pp: 2}", "{pp: 8}", "{tp: 2, pp: 4, dp: 2}"})
-    for (const char* tied : {"true", "false"}) {
+    for (const char* model :
+         {"gpt-tiny, tied_embeddings: true", "gpt-tiny, tied_embeddings: false",
+          "llama-tiny, kv_heads: 4", "llama-tiny, kv_heads: 4, tied_embeddings: true"}) {
       CAPTURE(parallel);
-      CAPTURE(tied);
-      const Scenario s = scenario(std::string("model: {preset: gpt-tiny, tied_embeddings: ") +
-                                  tied + "}\nparallel: " + parallel + "\n");
+      CAPTURE(model);
+      const Scenario s =
+          scenario(std::string("model: {preset: ") + model + "}\nparallel: " + parallel + "\n");
       std::int64_t expected = 0, held = 0;
       for (const Tensor& t : parameter_tensors(model_shape(s.model))) {
         const std::int64_t copies = t.cls == TensorClass::tied && s.parallel.pp > 1 ? 2 : 1;

@@ -48,7 +48,7 @@ Traffic traffic(const Plan& plan, int program) {
   return out;
 }
 
-// models.md 4.1 without sequence parallelism, for gpt.
+// models.md 4.1 without sequence parallelism, for gpt and llama.
 Traffic expected_traffic(const Scenario& s, int program) {
   Traffic out;
   const auto add = [&out](const char* tag, const char* call, Bytes bytes, std::int64_t calls) {
@@ -136,6 +136,29 @@ std::string random_text(std::uint32_t index, const std::string& receive) {
 }
 constexpr std::uint32_t kRandom = 300;
 
+// The same laws hold for both families: cases below kRandom are gpt, those above it llama.
+std::string random_llama(std::uint32_t index, const std::string& receive) {
+  Random r(index);
+  const int t = r.pick({1, 2, 4}), p = r.pick({1, 2, 3, 4}), d = r.pick({1, 2, 3});
+  const int m = r.pick({1, 2, 3, 5, 8}), b = r.pick({1, 2}), layers = p + r.pick({0, 1, 3});
+  const int kv = std::max(t, r.pick({1, 2, 4}));
+  return fmt::format(
+      "model: {{family: llama, layers: {}, hidden: {}, heads: 4, kv_heads: {}, ffn_hidden: {},"
+      " vocab: {}, max_sequence: 24, tied_embeddings: {}}}\n"
+      "training: {{sequence: 16, micro_batch: {}, global_batch: {}, precision: {}, attention: "
+      "{}}}\n"
+      "parallel: {{tp: {}, pp: {}, dp: {}, gradient_reduce: {{bucket: {} KiB}}}}\n"
+      "schedule: {{kind: {}, receive: {}}}\n",
+      layers, r.pick({32, 64}), kv, r.pick({32, 64, 192}), r.pick({251, 256}),
+      r.pick({"true", "false"}), b, b * m * d, r.pick({"fp32", "fp64", "bf16"}),
+      r.pick({"flash", "materialised"}), t, p, d, r.pick({8, 64, 4096}), r.pick({"gpipe", "1f1b"}),
+      receive);
+}
+std::string random_case(std::uint32_t index, const std::string& receive) {
+  return index < kRandom ? random_text(index, receive) : random_llama(index, receive);
+}
+constexpr std::uint32_t kCases = 2 * kRandom;
+
 }  // namespace
 
 // models.md 7.2, C3: gpt-tiny W4 t2 p2, no SP, b 2, m 4. X = 64 tokens * 64 * 4 B = 16,384 B.
@@ -193,14 +216,82 @@ TEST_CASE("goldens: tensor parallelism of one stage, and the gradient buckets") 
   CHECK(ring_total(plan, 0, "dp") == 4 * (203'904 + 128 * 64));
 }
 
+// models.md 7.2, C1: llama-tiny W4 t2 d2, no SP, b 2, m 2: one reduction of X for each input and
+// output of attention and MLP, though q, k and v (gate and up) are several tensors; one bucket.
+TEST_CASE("goldens C1: communication of llama-tiny on two tensor and two data ranks") {
+  const Plan plan = plan_of(scenario(
+      "model: llama-tiny\nparallel: {tp: 2, dp: 2}\ntraining: {micro_batch: 2, global_batch: "
+      "8}\n"));
+  const Traffic expected = {
+      {{"embed", "all_reduce", 16'384}, 2},     {{"attn.in", "all_reduce", 16'384}, 16},
+      {{"attn.out", "all_reduce", 16'384}, 16}, {{"mlp.in", "all_reduce", 16'384}, 16},
+      {{"mlp.out", "all_reduce", 16'384}, 16},  {{"head", "all_reduce", 16'384}, 2},
+      {{"ce.max", "all_reduce", 256}, 2},       {{"ce.sum", "all_reduce", 512}, 2},
+      {{"grad.dp", "all_reduce", 659'968}, 1},  {{"norm", "all_reduce", 8}, 1},
+      {{"metrics", "all_reduce", 64}, 1}};
+  CHECK(text(traffic(plan, 0)) == text(expected));
+  std::int64_t reductions = 0;
+  for (const auto& [key, calls] : expected)
+    if (std::get<2>(key) == 16'384) reductions += calls;
+  CHECK(reductions == 68);
+  CHECK(ring_total(plan, 0, "tp") == 1'114'112 + 2 * 256 + 2 * 512);
+  CHECK(ring_total(plan, 0, "dp") == 4 * 164'992);
+}
+
+// C6: llama-tiny W2 d2.
+TEST_CASE("goldens C6: communication of llama-tiny on two data ranks") {
+  const Plan plan = plan_of(scenario("model: llama-tiny\nparallel: {dp: 2}\n"));
+  const Traffic expected = {{{"grad.dp", "all_reduce", 1'315'328}, 1},
+                            {{"norm", "all_reduce", 8}, 1},
+                            {{"metrics", "all_reduce", 64}, 1}};
+  CHECK(text(traffic(plan, 0)) == text(expected));
+}
+
+// Rope turns q and k where they lie, between the product and the attention that saves them.
+TEST_CASE("goldens: the ops of a llama layer") {
+  const std::string plan = print(plan_of(scenario(
+      "model: {preset: llama-tiny, layers: 1}\nparallel: {tp: 2}\ntraining: {micro_batch: 2, "
+      "global_batch: 2}\n")));
+  for (const char* part :
+       {" rmsnorm_fwd tokens=64 width=64 eps=1e-05", "linear_fwd tokens=64 in=64 out=64\n",
+        "rope_fwd batch=2 heads=2 seq=32 head_dim=16 kv_heads=1 base=10000",
+        "attention_fwd batch=2 heads=2 seq=32 head_dim=16 kv_heads=1 causal flash",
+        "residual_fwd tokens=64 width=64", "linear_fwd tokens=64 in=64 out=128",
+        "swiglu_fwd tokens=64 width=64", "rmsnorm_bwd_input tokens=64 width=64\n",
+        "layers.0.attn.qkv.weight slice=0:tp parts=q:32,k:16,v:16",
+        "layers.0.mlp.gate_up.weight slice=0:tp parts=gate,up",
+        "layers.0.mlp.down.weight slice=1:tp"})
+    CHECK_MESSAGE(plan.find(part) != std::string::npos, part << " not in\n" << plan);
+  CHECK(plan.find("bias") == std::string::npos);
+  CHECK(plan.find("pos_embed") == std::string::npos);
+}
+
+// The presets lower, verify and have the FLOPs of the closed form at their real sizes.
+TEST_CASE("goldens: plans of the llama presets") {
+  for (const char* text :
+       {"model: llama2-7b\nparallel: {tp: 8, pp: 4}\ncluster: dgx-h100 x 4\n",
+        "model: llama-8b\nparallel: {tp: 8}\ncluster: dgx-h100\n",
+        "model: llama-70b\nparallel: {tp: 8, pp: 8}\ncluster: dgx-h100 x 8\n",
+        "model: llama-405b\nparallel: {tp: 8, pp: 14}\ncluster: dgx-h100 x 14\n"}) {
+    CAPTURE(text);
+    const Scenario s = scenario(std::string(text) + "training: {precision: bf16}\n");
+    const Plan plan = plan_of(s);
+    const Verification v = verify_plan(plan);
+    REQUIRE_MESSAGE(v.errors.empty(), to_text(v.errors));
+    CHECK(v.deadlock_free);
+    for (int p = 0; p < s.parallel.pp; ++p)
+      CHECK(executed_flops(plan, ProgramId{p}) == executed_flops_of_rank(s, p));
+  }
+}
+
 TEST_CASE("goldens: one rank sends nothing") {
-  const Plan plan = plan_of(scenario("model: gpt-tiny\n"));
-  CHECK(traffic(plan, 0).empty());
+  for (const char* model : {"gpt-tiny", "llama-tiny"})
+    CHECK(traffic(plan_of(scenario(fmt::format("model: {}\n", model))), 0).empty());
 }
 
 TEST_CASE("goldens: calls and bytes of every tag, random models and meshes") {
-  for (std::uint32_t i = 0; i < kRandom; ++i) {
-    const std::string yaml = random_text(i, "early");
+  for (std::uint32_t i = 0; i < kCases; ++i) {
+    const std::string yaml = random_case(i, "early");
     CAPTURE(yaml);
     const Scenario s = scenario(yaml);
     const Plan plan = plan_of(s);
@@ -212,8 +303,8 @@ TEST_CASE("goldens: calls and bytes of every tag, random models and meshes") {
 }
 
 TEST_CASE("goldens: executed FLOPs, random models and meshes") {
-  for (std::uint32_t i = 0; i < kRandom; ++i) {
-    const std::string yaml = random_text(i, "early");
+  for (std::uint32_t i = 0; i < kCases; ++i) {
+    const std::string yaml = random_case(i, "early");
     CAPTURE(yaml);
     const Scenario s = scenario(yaml);
     const Plan plan = plan_of(s);
@@ -223,8 +314,8 @@ TEST_CASE("goldens: executed FLOPs, random models and meshes") {
 }
 
 TEST_CASE("goldens: plans verify, deadlock-free at every level, random models and meshes") {
-  for (std::uint32_t i = 0; i < kRandom; ++i) {
-    const std::string yaml = random_text(i, i % 2 == 0 ? "early" : "deferred_parity");
+  for (std::uint32_t i = 0; i < kCases; ++i) {
+    const std::string yaml = random_case(i, i % 2 == 0 ? "early" : "deferred_parity");
     CAPTURE(yaml);
     const Verification v = verify_plan(plan_of(scenario(yaml)));
     REQUIRE_MESSAGE(v.errors.empty(), to_text(v.errors));
@@ -260,8 +351,8 @@ TEST_CASE("goldens: gpt3-175b on 1,024 devices verifies and fits 80 GB; on 8 sta
 
 // Receives just before their consumer: every class is exactly its closed form.
 TEST_CASE("goldens: peak bytes of every class, receives deferred") {
-  for (std::uint32_t i = 0; i < kRandom; ++i) {
-    const std::string yaml = random_text(i, "deferred_parity");
+  for (std::uint32_t i = 0; i < kCases; ++i) {
+    const std::string yaml = random_case(i, "deferred_parity");
     CAPTURE(yaml);
     const Scenario s = scenario(yaml);
     const Plan plan = plan_of(s);
@@ -295,8 +386,8 @@ TEST_CASE("goldens: peak bytes of every class, receives deferred") {
 // each receive posted ahead of its consumer; everything else keeps its closed form.
 TEST_CASE("goldens: early receives add whole messages and nothing else") {
   int ahead_seen = 0;
-  for (std::uint32_t i = 0; i < kRandom; ++i) {
-    const std::string yaml = random_text(i, "early");
+  for (std::uint32_t i = 0; i < kCases; ++i) {
+    const std::string yaml = random_case(i, "early");
     CAPTURE(yaml);
     const Scenario s = scenario(yaml);
     const Plan plan = plan_of(s);
@@ -353,8 +444,8 @@ TEST_CASE("goldens: the size of a plan does not depend on tp or dp") {
 }
 
 TEST_CASE("goldens: the same scenario gives the same plan; the printed plan reads back") {
-  for (std::uint32_t i = 0; i < kRandom; i += 10) {
-    const std::string yaml = random_text(i, i % 20 == 0 ? "early" : "deferred");
+  for (std::uint32_t i = 0; i < kCases; i += 10) {
+    const std::string yaml = random_case(i, i % 20 == 0 ? "early" : "deferred");
     CAPTURE(yaml);
     const Plan plan = plan_of(scenario(yaml));
     const std::string once = print(plan);

@@ -51,6 +51,27 @@ TEST_CASE("training.json reads back what was written") {
   CHECK(training_from_json(to_json(clipped), "f")->clip == 0.1);
 }
 
+TEST_CASE("training.json: the fields of llama read back; what does not fit is refused") {
+  TrainingConfig c = sample();
+  c.family = "llama", c.kv_heads = 2, c.rope_base = 500'000;
+  c.sequence = 64;  // no learned positions: longer than max_sequence
+  const std::string text = to_json(c);
+  const Result<TrainingConfig> read = training_from_json(text, "training.json");
+  REQUIRE(read.ok());
+  CHECK(to_json(*read) == text);
+  CHECK(kv_heads_of(*read) == 2);
+  CHECK(head_dim_of(*read) == 16);
+  CHECK(kv_heads_of(sample()) == 4);
+  CHECK(code_of(replaced(text, "\"kv_heads\": 2", "\"kv_heads\": 3")) == "E-EXEC-030");
+  CHECK(code_of(replaced(text, "\"kv_heads\": 2", "\"kv_heads\": -2")) == "E-EXEC-030");
+  CHECK(code_of(replaced(to_json(sample()), "\"kv_heads\": 0", "\"kv_heads\": 2")) == "E-EXEC-030");
+  CHECK(code_of(replaced(text, "\"head_dim\": 0", "\"head_dim\": 15")) == "E-EXEC-030");
+  CHECK(code_of(replaced(text, "\"rope_base\": 500000.0", "\"rope_base\": 0.0")) == "E-EXEC-030");
+  CHECK(code_of(replaced(text, "\"family\": \"llama\"", "\"family\": \"mixtral\"")) ==
+        "E-EXEC-030");
+  CHECK(code_of(replaced(text, "\"family\": \"llama\"", "\"family\": \"gpt\"")) == "E-EXEC-030");
+}
+
 TEST_CASE("training.json: wrong content is refused") {
   const std::string good = to_json(sample());
   CHECK(code_of(good) == "ok");

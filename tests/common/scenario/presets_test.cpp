@@ -43,12 +43,28 @@ TEST_CASE("gpt presets have the published number of parameters") {
   }
 }
 
+TEST_CASE("llama presets: heads, rotary positions, SwiGLU widths of their papers") {
+  const ModelSpec big = read("model: llama-8b\n").model;
+  CHECK(big.family == ModelFamily::llama);
+  CHECK(big.kv_heads == 8);
+  CHECK(big.head_dim == 128);
+  CHECK(big.rope_base == 500'000);
+  CHECK_FALSE(big.tied_embeddings);
+  const Scenario tiny = read("model: llama-tiny\n");
+  CHECK(tiny.model.kv_heads == 2);
+  CHECK(tiny.model.rope_base == 10'000);
+  CHECK(tiny.model.norm_eps == 1e-5);
+  CHECK(read("model: llama2-7b\n").model.kv_heads == 32);
+  // Rotary positions have no end: a sequence may be longer than the preset's.
+  CHECK(read("model: llama-tiny\ntraining: {sequence: 64}\n").training.sequence == 64);
+}
+
 TEST_CASE("every model preset is accepted, or refused as a family that is not available yet") {
-  int num_gpt = 0, num_later = 0;
+  int num_accepted = 0, num_later = 0;
   for (const std::string& name : preset_names("models")) {
     const auto scenario = read_scenario_text("t.yaml", "tandem: 1\nmodel: " + name + "\n");
     if (scenario) {
-      ++num_gpt;
+      ++num_accepted;
       continue;
     }
     ++num_later;
@@ -57,8 +73,8 @@ TEST_CASE("every model preset is accepted, or refused as a family that is not av
     CHECK(scenario.error().diagnostics[0].code == "E-SCEN-020");
     CHECK(scenario.error().diagnostics[0].title.find("model.family") == 0);
   }
-  CHECK(num_gpt == 6);
-  CHECK(num_later == 11);
+  CHECK(num_accepted == 11);  // gpt, llama
+  CHECK(num_later == 6);
 }
 
 TEST_CASE("every cluster preset is accepted, alone and with nodes") {

@@ -160,6 +160,25 @@ TEST_CASE("warnings: fields without effect, latency 0, few microbatches") {
   CHECK(latency[0].code == "W-CLUS-001");
 }
 
+TEST_CASE("family llama: gpt's fields have no effect, experts are refused as they are with gpt") {
+  const auto gelu = warnings("tandem: 1\nmodel: {preset: llama-tiny, gelu: tanh}\n");
+  REQUIRE(gelu.size() == 1);
+  CHECK(gelu[0].code == "W-SCEN-001");
+  CHECK(gelu[0].title == "model.gelu has no effect");
+  for (const char* model : {"gpt-tiny", "llama-tiny"}) {
+    const auto moe = read_scenario_text(
+        "t.yaml", std::string("tandem: 1\nmodel: {preset: ") + model + ", moe: {experts: 8}}\n");
+    REQUIRE_FALSE(moe.ok());
+    CHECK(moe.error().diagnostics[0].code == "E-SCEN-020");
+  }
+  const auto odd = read_scenario_text(
+      "t.yaml",
+      "tandem: 1\nmodel: {family: llama, layers: 2, hidden: 60, heads: 4, vocab: 256,"
+      " max_sequence: 32}\n");
+  REQUIRE_FALSE(odd.ok());
+  CHECK(odd.error().diagnostics[0].code == "E-MODEL-007");
+}
+
 TEST_CASE("what only execute refuses") {
   CHECK(check_executable(read(kSmallest)).empty());
   const auto bf16 = check_executable(read(kSmallest + "training: {precision: bf16}\n"));

@@ -26,19 +26,29 @@ struct Layout {
   bool clip = true, tied = true;
   int vocab = 256, layers = 4, sequence = 32;
   AttentionKind attention = AttentionKind::flash;
+  ModelFamily family = ModelFamily::gpt;
+  int kv_heads = 4, steps = 3;
 };
+
+Layout llama(Layout l, bool tied = false) {
+  l.family = ModelFamily::llama;
+  l.tied = tied;
+  return l;
+}
 
 Scenario scenario_of(const Layout& l) {
   Scenario s;
   s.name = "numerics";
   s.seed = 1234;
   ModelSpec& m = s.model;
-  m.layers = l.layers, m.hidden = 64, m.heads = m.kv_heads = 4, m.head_dim = 16, m.ffn_hidden = 256;
+  m.family = l.family;
+  m.layers = l.layers, m.hidden = 64, m.heads = 4, m.kv_heads = l.kv_heads, m.head_dim = 16;
+  m.ffn_hidden = l.family == ModelFamily::gpt ? 256 : 128;
   m.vocab = l.vocab, m.max_sequence = 32, m.tied_embeddings = l.tied;
   TrainingSpec& t = s.training;
   t.sequence = l.sequence, t.init = Init::test, t.global_batch = 8, t.micro_batch = l.micro_batch;
   t.precision = l.precision == "fp64" ? Precision::fp64 : Precision::fp32;
-  t.steps = 3;
+  t.steps = l.steps;
   t.attention = l.attention;
   if (!l.clip) t.optimizer.clip.reset();
   t.data.kind = DataKind::random;
@@ -51,8 +61,11 @@ Scenario scenario_of(const Layout& l) {
 TrainingConfig config_of(const Layout& l) {
   TrainingConfig c;
   c.seed = 1234;
-  c.steps = 3, c.warmup_steps = 0;
-  c.layers = l.layers, c.hidden = 64, c.heads = 4, c.ffn_hidden = 256, c.vocab = l.vocab;
+  c.steps = l.steps, c.warmup_steps = 0;
+  c.family = l.family == ModelFamily::gpt ? "gpt" : "llama";
+  c.kv_heads = l.kv_heads;
+  c.layers = l.layers, c.hidden = 64, c.heads = 4, c.vocab = l.vocab;
+  c.ffn_hidden = l.family == ModelFamily::gpt ? 256 : 128;
   c.max_sequence = 32, c.sequence = l.sequence;
   c.tied_embeddings = l.tied;
   c.init = "test";
@@ -211,9 +224,74 @@ TEST_CASE("fp64: two axes") {
 }
 TEST_CASE("fp64: tp 2, pp 2, dp 2") { check_fp64({.tp = 2, .pp = 2, .dp = 2}); }
 
+TEST_CASE("llama, fp64: one rank, tied, materialised, padded vocabulary, short sequence") {
+  for (const int kv : {4, 2, 1}) check_fp64(llama({.kv_heads = kv}));
+  check_fp64(llama({.kv_heads = 2}, /*tied=*/true));
+  check_fp64(llama({.attention = AttentionKind::materialised, .kv_heads = 2}));
+  check_fp64(llama({.tp = 2, .vocab = 251, .kv_heads = 2}));
+  check_fp64(llama({.sequence = 16, .kv_heads = 2}));
+}
+TEST_CASE("llama, fp64: one axis") {
+  check_fp64(llama({.pp = 2, .kv_heads = 2}));
+  check_fp64(llama({.pp = 4, .schedule = "gpipe", .kv_heads = 2}));
+  check_fp64(llama({.tp = 2, .kv_heads = 2}));
+  check_fp64(llama({.tp = 4}));
+  check_fp64(llama({.dp = 2, .kv_heads = 2}));
+}
+TEST_CASE("llama, fp64: two and three axes") {
+  check_fp64(llama({.tp = 2, .pp = 2, .kv_heads = 2}));
+  check_fp64(llama({.pp = 2, .dp = 2, .kv_heads = 2}));
+  check_fp64(llama({.tp = 2, .dp = 2, .kv_heads = 2}));
+  check_fp64(llama({.tp = 2, .pp = 2, .schedule = "gpipe", .kv_heads = 2}, /*tied=*/true));
+  check_fp64(llama({.tp = 2, .pp = 2, .dp = 2, .kv_heads = 2}));
+}
+
+// The column of llama-tiny of models.md 2.8, by an independent prototype, through a plan.
+TEST_CASE("llama-tiny: losses, norms and gradients of four steps of a plan are the goldens") {
+  for (const Layout& l : {llama({.layers = 8, .kv_heads = 2, .steps = 4}),
+                          llama({.tp = 2, .pp = 2, .layers = 8, .kv_heads = 2, .steps = 4})}) {
+    CAPTURE(l.tp);
+    std::vector<std::unique_ptr<std::string>> keep;
+    const RunOutcome run = execute(l, keep);
+    const std::vector<StepResult>& s = run.steps[0];
+    REQUIRE(s.size() == 4);
+    CHECK(std::abs(s[0].loss - 5.931469862488) < 1e-9);
+    CHECK(std::abs(s[1].loss - 5.858676694350) < 1e-9);
+    CHECK(std::abs(s[2].loss - 5.844753450888) < 1e-9);
+    CHECK(std::abs(s[3].loss - 5.873094933369) < 1e-9);
+    CHECK(std::abs(s[0].norm - 2.878598771877) < 1e-9);
+    CHECK(std::abs(s[3].norm - 1.430021918770) < 1e-9);
+    // Squares of each tensor's shards, each once: of cut tensors those of all ranks.
+    std::map<std::string, double> gradients, parameters;
+    for (const RankTensors& r : run.tensors)
+      for (const RankTensor& t : r.tensors) {
+        if (t.kind == TensorKind::gradient && t.step != 0) continue;
+        const Buffer& b = run.plan.buffer(t.buffer);
+        const bool cut = b.slice.dim >= 0;
+        if (!cut && run.plan.header.mesh.coordinate(r.rank, Axis::tp) != 0) continue;
+        double sum = 0;
+        for (std::size_t i = 0; i + 8 <= t.data.size(); i += 8) {
+          double x = 0;
+          std::memcpy(&x, t.data.data() + i, 8);
+          sum += x * x;
+        }
+        (t.kind == TensorKind::gradient ? gradients : parameters)[run.plan.name(b.name)] += sum;
+      }
+    CHECK(std::abs(std::sqrt(gradients.at("embed.weight")) - 1.245616069375) < 1e-9);
+    CHECK(std::abs(std::sqrt(gradients.at("layers.0.norm1.weight")) - 0.100983623027) < 1e-9);
+    CHECK(std::abs(std::sqrt(gradients.at("layers.0.attn.o.weight")) - 0.972665427529) < 1e-9);
+    double all = 0;
+    for (const auto& [name, sum] : parameters) all += sum;
+    CHECK(std::abs(std::sqrt(all) - 66.769328773128) < 1e-9);
+    CHECK(verified(l, run).num_tensors == 75);
+  }
+}
+
 TEST_CASE("fp32: gradients of step 0 within 1e-5, losses within 1e-4") {
   for (const Layout& l :
-       {Layout{.precision = "fp32"}, Layout{.tp = 2, .pp = 2, .dp = 2, .precision = "fp32"}}) {
+       {Layout{.precision = "fp32"}, Layout{.tp = 2, .pp = 2, .dp = 2, .precision = "fp32"},
+        llama({.precision = "fp32", .kv_heads = 2}),
+        llama({.tp = 2, .pp = 2, .dp = 2, .precision = "fp32", .kv_heads = 2})}) {
     std::vector<std::unique_ptr<std::string>> keep;
     const VerifyReport report = verified(l, execute(l, keep));
     INFO(report.worst_tensor);
@@ -224,9 +302,11 @@ TEST_CASE("fp32: gradients of step 0 within 1e-5, losses within 1e-4") {
 }
 
 TEST_CASE("pp without clipping is bitwise pp = 1: losses, gradients, parameters") {
-  for (const std::string precision : {"fp64", "fp32"}) {
+  for (const Layout& base :
+       {Layout{.precision = "fp64", .clip = false}, Layout{.precision = "fp32", .clip = false},
+        llama({.precision = "fp32", .clip = false, .kv_heads = 2})}) {
     std::vector<std::unique_ptr<std::string>> keep;
-    const RunOutcome one = execute({.precision = precision, .clip = false}, keep);
+    const RunOutcome one = execute(base, keep);
     std::map<std::tuple<std::string, int, int>, std::string_view> expected;
     for (const RankTensor& t : one.tensors[0].tensors)
       expected[{one.plan.name(one.plan.buffer(t.buffer).name), static_cast<int>(t.kind), t.step}] =
@@ -235,8 +315,10 @@ TEST_CASE("pp without clipping is bitwise pp = 1: losses, gradients, parameters"
                                        std::pair(2, "gpipe"), std::pair(4, "gpipe")}) {
       CAPTURE(pp);
       CAPTURE(schedule);
-      const RunOutcome many =
-          execute({.pp = pp, .schedule = schedule, .precision = precision, .clip = false}, keep);
+      Layout layout = base;
+      layout.pp = pp;
+      layout.schedule = schedule;
+      const RunOutcome many = execute(layout, keep);
       for (std::size_t k = 0; k < 3; ++k) CHECK(many.steps[0][k].loss == one.steps[0][k].loss);
       int compared = 0;
       for (const RankTensors& r : many.tensors)
@@ -266,37 +348,38 @@ TEST_CASE("two runs are bitwise equal") {
 
 TEST_CASE("measured timeline: every op once a step, times in order, peak as the plan says") {
   std::vector<std::unique_ptr<std::string>> keep;
-  const Layout l{.tp = 2, .pp = 2};
-  const RunOutcome run = execute(l, keep);
-  for (std::size_t r = 0; r < run.timelines.size(); ++r) {
-    const Timeline& t = run.timelines[r];
-    const ProgramId program = run.plan.program_of(Rank{static_cast<int>(r)});
-    const Program& p = run.plan.programs[program.index()];
-    REQUIRE(t.spans.size() == 3 * p.num_ops);
-    for (std::size_t i = 0; i < t.spans.size(); ++i) {
-      const Span& s = t.spans[i];
-      CHECK(s.op.index() == p.first_op + i % p.num_ops);
-      CHECK(s.step == static_cast<int>(i / p.num_ops));
-      CHECK(s.issued <= s.ended);
-      CHECK(s.ready <= s.started);
-      CHECK(s.started <= s.ended);
-      CHECK(s.cpu >= 0);
-      for (OpId w : run.plan.waits_of(run.plan.op(s.op)))
-        CHECK(t.spans[i - i % p.num_ops + (w.index() - p.first_op)].ended <= s.ready);
+  for (const Layout& l : {Layout{.tp = 2, .pp = 2}, llama({.tp = 2, .pp = 2, .kv_heads = 2})}) {
+    const RunOutcome run = execute(l, keep);
+    for (std::size_t r = 0; r < run.timelines.size(); ++r) {
+      const Timeline& t = run.timelines[r];
+      const ProgramId program = run.plan.program_of(Rank{static_cast<int>(r)});
+      const Program& p = run.plan.programs[program.index()];
+      REQUIRE(t.spans.size() == 3 * p.num_ops);
+      for (std::size_t i = 0; i < t.spans.size(); ++i) {
+        const Span& s = t.spans[i];
+        CHECK(s.op.index() == p.first_op + i % p.num_ops);
+        CHECK(s.step == static_cast<int>(i / p.num_ops));
+        CHECK(s.issued <= s.ended);
+        CHECK(s.ready <= s.started);
+        CHECK(s.started <= s.ended);
+        CHECK(s.cpu >= 0);
+        for (OpId w : run.plan.waits_of(run.plan.op(s.op)))
+          CHECK(t.spans[i - i % p.num_ops + (w.index() - p.first_op)].ended <= s.ready);
+      }
+      REQUIRE(t.steps.size() == 3);
+      REQUIRE(t.peaks.size() == 1);
+      CHECK(t.peaks[0].total == walked_peak(run.plan, program));
+      Bytes at_peak = 0;
+      for (Bytes b : t.peaks[0].at_peak) at_peak += b;
+      CHECK(at_peak == t.peaks[0].total);
+      // At the end of a step only what lives for the run is live.
+      Bytes persistent = 0, last = 0;
+      for (BufferId id : run.plan.persistent(program))
+        persistent += Plan::own_bytes(run.plan.buffer(id));
+      for (Bytes b : t.memory.back().live) last += b;
+      CHECK(last == persistent);
+      for (const CallSpan& c : t.calls) CHECK(c.started <= c.ended);
     }
-    REQUIRE(t.steps.size() == 3);
-    REQUIRE(t.peaks.size() == 1);
-    CHECK(t.peaks[0].total == walked_peak(run.plan, program));
-    Bytes at_peak = 0;
-    for (Bytes b : t.peaks[0].at_peak) at_peak += b;
-    CHECK(at_peak == t.peaks[0].total);
-    // At the end of a step only what lives for the run is live.
-    Bytes persistent = 0, last = 0;
-    for (BufferId id : run.plan.persistent(program))
-      persistent += Plan::own_bytes(run.plan.buffer(id));
-    for (Bytes b : t.memory.back().live) last += b;
-    CHECK(last == persistent);
-    for (const CallSpan& c : t.calls) CHECK(c.started <= c.ended);
   }
 }
 

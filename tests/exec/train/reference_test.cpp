@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "exec/train/data.h"
+#include "exec/train/init.h"
 
 namespace tandem::exec {
 namespace {
@@ -22,6 +23,14 @@ TrainingConfig gpt_tiny() {
   c.global_batch = 8, c.micro_batch = 2;
   c.lr = 1e-2, c.min_lr = 1e-3, c.lr_warmup_steps = 2, c.decay_steps = 10, c.cosine = true;
   c.data_kind = "random";
+  return c;
+}
+
+TrainingConfig llama_tiny() {
+  TrainingConfig c = gpt_tiny();
+  c.family = "llama";
+  c.kv_heads = 2, c.ffn_hidden = 128;
+  c.tied_embeddings = false;
   return c;
 }
 
@@ -52,6 +61,54 @@ TEST_CASE("autograd reference: goldens of gpt-tiny") {
   CHECK(std::abs(std::sqrt(sum) - 73.497868540889) < 1e-9);
   CHECK(run->parameters.size() == 132);
   CHECK(std::abs(s[3].lr - 0.009657457896) < 1e-12);
+}
+
+TEST_CASE("autograd reference: goldens of llama-tiny") {
+  const Result<ReferenceRun> run = run_reference(llama_tiny(), 1);
+  REQUIRE(run.ok());
+  const std::vector<ReferenceStep>& s = run->steps;
+  REQUIRE(s.size() == 4);
+  CHECK(std::abs(s[0].loss - 5.931469862488) < 1e-9);
+  CHECK(std::abs(s[1].loss - 5.858676694350) < 1e-9);
+  CHECK(std::abs(s[2].loss - 5.844753450888) < 1e-9);
+  CHECK(std::abs(s[3].loss - 5.873094933369) < 1e-9);
+  CHECK(std::abs(s[0].norm - 2.878598771877) < 1e-9);
+  CHECK(std::abs(s[3].norm - 1.430021918770) < 1e-9);
+  CHECK(std::abs(l2(s[0].gradients.at("embed.weight")) - 1.245616069375) < 1e-9);
+  CHECK(std::abs(l2(s[0].gradients.at("layers.0.norm1.weight")) - 0.100983623027) < 1e-9);
+  CHECK(std::abs(l2(s[0].gradients.at("layers.0.attn.o.weight")) - 0.972665427529) < 1e-9);
+  double sum = 0;
+  for (const auto& [name, t] : run->parameters) sum += l2(t) * l2(t);
+  CHECK(std::abs(std::sqrt(sum) - 66.769328773128) < 1e-9);
+  CHECK(run->parameters.size() == 75);
+}
+
+// A width of heads that is not hidden / heads, and other key/value heads: shapes and losses follow.
+TEST_CASE("autograd reference: llama by its other fields") {
+  TrainingConfig c = llama_tiny();
+  c.steps = 1;
+  c.head_dim = 8;
+  const auto shapes = parameter_shapes(c);
+  CHECK(shapes.at("layers.3.attn.q.weight") == std::pair<std::int64_t, std::int64_t>(32, 64));
+  CHECK(shapes.at("layers.3.attn.k.weight") == std::pair<std::int64_t, std::int64_t>(16, 64));
+  CHECK(shapes.at("layers.3.attn.o.weight") == std::pair<std::int64_t, std::int64_t>(64, 32));
+  CHECK(shapes.at("layers.3.mlp.down.weight") == std::pair<std::int64_t, std::int64_t>(64, 128));
+  CHECK(run_reference(c, 0)->steps[0].loss > 0);
+  c = llama_tiny();
+  c.steps = 1;
+  c.rope_base = 500'000;
+  CHECK(std::abs(run_reference(c, 0)->steps[0].loss - 5.931469862488) > 1e-6);
+}
+
+TEST_CASE("initial values: only gpt scales what is added to the residual by depth") {
+  TrainingConfig c = llama_tiny();
+  c.init = "normal";
+  CHECK(init_rule(c, "layers.0.attn.o.weight").deviation == 0.02);
+  CHECK(init_rule(c, "layers.0.mlp.down.weight").deviation == 0.02);
+  CHECK(init_rule(c, "layers.0.norm1.weight").mean == 1);
+  c = gpt_tiny();
+  c.init = "normal";
+  CHECK(init_rule(c, "layers.0.attn.o.weight").deviation == 0.02 / 4);  // sqrt(2 * 8)
 }
 
 TEST_CASE("autograd reference: untied and tanh are other models") {
