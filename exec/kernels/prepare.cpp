@@ -70,6 +70,10 @@ Result<Prepared> prepare(const KernelCall& call) {
     return unsupported(
         k, fmt::format("dtype {} with gradients in {}", name_of(t.compute), name_of(t.main)),
         "f32 or f64 for both", kPrecision);
+  const bool has_heads = !catalogue(k.kind).dims[kKvHeads].empty();
+  if (has_heads && (kv_heads_of(k) < 1 || k.dims[1] % kv_heads_of(k) != 0))
+    return unsupported(k, fmt::format("{} heads, {} key/value heads", k.dims[1], kv_heads_of(k)),
+                       "heads, a multiple of the key/value heads", kOperands);
   const Signature s = signature(k, t);
   const bool counts_fit = (s.more_inputs || call.inputs.size() == s.inputs.size()) &&
                           call.outputs.size() == s.outputs.size() &&

@@ -724,6 +724,11 @@ TEST_CASE("prepare refuses operands that differ from the signature") {
       CHECK(!type.prepared().ok());
     }
   }
+  for (const std::int64_t kv : {3, 8}) {  // 4 heads share neither evenly
+    Run uneven(make(K::attention_fwd, {1, 4, 8, 4, kv}, kCausal | kFlash), kTypes[0].plan,
+               {at::zeros({8, 1, (4 + 2 * kv) * 4}, at::kDouble)});
+    CHECK(!uneven.prepared().ok());
+  }
   Run half(make(K::gelu_fwd, {64}, kErf), {DType::f32, DType::f32}, {at::zeros({64}, at::kFloat)});
   half.types = {DType::bf16, DType::f32};
   REQUIRE(!half.prepared().ok());
