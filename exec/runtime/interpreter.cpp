@@ -207,6 +207,7 @@ void Interpreter::run_host() {
   const std::lock_guard host(host_mutex_);
   while (next_issue_ < std::ssize(ops_)) {
     const std::int32_t op = next_issue_;
+    if (latches_[static_cast<std::size_t>(op)].is_above(INT32_MAX - 1)) return;  // aborted
     if (!may_issue(ops_[static_cast<std::size_t>(op)])) return;
     if (!host_in_wait_) issue(op);
     if (ops_[static_cast<std::size_t>(op)].kind == OpKind::host_wait) {
@@ -255,8 +256,10 @@ void Interpreter::allocate(std::int32_t op) {
 }
 
 bool Interpreter::host_wait(std::int32_t op) {
-  for (std::int32_t w : prepared_[static_cast<std::size_t>(op)].waits)
-    if (!latches_[static_cast<std::size_t>(w)].is_above(step_)) return false;
+  for (std::int32_t w : prepared_[static_cast<std::size_t>(op)].waits) {
+    const Latch& latch = latches_[static_cast<std::size_t>(w)];
+    if (!latch.is_above(step_) || !latch.wait_above(step_)) return false;  // not ended, or aborted
+  }
   Span& span = span_of(op);
   span.ready = span.started = now_ns();
   const double value = *prepared_[static_cast<std::size_t>(op)].buffer.as<double>();
