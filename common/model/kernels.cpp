@@ -67,7 +67,7 @@ constexpr std::array<CatalogueEntry, kNumKernelKinds> kCatalogue = {{
     {K::sum_squares, "sum_squares", C::reduction, {"elements"}, kTpCut | kWhole, ""},
     {K::clip_coef, "clip_coef", C::reduction, {}, 0, "max_norm"},
     {K::adamw, "adamw", C::optimizer, {"elements"}, kDecayFlags | kCast, ""},
-    {K::metrics_pack, "metrics_pack", C::reduction, {"values"}, kHasNorm | kHasLoss, ""},
+    {K::metrics_pack, "metrics_pack", C::reduction, {"values"}, kHasNorm | kHasLoss | kPositions, ""},
 }};
 
 constexpr std::array<std::string_view, kNumCostClasses> kCostClasses = {

@@ -23,15 +23,17 @@ I round_up(I v, I to) { return (v + to - 1) / to * to; }
 struct Symbols {
   I t, b, S, n, H, a, ad, qkv, F, ins, stat, w, s, n1;
   bool gpt, sp, flash;
+  // latents (0: none); experts
+  I rq, rkv, dn, dr, dv;
+  I E, K, e, local, Fe, shared, rows, assignments, scopes;
 };
 
 Symbols symbols(const Scenario& sc) {
-  const ModelFamily family = sc.model.family;
-  TANDEM_CHECK(family == ModelFamily::gpt || family == ModelFamily::llama,
-               "validate() let another family through");
   const PlanTypes types = plan_types(sc);
+  const MoeSpec& moe = sc.model.moe;
+  const MlaSpec& mla = sc.model.mla;
   Symbols x{};
-  x.gpt = family == ModelFamily::gpt;
+  x.gpt = sc.model.family == ModelFamily::gpt;
   x.t = sc.parallel.tp, x.b = sc.training.micro_batch, x.S = sc.training.sequence;
   x.n = x.b * x.S, x.H = sc.model.hidden, x.a = sc.model.heads / x.t;
   x.ad = x.a * sc.model.head_dim, x.F = sc.model.ffn_hidden / x.t;
@@ -41,8 +43,21 @@ Symbols symbols(const Scenario& sc) {
   x.sp = cuts_sequence(sc);
   x.n1 = x.sp ? x.n / x.t : x.n;
   x.flash = sc.training.attention == AttentionKind::flash;
+  if (mla.kv_rank > 0) {
+    x.rq = mla.q_rank, x.rkv = mla.kv_rank;
+    x.dn = mla.nope_dim, x.dr = mla.rope_dim, x.dv = mla.v_dim;
+    x.ad = x.a * x.dv;
+    x.qkv = x.a * (2 * (x.dn + x.dr) + x.dv);
+  }
+  x.E = moe.experts, x.K = moe.top_k, x.e = sc.parallel.ep;
+  x.local = x.E / x.e, x.Fe = moe.expert_hidden / sc.parallel.etp;
+  x.shared = I{moe.shared_experts} * moe.expert_hidden / x.t;
+  x.assignments = x.n1 * x.K, x.rows = x.assignments * sc.parallel.etp;
+  x.scopes = moe.scope == BalanceScope::sequence ? x.b : 1;
   return x;
 }
+
+bool has_experts(const Scenario& sc, int layer) { return model_shape(sc.model).is_moe(layer); }
 
 int stages(const Scenario& s) { return s.parallel.pp * s.schedule.stages_per_rank; }
 bool holds_first(const Scenario&, int pp) { return pp == 0; }
@@ -73,7 +88,7 @@ class Locals {
       add("embed.weight", {rows, x_.H}, vocabulary, tied);
       if (x_.gpt) add("pos_embed.weight", {s_.model.max_sequence, x_.H}, TensorClass::whole);
     }
-    for (int layer : layers_of(s_, pp_)) layer_tensors(fmt::format("layers.{}.", layer));
+    for (int layer : layers_of(s_, pp_)) layer_tensors(layer);
     if (holds_last(s_, pp_)) {
       norm("final_norm");
       if (!tied)
@@ -99,14 +114,36 @@ class Locals {
     add(name + ".weight", {out, in}, TensorClass::tp_cut);
     if (x_.gpt) add(name + ".bias", {out}, bias);
   }
-  void layer_tensors(const std::string& prefix) {
-    norm(prefix + "norm1");
+  void layer_tensors(int layer) {
     using enum TensorClass;
-    linear(prefix + "attn.qkv", x_.qkv, x_.H, tp_cut);
+    const std::string prefix = fmt::format("layers.{}.", layer);
+    norm(prefix + "norm1");
+    if (x_.rkv == 0)
+      linear(prefix + "attn.qkv", x_.qkv, x_.H, tp_cut);
+    else
+      latents(prefix + "attn.");
     linear(prefix + "attn.o", x_.H, x_.ad, whole);
     norm(prefix + "norm2");
+    if (has_experts(s_, layer)) return experts(prefix + "moe.");
     linear(prefix + (x_.gpt ? "mlp.fc1" : "mlp.gate_up"), x_.ins, x_.H, tp_cut);
     linear(prefix + (x_.gpt ? "mlp.fc2" : "mlp.down"), x_.H, x_.F, whole);
+  }
+  void latents(const std::string& prefix) {
+    using enum TensorClass;
+    add(prefix + "qkv_a.weight", {x_.rq + x_.rkv + x_.dr, x_.H}, whole);
+    list_.push_back({prefix + "q_norm.weight", {x_.rq}, types_.statistic(), false, whole});
+    list_.push_back({prefix + "kv_norm.weight", {x_.rkv}, types_.statistic(), false, whole});
+    add(prefix + "q_b.weight", {x_.a * (x_.dn + x_.dr), x_.rq}, tp_cut);
+    add(prefix + "kv_b.weight", {x_.a * (x_.dn + x_.dv), x_.rkv}, tp_cut);
+  }
+  void experts(const std::string& prefix) {
+    using enum TensorClass;
+    add(prefix + "router.weight", {x_.E, x_.H}, router);
+    add(prefix + "experts.gate_up.weight", {x_.local, 2 * x_.Fe, x_.H}, routed_expert);
+    add(prefix + "experts.down.weight", {x_.local, x_.H, x_.Fe}, routed_expert);
+    if (x_.shared == 0) return;
+    add(prefix + "shared.gate_up.weight", {2 * x_.shared, x_.H}, tp_cut);
+    add(prefix + "shared.down.weight", {x_.H, x_.shared}, tp_cut);
   }
 
   const Scenario& s_;
@@ -143,19 +180,36 @@ PlanTypes plan_types(const Scenario& s) {
   }
 }
 
-std::vector<SavedBytes> layer_saved(const Scenario& sc) {
+std::vector<SavedBytes> layer_saved(const Scenario& sc, int layer) {
   const Symbols x = symbols(sc);
   const I whole = x.n * x.H * x.w, own = x.n1 * x.H * x.w;  // X w, X1 w
   const I qkv = x.n * x.qkv * x.w, ffn = x.n * x.F * x.w, ins = x.n * x.ins * x.w;
   const I stash = x.flash ? x.s * x.b * x.a * x.S : x.w * x.b * x.a * x.S * x.S;
   const I norm = own + x.stat * x.s * x.n1;
-  return {{"norm1", norm, 0, 0},
-          {"qkv", 0, own, qkv},
-          {"core", qkv + stash, 0, 0},
-          {"o", 0, x.n * x.ad * x.w, whole},
-          {"norm2", norm, 0, 0},
-          {x.gpt ? "fc1" : "gate_up", ins, own, ins},
-          {x.gpt ? "fc2" : "down", 0, ffn, whole}};
+  std::vector<SavedBytes> out = {{"norm1", norm, 0, 0}};
+  if (x.rkv == 0) {
+    out.push_back({"qkv", 0, own, qkv});
+  } else {
+    const I normed = x.n1 * (x.rq + x.rkv) * x.w;
+    out.push_back({"latents", 0, own, normed + x.n1 * x.dr * x.w});
+    out.push_back({"latent norms", normed + 2 * x.s * x.n1, 0, 0});
+    out.push_back({"q_b, kv_b", 0, normed, x.n * x.a * (2 * x.dn + x.dr + x.dv) * x.w});
+  }
+  out.push_back({"core", qkv + stash, 0, 0});
+  out.push_back({"o", 0, x.n * x.ad * x.w, whole});
+  out.push_back({"norm2", norm, 0, 0});
+  if (!has_experts(sc, layer)) {
+    out.push_back({x.gpt ? "fc1" : "gate_up", ins, own, ins});
+    out.push_back({x.gpt ? "fc2" : "down", 0, ffn, whole});
+    return out;
+  }
+  const I scores = x.s * x.n1 * x.E, shared = x.n * x.shared * x.w;
+  out.push_back({"router", scores + 8 * x.n1 * x.K, own, scores});
+  out.push_back({"experts", 2 * x.rows * x.Fe * x.w, x.rows * (x.H + x.Fe) * x.w,
+                 x.rows * (x.H + 2 * x.Fe) * x.w});
+  out.push_back({"combine", x.assignments * x.H * x.w, 0, 0});
+  if (x.shared > 0) out.push_back({"shared", 2 * shared, shared, whole + 2 * shared});
+  return out;
 }
 
 SavedBytes sum(const std::vector<SavedBytes>& ops) {
@@ -234,11 +288,13 @@ std::optional<int> open_visits(const Scenario& s, int pp) {
 
 KeptBytes kept_bytes(const Scenario& s, int pp, int visits) {
   const Symbols x = symbols(s);
-  const SavedBytes layer = sum(layer_saved(s));
-  const I layers = static_cast<I>(layers_of(s, pp).size());
   KeptBytes out;
-  out.saved_input = layers * layer.for_input;
-  out.saved_weight = layers * layer.for_weight;
+  for (int layer : layers_of(s, pp)) {
+    const SavedBytes saved = sum(layer_saved(s, layer));
+    out.saved_input += saved.for_input;
+    out.saved_weight += saved.for_weight;
+    if (has_experts(s, layer)) out.comm += (x.e > 1 ? 2 : 1) * 4 * x.E + 2 * x.scopes * x.E * x.s;
+  }
   if (holds_last(s, pp)) {
     out.saved_input += head_saved(s).for_input;
     out.saved_weight += head_saved(s).for_weight;
@@ -246,7 +302,7 @@ KeptBytes kept_bytes(const Scenario& s, int pp, int visits) {
   }
   if (holds_first(s, pp)) out.batch = 8 * x.b * (x.S + 1);
   out.saved_input *= visits, out.saved_weight *= visits, out.logits *= visits;
-  out.batch *= visits;
+  out.batch *= visits, out.comm *= visits;
   // The last stage's own batch ends with the loss.
   if (holds_last(s, pp) && !holds_first(s, pp)) out.batch = 8 * x.b * (x.S + 1);
   return out;
@@ -287,12 +343,15 @@ Bytes peak_bound(const Scenario& s, int pp, int visits) {
 
 Bytes kept_bytes_recomputed(const Scenario& s, int pp, int visits) {
   const Symbols x = symbols(s);
-  const SavedBytes layer = sum(layer_saved(s));
-  const I layers = static_cast<I>(layers_of(s, pp).size());
-  const KeptBytes whole = kept_bytes(s, pp, visits);
-  const I saved_by_layers = visits * layers * (layer.for_input + layer.for_weight);
-  return whole.sum() - saved_by_layers + visits * layers * x.n1 * x.H * x.w + layer.for_input +
-         layer.for_weight;
+  I saved_by_layers = 0, largest = 0, layers = 0;
+  for (int layer : layers_of(s, pp)) {
+    const SavedBytes saved = sum(layer_saved(s, layer));
+    saved_by_layers += saved.for_input + saved.for_weight;
+    largest = std::max(largest, saved.for_input + saved.for_weight);
+    ++layers;
+  }
+  return kept_bytes(s, pp, visits).sum() - visits * saved_by_layers +
+         visits * layers * x.n1 * x.H * x.w + largest;
 }
 
 }  // namespace tandem

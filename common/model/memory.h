@@ -13,15 +13,25 @@
 //     o                                        n a dh/t w              X w
 //     gpt     fc1 G                            X w                     G
 //             fc2                              G                       X w
-//     llama   gate_up 2G                       X w                     2G
+//     others  gate_up 2G                       X w                     2G
 //             down                             G                       X w
-//   With sequence parallelism X becomes X/t in norm, qkv and fc1, and n n/t in the statistics.
+//     MLA, instead of qkv and core (z = rq + rkv, Q = z + dr; P = n a/t (2(dn+dr) + dv) w):
+//             latents                          X w                     n Q w
+//             norms   n z w + 2 s n
+//             q_b, kv_b                        n z w                   n a/t (2dn+dr+dv) w
+//             core    P + stash
+//     MoE, instead of gate_up and down (R rows of the rank's experts, A = n K, w rows of H):
+//             router  s n E + 8 n K            X w                     s n E
+//             experts 2 R Fe w                 (R H + R Fe) w          R (H + 2 Fe) w
+//             combine A H w
+//             shared  2 n Es Fe/t w            n Es Fe/t w             X w + 2 n Es Fe/t w
+//   With sequence parallelism X becomes X/t in norm, qkv, latents, router and fc1, and n n/t in the
+//   statistics, latents and router.
 //   buckets      tensors in reverse order of use, one list for each type, each starting at a
 //   multiple
 //                of 64 elements; a bucket closes when its main gradients reach the limit, and is
 //                padded to 64 g, g = size of the reducing group (models.md 4.4)
-//   Source  models.md 2.7, 4.4 and 6. Families gpt and llama (checked), zero 0. Pure and
-//   thread-safe.
+//   Source  models.md 2.7, 4.4 and 6. Zero 0; balanced routing. Pure and thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -43,7 +53,7 @@ struct SavedBytes {
   Bytes for_input = 0, for_weight = 0, input_to_weight = 0;
 };
 // One layer, one microbatch, one rank; in forward order.
-[[nodiscard]] std::vector<SavedBytes> layer_saved(const Scenario& scenario);
+[[nodiscard]] std::vector<SavedBytes> layer_saved(const Scenario& scenario, int layer = 0);
 [[nodiscard]] SavedBytes sum(const std::vector<SavedBytes>& ops);
 
 // A parameter of one rank of pipeline coordinate `pp`: q, k and v are one (gate and up too), as
@@ -83,7 +93,8 @@ struct StaticBytes {
 // What is kept for microbatches between forward and backward, `visits` of them open.
 struct KeptBytes {
   Bytes saved_input = 0, saved_weight = 0, logits = 0, batch = 0;
-  [[nodiscard]] Bytes sum() const { return saved_input + saved_weight + logits + batch; }
+  Bytes comm = 0;  // counts of rows and of choices of the layers with experts
+  [[nodiscard]] Bytes sum() const { return saved_input + saved_weight + logits + batch + comm; }
 };
 [[nodiscard]] KeptBytes kept_bytes(const Scenario& scenario, int pp, int visits);
 

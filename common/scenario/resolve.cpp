@@ -39,6 +39,10 @@ void resolve_model(ModelSpec& m, const std::set<std::string>& given) {
 // After the degrees.
 void resolve_experts(Scenario& s, const std::set<std::string>& given) {
   MoeSpec& moe = s.model.moe;
+  // Each tp rank routes its own positions (models.md 3.4, row 10).
+  if (moe.experts > 0 && s.parallel.tp > 1 && s.parallel.mapping == Mapping::megatron &&
+      !given.contains("parallel.sequence_parallel"))
+    s.parallel.sequence_parallel = true;
   if (!given.contains("model.moe.drop_groups"))
     moe.drop_groups = bounded(product(s.parallel.tp, s.parallel.cp));
   if (!given.contains("model.moe.balance.device_groups")) moe.device_groups = s.parallel.ep;

@@ -43,6 +43,7 @@ class Rules {
     model();
     degrees();
     heads_and_widths();
+    experts();
     training();
     schedule();
     cluster();
@@ -90,7 +91,8 @@ class Rules {
              "as many key/value heads as heads",
              fmt::format("use kv_heads: {}, or delete the key", m.heads));
     const int width = m.head_dim;
-    if (m.family == ModelFamily::llama && good({"model.head_dim"}) && width % 2 != 0)
+    const bool rotates = m.family == ModelFamily::llama || m.family == ModelFamily::mixtral;
+    if (rotates && good({"model.head_dim"}) && width % 2 != 0)
       refuse({given("model.head_dim") ? "model.head_dim" : "model.heads", "model.hidden"},
              "E-MODEL-007", fmt::format("rope dimension {} must be even", width),
              fmt::format("head_dim {}", width), "pairs of values to rotate",
@@ -164,6 +166,108 @@ class Rules {
            "an equal share for each tp rank",
            fmt::format("use tp: {}, or {}: {}", near_divisors(whole, tp),
                        path.substr(path.find('.') + 1), near_multiples(x, tp)));
+  }
+
+  // Rows 4, 7, 8, 10 and 14: what experts ask of the model and of the mesh.
+  void experts() {
+    const MoeSpec& moe = s_.model.moe;
+    const ParallelSpec& p = s_.parallel;
+    if (!good({"model.family"})) return;
+    const bool has =
+        s_.model.family == ModelFamily::mixtral || s_.model.family == ModelFamily::deepseek_v3;
+    if (has != (moe.experts > 0)) {
+      if (good({"model.moe.experts"}))
+        refuse({"model.moe.experts", "model.family"}, "E-MODEL-008",
+               has ? "this family needs model.moe.experts" : "this family has no experts",
+               fmt::format("experts: {}", moe.experts),
+               has ? "the number of routed experts of a layer" : "no model.moe",
+               has ? "add moe: {experts: 8, top_k: 2, expert_hidden: ...}"
+                   : "use family: mixtral, or delete model.moe");
+      return;
+    }
+    if (!has) {
+      for (const auto& [path, size] :
+           {std::pair{"parallel.ep", p.ep}, std::pair{"parallel.etp", p.etp}})
+        if (size > 1 && good({path}))
+          refuse({path, "model.family"}, "E-SCEN-050",
+                 fmt::format("{} = {} needs a model with experts", path, size),
+                 fmt::format("{} ranks for experts that do not exist", size), "1",
+                 "use 1, or a mixtral or deepseek_v3 model");
+      return;
+    }
+    expert_shape();
+    if (good({"model.moe.experts", "parallel.ep"}) && moe.experts % p.ep != 0)
+      refuse({"model.moe.experts", "parallel.ep"}, "E-SCEN-043",
+             fmt::format("model.moe.experts = {} is not a multiple of parallel.ep = {}",
+                         moe.experts, p.ep),
+             fmt::format("{} / {} = {:.3g}", moe.experts, p.ep, double(moe.experts) / p.ep),
+             "the same number of experts on each ep rank",
+             fmt::format("use ep: {}, or experts: {}", near_divisors(moe.experts, p.ep),
+                         near_multiples(moe.experts, p.ep)));
+    const std::int64_t ranks = std::int64_t{p.tp} * p.cp * p.dp, grid = std::int64_t{p.etp} * p.ep;
+    if (degrees_fit_ && good({"parallel.ep", "parallel.etp"}) && ranks % grid != 0)
+      refuse(
+          {"parallel.ep", "parallel.etp"}, "E-SCEN-042",
+          fmt::format("parallel.etp * parallel.ep = {}*{} = {} does not divide the {} ranks of a "
+                      "pipeline stage",
+                      p.etp, p.ep, grid, ranks),
+          fmt::format("tp*cp*dp = {}*{}*{} = {}; {} / {} = {:.3g}", p.tp, p.cp, p.dp, ranks, ranks,
+                      grid, double(ranks) / double(grid)),
+          "a whole number of expert replicas",
+          fmt::format("make the product {}, or use more data parallelism",
+                      near_divisors(ranks, grid)));
+    if (p.tp > 1 && !p.sequence_parallel && good({"parallel.tp", "parallel.sequence_parallel"}))
+      refuse({"parallel.sequence_parallel", "parallel.tp"}, "E-SCEN-051",
+             "experts with parallel.tp > 1 need parallel.sequence_parallel: true",
+             "sequence_parallel: false", "each tp rank routes its own positions",
+             "use sequence_parallel: true, or delete the key");
+    if (good({"model.moe.shared_experts", "model.moe.expert_hidden", "parallel.tp"}))
+      multiple_of_tp("model.moe.expert_hidden", "E-SCEN-033",
+                     moe.shared_experts * moe.expert_hidden, p.tp,
+                     std::max(1, moe.shared_experts) * moe.expert_hidden);
+  }
+
+  void expert_shape() {
+    const MoeSpec& moe = s_.model.moe;
+    const auto wrong = [&](const char* field, std::string arithmetic, const char* expected,
+                           std::string hint) {
+      const std::string path = fmt::format("model.moe.{}", field);
+      if (!good({path, "model.moe.experts"})) return;
+      refuse({path, "model.moe.experts"}, "E-MODEL-009",
+             fmt::format("model.moe.{}: {}", field, arithmetic), arithmetic, expected,
+             std::move(hint));
+    };
+    if (moe.expert_hidden < 1)
+      wrong("expert_hidden", "0 values inside an expert", "the width inside an expert",
+            "add expert_hidden");
+    if (moe.top_k > moe.experts)
+      wrong("top_k", fmt::format("{} of {} experts", moe.top_k, moe.experts), "at most all experts",
+            fmt::format("use top_k: {}", moe.experts));
+    if (moe.experts % moe.groups != 0)
+      wrong("groups", fmt::format("{} experts / {} groups", moe.experts, moe.groups),
+            "groups of equal size", "use groups: " + near_divisors(moe.experts, moe.groups));
+    else if (moe.groups_kept > moe.groups)
+      wrong("groups_kept", fmt::format("{} of {} groups", moe.groups_kept, moe.groups),
+            "at most all groups", fmt::format("use groups_kept: {}", moe.groups));
+    else if (moe.groups_kept * (moe.experts / moe.groups) < moe.top_k)
+      wrong("groups_kept",
+            fmt::format("{} groups of {} experts for {} choices", moe.groups_kept,
+                        moe.experts / moe.groups, moe.top_k),
+            "as many experts in the kept groups as choices",
+            fmt::format("use groups_kept: {} or more",
+                        (moe.top_k * moe.groups + moe.experts - 1) / moe.experts));
+    if (moe.device_groups < 1 || moe.experts % moe.device_groups != 0)
+      wrong("balance.device_groups",
+            fmt::format("{} experts / {} groups", moe.experts, moe.device_groups),
+            "groups of equal size",
+            "use device_groups: " + near_divisors(moe.experts, std::max(1, moe.device_groups)));
+    const int cut = s_.parallel.tp * s_.parallel.cp;
+    if (moe.drop_groups % cut != 0 || s_.training.sequence % std::max(1, moe.drop_groups) != 0)
+      wrong("drop_groups",
+            fmt::format("{} slices of {} positions on {} tp and cp ranks", moe.drop_groups,
+                        s_.training.sequence, cut),
+            "equal slices, a whole number of them on each rank",
+            fmt::format("use drop_groups: {}", cut));
   }
 
   void training() {

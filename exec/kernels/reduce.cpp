@@ -48,7 +48,10 @@ Prepared bind_metrics_pack(const KernelCall& call) {
   const bool has_norm = (k.flags & kHasNorm) != 0, has_loss = (k.flags & kHasLoss) != 0;
   const double* norm_sq = has_norm ? call.inputs[0].as<double>() : nullptr;
   const double* loss = has_loss ? call.inputs[has_norm ? 1 : 0].as<double>() : nullptr;
-  const double tokens = static_cast<double>(call.context->tokens_per_step);
+  // Where each tp rank has the loss of its own positions, it counts those.
+  const bool own = (k.flags & kPositions) != 0 && k.coords.has(Axis::tp);
+  const double tokens = static_cast<double>(call.context->tokens_per_step) /
+                        (own ? call.context->size[static_cast<std::size_t>(Axis::tp)] : 1);
   return [=] {
     if (!accumulate)
       for (std::int64_t i = 0; i < values; ++i) out[i] = 0;

@@ -29,9 +29,9 @@ std::vector<ElementRange> decaying(const Plan& plan, BufferId bucket) {
     if (!b.alias_of.valid() || b.alias_of != bucket) continue;
     has_views = true;
     const std::int64_t begin = b.alias_offset / size_of(root.dtype);
-    if (b.shape.rank == 2) out.emplace_back(begin, begin + b.shape.elements());
+    if (b.shape.rank >= 2) out.emplace_back(begin, begin + b.shape.elements());
   }
-  if (!has_views && root.shape.rank == 2) out.emplace_back(0, root.shape.elements());
+  if (!has_views && root.shape.rank >= 2) out.emplace_back(0, root.shape.elements());
   std::sort(out.begin(), out.end());
   return out;
 }

@@ -15,41 +15,55 @@ std::string name_of_part(const std::string& fused, std::string_view part) {
   return fused.substr(0, before + 1) + std::string(part) + fused.substr(last);
 }
 
+// layers.0.moe.experts.gate.weight of expert 3: layers.0.moe.experts.3.gate.weight.
+std::string name_of_expert(const std::string& stack, std::int64_t expert) {
+  constexpr std::string_view kWord = ".experts.";
+  const std::size_t at = stack.find(kWord);
+  TANDEM_CHECK(at != std::string::npos, "stack {} has no component to number", stack);
+  const std::size_t behind = at + kWord.size();
+  return stack.substr(0, behind) + std::to_string(expert) + "." + stack.substr(behind);
+}
+
 }  // namespace
 
 std::vector<Shard> shards_of(const Plan& plan, const Buffer& b,
                              const std::array<int, kNumAxes>& coordinate) {
-  TANDEM_CHECK(b.shape.rank == 1 || b.shape.rank == 2, "tensor {} has {} dimensions",
-               plan.name(b.name), b.shape.rank);
+  const int stacked = b.slice.experts > 0 ? 1 : 0;
+  TANDEM_CHECK(b.shape.rank - stacked == 1 || b.shape.rank - stacked == 2,
+               "tensor {} has {} dimensions", plan.name(b.name), b.shape.rank);
   const SliceRule& rule = b.slice;
   const std::string& name = plan.name(b.name);
   std::vector<FusedPart> parts = plan.parts_of(b);
   TANDEM_CHECK(!rule.parts || !parts.empty(), "verification let parts {} of {} rows through",
                plan.name(rule.parts), b.shape[0]);
-  if (parts.empty()) parts.push_back({"", b.shape[0]});
+  if (parts.empty()) parts.push_back({"", b.shape[stacked]});
   const int size = rule.dim >= 0 ? plan.header.mesh.of(rule.axis) : 1;
   const int index = rule.dim >= 0 ? coordinate[static_cast<std::size_t>(rule.axis)] : 0;
+  const std::int64_t first_expert =
+      stacked ? coordinate[static_cast<std::size_t>(Axis::ep)] * b.slice.experts : 0;
   std::vector<Shard> out;
   std::int64_t first = 0;  // element of the buffer
-  for (const FusedPart& part : parts) {
-    Shard s;
-    s.name = part.name.empty() ? name : name_of_part(name, part.name);
-    s.rows = part.rows;
-    s.columns = s.local_columns = b.shape.rank == 2 ? b.shape[1] : 1;
-    s.local_begin = first;
-    first += s.rows * s.columns;
-    s.full_rows = s.rows;
-    s.full_columns = s.columns;
-    if (rule.dim == 0) {
-      s.row_begin = index * s.rows;
-      s.full_rows = rule.valid > 0 ? rule.valid : s.rows * size;
-      s.rows = std::clamp<std::int64_t>(s.full_rows - s.row_begin, 0, s.rows);
-    } else if (rule.dim == 1) {
-      s.column_begin = index * s.columns;
-      s.full_columns = s.columns * size;
+  for (std::int64_t expert = 0; expert < (stacked ? b.slice.experts : 1); ++expert)
+    for (const FusedPart& part : parts) {
+      Shard s;
+      s.name = part.name.empty() ? name : name_of_part(name, part.name);
+      if (stacked) s.name = name_of_expert(s.name, first_expert + expert);
+      s.rows = part.rows;
+      s.columns = s.local_columns = b.shape.rank - stacked == 2 ? b.shape[1 + stacked] : 1;
+      s.local_begin = first;
+      first += s.rows * s.columns;
+      s.full_rows = s.rows;
+      s.full_columns = s.columns;
+      if (rule.dim == 0) {
+        s.row_begin = index * s.rows;
+        s.full_rows = rule.valid > 0 ? rule.valid : s.rows * size;
+        s.rows = std::clamp<std::int64_t>(s.full_rows - s.row_begin, 0, s.rows);
+      } else if (rule.dim == 1) {
+        s.column_begin = index * s.columns;
+        s.full_columns = s.columns * size;
+      }
+      out.push_back(std::move(s));
     }
-    out.push_back(std::move(s));
-  }
   return out;
 }
 

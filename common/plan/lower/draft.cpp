@@ -1,11 +1,37 @@
 #include "common/plan/lower/draft.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "common/base/check.h"
 #include "common/parallel/groups.h"
 
 namespace tandem::lower {
+
+namespace {
+
+// Source models.md 4.5 (capacity, rows) and 8a (slices in which it holds, bounds).
+void expert_sizes(const Scenario& s, Sizes& z) {
+  const MoeSpec& moe = s.model.moe;
+  z.ep = s.parallel.ep;
+  z.local_experts = moe.experts / z.ep;
+  z.expert_ffn = moe.expert_hidden / s.parallel.etp;
+  z.shared_ffn = std::int64_t{moe.shared_experts} * moe.expert_hidden / z.tp;
+  const std::int64_t assignments = z.own_tokens * moe.top_k;
+  z.expert_rows = assignments * s.parallel.etp;
+  z.drop_slices = std::max<std::int64_t>(1, moe.drop_groups / (s.parallel.tp * s.parallel.cp));
+  z.max_expert_rows = z.ep * z.own_tokens * std::min<std::int64_t>(moe.top_k, z.local_experts);
+  if (moe.capacity_factor) {
+    const double share =
+        *moe.capacity_factor * static_cast<double>(assignments / z.drop_slices) / moe.experts;
+    z.expert_capacity = std::max<std::int64_t>(1, static_cast<std::int64_t>(std::ceil(share)));
+    z.max_expert_rows =
+        std::min(z.max_expert_rows, moe.experts * z.expert_capacity * z.drop_slices);
+  }
+  z.max_expert_rows = std::max(z.max_expert_rows * s.parallel.etp, z.expert_rows);
+}
+
+}  // namespace
 
 Sizes sizes_of(const Scenario& s) {
   const ModelSpec& m = s.model;
@@ -24,6 +50,7 @@ Sizes sizes_of(const Scenario& s) {
   z.kv = z.kv_heads * z.head_dim;
   z.qkv = z.attention + 2 * z.kv;
   z.ffn = m.ffn_hidden / z.tp;
+  if (m.moe.experts > 0) expert_sizes(s, z);
   z.vocab = m.vocab;
   z.vocab_cut = s.parallel.vocab_parallel && z.tp > 1;
   z.classes = z.vocab_cut ? (z.vocab + z.tp - 1) / z.tp : z.vocab;

@@ -28,6 +28,10 @@ struct Sizes {
   std::int64_t ffn = 1;                         // local width F/t
   std::int64_t classes = 1, vocab = 1;          // local rows Vp/t; V
   bool vocab_cut = false;                       // embedding and head are split over tp
+  // routed and shared experts
+  std::int64_t ep = 1, local_experts = 0, expert_ffn = 0, shared_ffn = 0;
+  std::int64_t expert_rows = 0, max_expert_rows = 0;  // of this rank's experts: balanced; bound
+  std::int64_t expert_capacity = 0, drop_slices = 1;  // of an expert and slice; 0: none is dropped
 };
 [[nodiscard]] Sizes sizes_of(const Scenario& scenario);
 
@@ -38,19 +42,30 @@ struct Tensor {
   DType dtype = DType::f32;
   TensorClass cls = TensorClass::whole;
   SliceRule slice;
-  BufferId param, grad;
+  BufferId param, grad;  // none where a gather, or each microbatch, makes its own
+  int unit = 0;          // ZeRO-3: what is gathered at once: a layer, the embedding, the head
   int bucket = -1;
+  std::int64_t offset = 0;  // of its first element in the bucket
 };
 
-// Parameters that are reduced and updated together (models.md 4.4).
+// Parameters that are reduced and updated together (models.md 4.4). With ZeRO (models.md 4.6) the
+// members of the group share it in equal parts of `elements`, shard i belongs to member i:
+//   level 1   m, v and main parameters are shards; gradients are scattered in place
+//   level 2   gradients too: `grad` is the shard, `grad_full` lives from the first W to the scatter
+//   level 3   parameters too: `param` is the shard, a stage's visit gathers what it needs
 struct Bucket {
   std::string name;  // "main", "tied"
   DType dtype = DType::f32;
-  std::int64_t elements = 0;         // padded
-  bool tied = false;                 // the embedding's own
-  std::string group;                 // communicator that sums it ("dp", "stage")
-  std::string tag;                   // of that: "grad.dp"
-  std::int64_t members = 1;          // of the group
+  std::int64_t elements = 0;  // padded
+  bool tied = false;          // the embedding's own
+  std::string group;          // communicator that sums it ("dp", "stage")
+  std::string tag;            // of that: "grad.dp"
+  AxisSet axes;               // of the group
+  std::int64_t members = 1;
+  int zero = 0;        // level; 0 where the group has one member
+  bool every = false;  // each microbatch scatters its own gradients (levels 2, 3)
+  BufferId grad_full;  // levels 2 and 3 without `every`
+  [[nodiscard]] std::int64_t shard() const { return zero > 0 ? elements / members : elements; }
   BufferId param, grad, main, m, v;  // main: bf16 runs only
 };
 
@@ -60,6 +75,11 @@ struct ProgramTensors {
   std::vector<Bucket> buckets;
   BufferId tied_head;  // main gradient of the head's part where embedding and head share a rank
   BufferId loss;       // on the program that holds the last stage
+  // Of the layers with experts: sums of the step, and the buffer that sigmoid routers add.
+  BufferId balance, dropped, all_choices;
+  std::map<int, BufferId> choices_of, bias_of;  // by layer; choices: views of all_choices
+  [[nodiscard]] BufferId choices(int layer) const { return choices_of.at(layer); }
+  [[nodiscard]] BufferId router_bias(int layer) const { return bias_of.at(layer); }
   [[nodiscard]] const Tensor& at(std::string_view name) const;
 };
 
@@ -107,6 +127,9 @@ void gradients(Draft& draft);  // reductions of buckets and of the tied embeddin
 void optimizer(Draft& draft);  // norm, clip, update, metrics
 void streams(Draft& draft);    // waits between streams
 void buffers(Draft& draft);    // allocates, frees
+
+// Each microbatch scatters its gradients (ZeRO levels 2 and 3; models.md 10).
+[[nodiscard]] bool reduces_every(const Scenario& scenario);
 
 // Called by segments for each program: tensors in buckets, optimizer state.
 void parameters(Draft& draft, int program);

@@ -5,6 +5,9 @@
 //              for that writer only. (NCCL starts the communications of a device in issue order: a
 //              queue of buckets before the last messages would hold up the stages below.)
 //   otherwise  issued behind the last op of the program
+//   ZeRO       levels 1 to 3 scatter where level 0 reduces: level 1 in place, 2 and 3 into the
+//   shard.
+//              Where each microbatch scatters (visit_zero.cpp), nothing is left to do here
 //   tied       the two parts of a tied embedding on one rank are added first; on two ranks they are
 //              summed over `emb`, then each copy over dp. Always at the end.
 #include <algorithm>
@@ -31,11 +34,21 @@ Op all_reduce(Draft& d, const std::string& comm, const std::string& tag, BufferI
   return op;
 }
 
+// What sums a bucket over its group.
+Op reduced(Draft& d, const Bucket& b, int stage) {
+  Op op = all_reduce(d, b.group, b.tag, b.zero >= 2 ? b.grad_full : b.grad, stage);
+  if (b.zero == 0) return op;
+  op.kind = OpKind::reduce_scatter;
+  if (b.zero >= 2) op.source = op.buffer, op.buffer = b.grad;
+  return op;
+}
+
 // For each bucket the position of the last op that writes it.
 std::vector<std::size_t> last_writers(const Draft& d, const std::vector<Op>& ops,
                                       const ProgramTensors& t) {
   std::vector<int> bucket_of(d.plan.buffers.size(), -1);
-  for (const Tensor& x : t.tensors) bucket_of[x.grad.index()] = x.bucket;
+  for (const Tensor& x : t.tensors)
+    if (x.grad.valid()) bucket_of[x.grad.index()] = x.bucket;
   std::vector<std::size_t> last(t.buckets.size(), 0);
   for (std::size_t i = 0; i < ops.size(); ++i)
     for (const Call& c : d.plan.calls_of(ops[i]))
@@ -63,8 +76,8 @@ void reduce_program(Draft& d, std::size_t program) {
       next.push_back(ops[i]);
       for (std::size_t b = 0; b < t.buckets.size(); ++b) {
         const Bucket& bucket = t.buckets[b];
-        if (bucket.tied || place[b] != i || bucket.members == 1) continue;
-        Op op = all_reduce(d, bucket.group, bucket.tag, bucket.grad, ops[i].stage);
+        if (bucket.tied || bucket.every || place[b] != i || bucket.members == 1) continue;
+        Op op = reduced(d, bucket, ops[i].stage);
         (overlap ? next : at_end).push_back(op);
       }
     }
@@ -91,10 +104,11 @@ void reduce_program(Draft& d, std::size_t program) {
       ops.push_back(op);
     }
     if (d.comm("emb").valid()) {
-      ops.push_back(all_reduce(d, "emb", "grad.emb", b.grad, stage));
+      const BufferId full = b.zero >= 2 ? b.grad_full : b.grad;
+      ops.push_back(all_reduce(d, "emb", "grad.emb", full, stage));
       ops.back().match = 2 * (d.order.num_stages() - 1) * d.order.num_microbatches;
     }
-    if (b.members > 1) ops.push_back(all_reduce(d, b.group, b.tag, b.grad, stage));
+    if (b.members > 1) ops.push_back(reduced(d, b, stage));
   }
 }
 

@@ -1,7 +1,8 @@
 // Step `optimizer`: the gradient norm, its check, the update, and the metrics of the step, which
 // every step ends with (models.md 4.9, 5).
 //   Each element counts once in the norm: whole tensors on tp rank 0, all on dp rank 0, a tied
-//   embedding on the first stage only. The loss is the same on all tp ranks: tp rank 0 counts.
+//   embedding on the first stage only, a shard where it lies. The loss is the same on all tp ranks:
+//   tp rank 0 counts. With ZeRO 1 and 2 each bucket is gathered behind its update.
 #include "common/base/check.h"
 #include "common/plan/lower/draft.h"
 
@@ -34,6 +35,7 @@ class Optimizer {
     const BufferId coef = buffer(BufferClass::scratch, main, {1}, "coef");
     const BufferId metrics = buffer(BufferClass::comm, DType::f64, {kMetricValues}, "metrics");
 
+    sum_choices();
     compute();
     bool written = false;
     using enum TensorClass;
@@ -55,7 +57,14 @@ class Optimizer {
     clip.kind = KernelKind::clip_coef;
     clip.real = d_.scenario.training.optimizer.clip;
     call(clip, {norm}, {{coef, false}});
-    for (const Bucket& b : t_.buckets) update(b, coef);
+    for (const Bucket& b : t_.buckets) {
+      update(b, coef);
+      if (b.zero == 0 || b.zero == 3) continue;
+      end();  // the next update runs beside the gather
+      gather(b);
+      compute();
+    }
+    update_router_bias();
     pack_metrics(norm, metrics);
     end();
     reduce("metrics", metrics, 1);
@@ -86,39 +95,69 @@ class Optimizer {
   }
   void end() { ops_.push_back(op_); }
 
-  // Of the axes over which an element is equal after the reduction, coordinate 0 counts it.
+  // Each element counts once: of the axes over which it is equal after the reduction, coordinate 0
+  // counts it; of a shard its member.
+  static AxisSet copies(TensorClass cls) {
+    switch (cls) {
+      case TensorClass::routed_expert:
+        return axes({Axis::edp});
+      case TensorClass::tp_cut:
+      case TensorClass::tied:
+        return axes({Axis::cp, Axis::dp});
+      case TensorClass::whole:
+      case TensorClass::router:
+        break;
+    }
+    return axes({Axis::tp, Axis::cp, Axis::dp});
+  }
+  static std::uint32_t class_flag(TensorClass cls) {
+    const bool cut = cls == TensorClass::tp_cut || cls == TensorClass::routed_expert;
+    return cut ? kTpCut : kWhole;
+  }
+
   bool squares(TensorClass cls, BufferId norm, bool written) {
     std::vector<BufferId> grads;
     std::int64_t elements = 0;
+    std::vector<char> sharded(t_.buckets.size(), 0);
     for (const Tensor& t : t_.tensors) {
-      const bool other_copy = t_.buckets[static_cast<std::size_t>(t.bucket)].tied && program_ != 0;
-      if (t.cls != cls || other_copy) continue;
+      const Bucket& b = t_.buckets[static_cast<std::size_t>(t.bucket)];
+      if (t.cls != cls || (b.tied && program_ != 0)) continue;
+      if (b.zero > 0) {
+        sharded[static_cast<std::size_t>(t.bucket)] = 1;
+        continue;
+      }
       grads.push_back(t.grad);
       elements += t.shape.elements();
     }
-    if (grads.empty()) return written;
     Kernel k;
     k.kind = KernelKind::sum_squares;
+    k.flags = class_flag(cls);
+    k.owner = copies(cls);
     k.dims = {elements};
-    const bool cut = cls == TensorClass::tp_cut || cls == TensorClass::routed_expert;
-    k.flags = cut ? kTpCut : kWhole;
-    k.owner = cls == TensorClass::routed_expert ? axes({Axis::edp})
-              : cut                             ? axes({Axis::cp, Axis::dp})
-                                                : axes({Axis::tp, Axis::cp, Axis::dp});
-    call(k, grads, {{norm, written}});
-    return true;
+    if (!grads.empty()) {
+      call(k, grads, {{norm, written}});
+      written = true;
+    }
+    for (std::size_t i = 0; i < sharded.size(); ++i) {
+      if (!sharded[i]) continue;
+      const Bucket& b = t_.buckets[i];
+      k.dims = {b.shard()};
+      k.coords = b.axes;
+      k.owner.bits = copies(cls).bits & static_cast<std::uint8_t>(~b.axes.bits);
+      call(k, {b.grad}, {{norm, written}});
+      written = true;
+    }
+    return written;
   }
 
   void update(const Bucket& b, BufferId coef) {
     Kernel k;
     k.kind = KernelKind::adamw;
-    k.dims = {b.elements};
-    bool all_decay = true;
+    k.dims = {b.shard()};
+    if (b.zero > 0) k.coords = b.axes;
+    bool all_decay = false;  // a bucket that is one matrix
     for (const Tensor& t : t_.tensors)
-      if (t.grad == b.grad)
-        all_decay = t.shape.rank == 2;
-      else if (d_.plan.buffer(t.grad).alias_of == b.grad)
-        all_decay = false;
+      if (t.grad.valid() && t.grad == b.grad) all_decay = t.shape.rank >= 2;
     k.flags = all_decay ? kDecayAll : kDecay2d;
     const BufferId main = b.main.valid() ? b.main : b.param;
     std::vector<OperandRef> outputs = {{main, false}, {b.m, false}, {b.v, false}};
@@ -127,6 +166,21 @@ class Optimizer {
       outputs.push_back({b.param, false});
     }
     call(k, {main, b.grad, b.m, b.v, coef}, outputs);
+  }
+
+  // The parameters that the other members have updated.
+  void gather(const Bucket& b) {
+    Op op;
+    op.kind = OpKind::all_gather;
+    op.phase = Phase::O;
+    op.stage = stage_;
+    op.comm = d_.comm(b.group);
+    op.stream = d_.stream("comm:" + b.group);
+    op.tag = d_.name("param" + b.tag.substr(4));  // grad.dp: param.dp
+    op.buffer = b.param;
+    op.dtype = b.dtype;
+    op.count = b.shard();
+    ops_.push_back(op);
   }
 
   // Program 0 reports the norm, the last stage's the loss; the others add zeros.
@@ -144,12 +198,55 @@ class Optimizer {
     if (t_.loss.valid()) {
       k.flags = kHasLoss;
       k.owner = axes({Axis::tp});
+      if (d_.sizes.sp && !d_.sizes.vocab_cut) {  // each tp rank has the loss of its own positions
+        k.flags |= kPositions;
+        k.owner = {};
+        k.coords.add(Axis::tp);
+      }
       call(k, {t_.loss}, {{metrics, written}});
+      written = true;
+      k.coords = {};
+    }
+    if (t_.balance.valid()) {  // the balance loss is already 0 where it is another rank's to count
+      k.owner = {};
+      k.flags = kHasBalance;
+      call(k, {t_.balance}, {{metrics, written}});
+      k.flags = kHasDropped;
+      call(k, {t_.dropped}, {{metrics, true}});
       written = true;
     }
     k.flags = 0;
     k.owner = axes({Axis::tp});
     if (!written) call(k, {}, {{metrics, false}});
+  }
+
+  // Choices of the whole batch, for the bias of sigmoid routers (models.md 2.5, bias_update).
+  void sum_choices() {
+    if (t_.bias_of.empty() || d_.scenario.model.moe.bias_update == 0) return;
+    Op op;
+    op.comm = d_.comm("stage");
+    if (!op.comm.valid()) return;
+    op.kind = OpKind::all_reduce;
+    op.phase = Phase::O;
+    op.stage = stage_;
+    op.stream = d_.stream("comm:stage");
+    op.reduction = Reduction::sum;
+    op.tag = d_.name("bias");
+    op.buffer = t_.all_choices;
+    op.dtype = DType::i32;
+    op.count = d_.plan.buffer(op.buffer).shape.elements();
+    ops_.push_back(op);
+  }
+  void update_router_bias() {
+    const MoeSpec& moe = d_.scenario.model.moe;
+    if (moe.bias_update == 0) return;
+    for (const auto& [layer, bias] : t_.bias_of) {
+      Kernel k;
+      k.kind = KernelKind::router_bias_update;
+      k.dims = {moe.experts};
+      k.real = moe.bias_update;
+      call(k, {t_.choices(layer), bias}, {{bias, false}});
+    }
   }
 
   void reduce(const char* tag, BufferId buffer, int match) {

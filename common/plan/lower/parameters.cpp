@@ -4,7 +4,8 @@
 //            multiple of 64 elements; a bucket closes when its gradients reach
 //            gradient_reduce.bucket; its end is padded to a multiple of 64 * g, g the size of the
 //            reducing group. The tied embedding has a bucket of its own, with the same layout on
-//            both stages. One tensor that needs no padding is its own bucket.
+//            both stages. One tensor that needs no padding is its own bucket. With ZeRO-3 a bucket
+//            holds one unit.
 //   Source   models.md 4.2 (which part a tp rank holds), 4.4 (buckets), 2.1 (names, types).
 #include <fmt/format.h>
 
@@ -42,13 +43,14 @@ class Inventory {
     return d_.scenario.parallel.layer_split[static_cast<std::size_t>(stage)];
   }
   void whole(std::string name, Shape shape, DType dtype) {
-    plain.push_back({std::move(name), shape, dtype, TensorClass::whole, {}, {}, {}, -1});
+    plain.push_back({std::move(name), shape, dtype, TensorClass::whole, {}, {}, {}, unit_});
   }
   void cut(std::string name, Shape local, int dim, const std::string& parts = "") {
     SliceRule rule;
     rule.dim = static_cast<std::int8_t>(dim);
     if (!parts.empty()) rule.parts = d_.name(parts);
-    plain.push_back({std::move(name), local, weight_type_, TensorClass::tp_cut, rule, {}, {}, -1});
+    plain.push_back(
+        {std::move(name), local, weight_type_, TensorClass::tp_cut, rule, {}, {}, unit_});
   }
   [[nodiscard]] bool gpt() const { return d_.scenario.model.family == ModelFamily::gpt; }
   void norm(const std::string& name) {
@@ -56,7 +58,7 @@ class Inventory {
     whole(name + ".weight", {z_.hidden}, norm_type_);
   }
   Tensor vocabulary(const char* name) const {
-    Tensor t{name, {z_.classes, z_.hidden}, weight_type_, TensorClass::whole, {}, {}, {}, -1};
+    Tensor t{name, {z_.classes, z_.hidden}, weight_type_, TensorClass::whole, {}, {}, {}, unit_};
     if (z_.vocab_cut) {
       t.cls = TensorClass::tp_cut;
       t.slice.dim = 0;
@@ -66,6 +68,7 @@ class Inventory {
   }
   Tensor embed() const { return vocabulary("embed.weight"); }
   void head() {
+    unit_ = 1 + d_.scenario.model.layers;
     if (d_.scenario.model.tied_embeddings)
       tied_ = true;
     else
@@ -73,11 +76,16 @@ class Inventory {
     norm("final_norm");
   }
   void block(int layer) {
+    unit_ = 1 + layer;
     const std::string at = fmt::format("layers.{}.", layer);
-    if (gpt())
-      gpt_block(at);
+    if (gpt()) return gpt_block(at);
+    if (model_shape(d_.scenario.model).is_moe(layer))
+      experts(at);
     else
-      llama_block(at);
+      swiglu(at + "mlp.", z_.ffn);
+    norm(at + "norm2");
+    attention(at);
+    norm(at + "norm1");
   }
   void gpt_block(const std::string& at) {
     whole(at + "mlp.fc2.bias", {z_.hidden}, weight_type_);
@@ -91,17 +99,33 @@ class Inventory {
     cut(at + "attn.qkv.weight", {3 * z_.attention, z_.hidden}, 0, "q,k,v");
     norm(at + "norm1");
   }
-  void llama_block(const std::string& at) {
-    cut(at + "mlp.down.weight", {z_.hidden, z_.ffn}, 1);
-    cut(at + "mlp.gate_up.weight", {2 * z_.ffn, z_.hidden}, 0, "gate,up");
-    norm(at + "norm2");
+  void swiglu(const std::string& at, std::int64_t width) {
+    cut(at + "down.weight", {z_.hidden, width}, 1);
+    cut(at + "gate_up.weight", {2 * width, z_.hidden}, 0, "gate,up");
+  }
+  void attention(const std::string& at) {
     cut(at + "attn.o.weight", {z_.hidden, z_.attention}, 1);
     cut(at + "attn.qkv.weight", {z_.qkv, z_.hidden}, 0,
         z_.kv == z_.attention ? "q,k,v"
                               : fmt::format("q:{},k:{},v:{}", z_.attention, z_.kv, z_.kv));
-    norm(at + "norm1");
+  }
+  // The local routed experts are stacks; what is cut by etp is cut in each of them.
+  void experts(const std::string& at) {
+    if (z_.shared_ffn > 0) swiglu(at + "moe.shared.", z_.shared_ffn);
+    stack(at + "moe.experts.down.weight", z_.hidden, z_.expert_ffn, 1);
+    stack(at + "moe.experts.gate_up.weight", 2 * z_.expert_ffn, z_.hidden, 0, "gate,up");
+    whole(at + "moe.router.weight", {d_.scenario.model.moe.experts, z_.hidden}, weight_type_);
+    plain.back().cls = TensorClass::router;
+  }
+  void stack(std::string name, std::int64_t rows, std::int64_t columns, int dim,
+             const std::string& parts = "") {
+    cut(std::move(name), {z_.local_experts, rows, columns}, dim, parts);
+    plain.back().cls = TensorClass::routed_expert;
+    plain.back().slice.axis = Axis::etp;
+    plain.back().slice.experts = static_cast<std::int32_t>(z_.local_experts);
   }
   void embedding() {
+    unit_ = 0;
     if (gpt()) whole("pos_embed.weight", {d_.scenario.model.max_sequence, z_.hidden}, weight_type_);
     if (d_.scenario.model.tied_embeddings)
       tied_ = true;
@@ -111,6 +135,7 @@ class Inventory {
   Draft& d_;
   const Sizes& z_;
   DType weight_type_, norm_type_;
+  int unit_ = 0;  // embedding, layers, head with the final norm
   bool tied_ = false;
 };
 
@@ -121,7 +146,12 @@ class Packer {
 
   void pack(std::vector<Tensor>& tensors, bool tied) {
     std::vector<Open> open;  // one for each group and type; a full one becomes a bucket
+    int unit = -1;
     for (Tensor& t : tensors) {
+      // A gather brings one unit (ZeRO-3).
+      if (d_.scenario.parallel.zero == 3 && t.unit != unit)
+        for (Open& o : open) close(o, tied);
+      unit = t.unit;
       const ReducingGroup by = reducing_group(d_.scenario, t.cls);
       Open* to = nullptr;
       for (Open& o : open)
@@ -129,7 +159,8 @@ class Packer {
       if (!to) to = &open.emplace_back(Open{t.dtype, by, {}, 0});
       to->entries.push_back({&t, round_up(to->elements, kEntryElements)});
       to->elements = to->entries.back().second + t.shape.elements();
-      if (to->elements * main_size() >= d_.scenario.parallel.gradient_bucket) close(*to, tied);
+      const bool full = to->elements * main_size() >= d_.scenario.parallel.gradient_bucket;
+      if (full && d_.scenario.parallel.zero < 3) close(*to, tied);
     }
     for (Open& o : open) close(o, tied);
   }
@@ -145,7 +176,10 @@ class Packer {
       b.elements = p.elements;
       b.group = p.by.group.name;
       b.tag = p.by.tag;
+      b.axes = p.by.group.axes;
       b.members = members(p.by);
+      b.zero = b.members > 1 ? d_.scenario.parallel.zero : 0;
+      b.every = b.zero >= 2 && !p.tied && reduces_every(d_.scenario);
       place(p, b, static_cast<int>(i), out);
       out.buckets.push_back(b);
     }
@@ -192,42 +226,106 @@ class Packer {
     b.name = d_.name(name);
     return b;
   }
+  BufferId shard(const Bucket& b, BufferClass cls, DType dtype, const std::string& name,
+                 BufferId whole) {
+    Buffer s = buffer(cls, dtype, {b.shard()}, name);
+    s.shard_of = whole;  // invalid: where the first gather of it is made (segments.cpp)
+    s.shard_axes = b.axes;
+    return d_.add(s);
+  }
+  // The full buffers that live for the run, or for the step; shards of the others.
   void place(const Pending& p, Bucket& b, int index, ProgramTensors& out) {
     const DType main = d_.plan.header.types.main;
-    const bool alone = p.entries.size() == 1 && p.entries[0].first->shape.elements() == p.elements;
-    if (!alone) {
-      const std::string name = "bucket." + b.name;
-      b.param = d_.add(buffer(BufferClass::param, b.dtype, {p.elements}, name));
-      b.grad = d_.add(buffer(BufferClass::grad, main, {p.elements}, name));
-    }
+    const bool alone =
+        b.zero < 2 && p.entries.size() == 1 && p.entries[0].first->shape.elements() == p.elements;
+    const std::string name = "bucket." + b.name;
+    const BufferClass grad_class = b.zero >= 2 ? BufferClass::grad_full : BufferClass::grad;
+    BufferId params, grads;  // full
+    if (!alone && b.zero < 3)
+      params = d_.add(buffer(BufferClass::param, b.dtype, {p.elements}, name));
+    if (!alone && !b.every) grads = d_.add(buffer(grad_class, main, {p.elements}, name));
     for (const auto& [tensor, first] : p.entries) {
       Tensor& t = *tensor;
       t.bucket = index;
+      t.offset = first;
       Buffer param = buffer(BufferClass::param, t.dtype, t.shape, t.name);
       param.slice = t.slice;
       Buffer grad = param;
-      grad.cls = BufferClass::grad, grad.dtype = main;
+      grad.cls = grad_class, grad.dtype = main;
       param.bucket = grad.bucket = alone;
       if (!alone) {
-        param.alias_of = b.param, param.alias_offset = first * size_of(t.dtype);
-        grad.alias_of = b.grad, grad.alias_offset = first * size_of(main);
+        param.alias_of = params, param.alias_offset = first * size_of(t.dtype);
+        grad.alias_of = grads, grad.alias_offset = first * size_of(main);
       }
-      t.param = d_.add(param);
-      t.grad = d_.add(grad);
-      if (alone) b.param = t.param, b.grad = t.grad;
+      if (alone || params.valid()) t.param = d_.add(param);
+      if (alone || grads.valid()) t.grad = d_.add(grad);
+      if (alone) params = t.param, grads = t.grad;
       out.places.emplace(t.name, out.tensors.size());
       out.tensors.push_back(t);
     }
+    b.param = b.zero < 3 ? params : shard(b, BufferClass::param, b.dtype, name, {});
+    b.grad = b.zero < 2 ? grads : shard(b, BufferClass::grad, main, name, grads);
+    if (b.zero >= 2) b.grad_full = grads;
   }
   BufferId state(const Bucket& b, const char* suffix) {
     const Buffer& param = d_.plan.buffer(b.param);
-    return d_.add(
-        buffer(BufferClass::optim, d_.plan.header.types.main, param.shape, b.name + suffix));
+    const DType main = d_.plan.header.types.main;
+    if (b.zero > 0)
+      return shard(b, BufferClass::optim, main, b.name + suffix, b.zero < 3 ? b.param : BufferId{});
+    return d_.add(buffer(BufferClass::optim, main, param.shape, b.name + suffix));
   }
   Draft& d_;
   int program_;
   std::vector<Pending> pending_;
 };
+
+}  // namespace
+
+bool reduces_every(const Scenario& s) {
+  return s.parallel.zero_reduce == ZeroReduce::every ||
+         (s.parallel.zero_reduce == ZeroReduce::automatic && s.parallel.zero >= 2);
+}
+
+namespace {
+
+// What the layers with experts of a program sum up over a step, and the bias of sigmoid routers.
+void expert_state(Draft& d, int program, ProgramTensors& out) {
+  const MoeSpec& moe = d.scenario.model.moe;
+  const ModelShape shape = model_shape(d.scenario.model);
+  std::vector<int> layers;
+  int first = 0;
+  for (int stage = 0; stage < d.order.num_stages(); ++stage) {
+    const int count = d.scenario.parallel.layer_split[static_cast<std::size_t>(stage)];
+    for (int i = first; i < first + count; ++i)
+      if (d.order.stage_rank[static_cast<std::size_t>(stage)] == program && shape.is_moe(i))
+        layers.push_back(i);
+    first += count;
+  }
+  if (layers.empty()) return;
+  const auto add = [&](BufferClass cls, DType dtype, std::int64_t elements,
+                       const std::string& name) {
+    Buffer b;
+    b.program = ProgramId{program};
+    b.cls = cls, b.dtype = dtype, b.shape = {elements};
+    b.name = d.name(name);
+    return b;
+  };
+  const auto num_layers = static_cast<std::int64_t>(layers.size());
+  out.balance = d.add(add(BufferClass::scratch, DType::f64, 1, "balance_loss"));
+  out.dropped = d.add(add(BufferClass::scratch, DType::f64, 1, "dropped"));
+  out.all_choices = d.add(add(BufferClass::comm, DType::i32, num_layers * moe.experts, "choices"));
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    const std::string at = fmt::format("layers.{}.moe.", layers[i]);
+    Buffer view = add(BufferClass::comm, DType::i32, moe.experts, at + "choices");
+    view.layer = layers[i];
+    view.alias_of = out.all_choices;
+    view.alias_offset = static_cast<Bytes>(i) * moe.experts * 4;
+    out.choices_of[layers[i]] = d.add(view);
+    if (moe.router == RouterKind::sigmoid)
+      out.bias_of[layers[i]] = d.add(add(BufferClass::optim, d.plan.header.types.statistic(),
+                                         moe.experts, at + "router_bias"));
+  }
+}
 
 }  // namespace
 
@@ -237,6 +335,7 @@ void parameters(Draft& d, int program) {
   packer.pack(inventory.plain, false);
   packer.pack(inventory.tied, true);
   packer.finish(d.tensors[static_cast<std::size_t>(program)]);
+  expert_state(d, program, d.tensors[static_cast<std::size_t>(program)]);
 }
 
 }  // namespace tandem::lower

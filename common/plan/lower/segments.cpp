@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
 
 #include "common/base/check.h"
 #include "common/plan/lower/visit.h"
@@ -73,9 +74,30 @@ class Program {
         Buffer b = slot.buffer;
         b.program = ProgramId{program_};
         if (!slot.once) b.microbatch = mb;
+        if (slot.rows_of >= 0)  // that slot comes before
+          b.rows_of =
+              BufferId{std::int64_t{s.first[static_cast<std::size_t>(slot.rows_of)].value} + mb};
+        if (slot.root >= 0) {
+          b.alias_of =
+              BufferId{std::int64_t{s.first[static_cast<std::size_t>(slot.root)].value} + mb};
+          b.alias_offset = slot.offset;
+        }
         const BufferId id = d_.add(b);
+        if (slot.bucket >= 0 && mb == 0) lay_out(slot, id);
         if (slot.once) d_.tensors[static_cast<std::size_t>(program_)].loss = id;
       }
+    }
+  }
+
+  // The shards of a bucket name a full one, whose views say which tensors lie where.
+  void lay_out(const Slot& slot, BufferId full) {
+    const Bucket& b = d_.tensors[static_cast<std::size_t>(program_)]
+                          .buckets[static_cast<std::size_t>(slot.bucket)];
+    const bool gradients = slot.buffer.cls == BufferClass::grad_full;
+    for (BufferId id : {gradients ? b.grad : b.param, b.main, b.m, b.v}) {
+      if (!id.valid() || (gradients && id != b.grad)) continue;
+      Buffer& shard = d_.plan.buffers[id.index()];
+      if (!shard.shard_of.valid()) shard.shard_of = full;
     }
   }
 
@@ -152,7 +174,16 @@ class Program {
       } else {
         communicate(op, v, s, mb);
       }
+      const bool in_place = v.adds && mb != s.first_backward;
+      if (in_place) op.buffer = op.source, op.source = {};
       add(op);
+      if (!in_place) continue;
+      Op sum;
+      sum.phase = phase;
+      sum.stage = s.stage, sum.layer = v.layer, sum.microbatch = mb;
+      sum.stream = d_.stream("compute");
+      sum.calls = calls(s, mb, v.calls);
+      add(sum);
     }
   }
 
@@ -181,22 +212,19 @@ class Program {
     std::vector<OperandRef> operands;
     const auto resolve = [&](const std::vector<Ref>& refs) {
       operands.clear();
-      for (const Ref& r : refs)
-        operands.push_back({buffer_of(s, r, mb), r.sums && mb != s.first_backward});
+      for (const Ref& r : refs) {
+        const BufferId id = buffer_of(s, r, mb);
+        const bool again = r.step_sum && !written_.insert(id).second;
+        operands.push_back({id, again || (r.sums && mb != s.first_backward)});
+      }
       return d_.operands(operands);
     };
-    // The loss accumulates over forwards: the first one writes.
     for (const VisitCall& c : list) {
       Call call;
       call.kernel = c.kernel;
       call.inputs = resolve(c.inputs);
       call.outputs = resolve(c.outputs);
       if (mb != s.first_backward) call.scratch = resolve(c.scratch);
-      if (d_.plan.kernel(c.kernel).kind == KernelKind::ce_grad) {
-        OperandRef& loss = d_.plan.operands[call.outputs.begin + 1];
-        loss.accumulate = loss_written_;
-        loss_written_ = true;
-      }
       d_.plan.calls.push_back(call);
     }
     return range;
@@ -256,7 +284,7 @@ class Program {
   int program_;
   Part part_ = Part::none;
   std::vector<Stage> stages_;
-  bool loss_written_ = false;
+  std::set<BufferId> written_;  // sums of the step that have a value
   int next_group_ = 0;
 };
 

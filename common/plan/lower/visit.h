@@ -13,8 +13,9 @@ namespace tandem::lower {
 // An operand of a visit: a slot, or a buffer of the program.
 struct Ref {
   int slot = -1;
-  BufferId buffer;    // where slot < 0
-  bool sums = false;  // accumulates in every microbatch but the one whose backward comes first
+  BufferId buffer;        // where slot < 0
+  bool sums = false;      // accumulates in every microbatch but the one whose backward comes first
+  bool step_sum = false;  // accumulates but where it is first written in the program
   [[nodiscard]] bool none() const { return slot < 0 && !buffer.valid(); }
 };
 
@@ -22,6 +23,10 @@ struct Slot {
   Buffer buffer;                        // microbatch and program are filled in later
   bool only_when_accumulating = false;  // scratch of W
   bool once = false;                    // one buffer for all microbatches: the loss
+  int rows_of = -1;                     // slot of the counts that its rows are
+  int root = -1;  // slot of the bucket that it is a view of, at `offset` bytes
+  Bytes offset = 0;
+  int bucket = -1;  // a whole bucket: gathered parameters, unscattered gradients
 };
 
 struct VisitCall {
@@ -38,6 +43,9 @@ struct VisitOp {
   Reduction reduction = Reduction::none;
   Ref buffer, source;  // source: none where it is in place
   Ref send_rows, recv_rows;
+  // reduce_scatter of each microbatch: the first one fills the shard; later ones are in place, and
+  // `calls` adds the own part to it.
+  bool adds = false;
 };
 
 struct Visit {

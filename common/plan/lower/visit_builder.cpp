@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "common/base/check.h"
 
 namespace tandem::lower {
@@ -11,6 +13,7 @@ VisitBuilder::VisitBuilder(Draft& d, int program, int stage, int first_layer, in
     : d_(d),
       z_(d.sizes),
       t_(d.plan.header.types),
+      shape_(model_shape(d.scenario.model)),
       gpt_(d.scenario.model.family == ModelFamily::gpt),
       program_(program),
       tensors_(d.tensors[static_cast<std::size_t>(program)]),
@@ -26,8 +29,12 @@ VisitBuilder::VisitBuilder(Draft& d, int program, int stage, int first_layer, in
 
 Visit VisitBuilder::build() {
   forward();
+  place_gathers(v_.forward);
+  roots_.clear(), views_.clear();  // the backward gathers anew
   ops_ = &v_.backward;
   backward();
+  place_gathers(v_.backward);
+  place_scatters();
   return std::move(v_);
 }
 
@@ -88,10 +95,20 @@ Ref VisitBuilder::slot(const char* name, BufferClass cls, DType dtype, Shape sha
   return r;
 }
 
-Ref VisitBuilder::scratch(const char* name, Shape shape, int layer) {
-  const Ref r = slot(name, BufferClass::scratch, t_.main, shape, layer);
-  v_.slots.back().only_when_accumulating = true;
-  return r;
+void VisitBuilder::call(Kernel k, std::vector<Ref> inputs, std::vector<Ref> outputs,
+                        const std::vector<Scratch>& taken) {
+  std::vector<Ref> working;
+  for (const Scratch& t : taken) {
+    if (std::none_of(outputs.begin(), outputs.end(), [](const Ref& r) { return r.sums; })) break;
+    const auto [at, is_new] = scratch_.try_emplace({t.name, t.layer});
+    if (is_new) {
+      at->second = slot(t.name, BufferClass::scratch, t_.main, t.shape, t.layer);
+      v_.slots.back().only_when_accumulating = true;
+    }
+    working.push_back(at->second);
+  }
+  ops_->back().calls.push_back(
+      {d_.kernel(k), std::move(inputs), std::move(outputs), std::move(working)});
 }
 
 Kernel VisitBuilder::heads(KernelKind kind, std::uint32_t flags) const {
@@ -112,12 +129,12 @@ std::string VisitBuilder::layer_name(int layer, const char* rest) {
   return fmt::format("layers.{}.{}", layer, rest);
 }
 
-std::vector<Ref> VisitBuilder::weighted(Ref x, const std::string& name) const {
+std::vector<Ref> VisitBuilder::weighted(Ref x, const std::string& name) {
   if (!gpt_) return {x, param(name + ".weight")};
   return {x, param(name + ".weight"), param(name + ".bias")};
 }
 
-std::vector<Ref> VisitBuilder::weight_gradients(const std::string& name) const {
+std::vector<Ref> VisitBuilder::weight_gradients(const std::string& name) {
   if (!gpt_) return {grad(name + ".weight")};
   return {grad(name + ".weight"), grad(name + ".bias")};
 }
@@ -146,6 +163,7 @@ Ref VisitBuilder::layer_output(int layer) {
 // ---------------------------------------------------------------------------
 // With SP and a vocabulary that is not cut, each member looks up its own positions.
 Ref VisitBuilder::embed() {
+  unit_ = 0;
   const Ref tokens = batch();
   const bool scatters = z_.sp && z_.vocab_cut;
   const std::int64_t looked_up = z_.sp && !z_.vocab_cut ? z_.own_tokens : z_.tokens;
@@ -177,6 +195,7 @@ Ref VisitBuilder::embed() {
 }
 
 void VisitBuilder::embed_backward(Ref dy) {
+  unit_ = 0;
   const bool whole_rows = z_.sp && !z_.vocab_cut;
   if (gpt_ && z_.sp)  // before the gather, with the op that made dy
     call(positions(KernelKind::pos_add_bwd_weight), {dy}, {grad("pos_embed.weight")},
@@ -241,13 +260,15 @@ void VisitBuilder::forward() {
 
 // The op of the layer's begin is open; the op that is open at the end belongs to what follows.
 Ref VisitBuilder::layer_forward(int layer, Ref x) {
+  unit_ = 1 + layer;
   SavedLayer& s = saved_.emplace_back();
   s.input = x;
   const Ref attended = attention_forward(layer, x, s.attention);
   cut(layer);
   s.middle = kept("h_mid", BufferClass::saved_input, own_, layer);
   residual(layer, attended, "attn.o.bias", x, s.middle);
-  const Ref fed = mlp_forward(layer, s.middle, s.mlp);
+  const Ref fed =
+      is_moe(layer) ? moe_forward(layer, s.middle, s.moe) : mlp_forward(layer, s.middle, s.mlp);
   // The last residual of the model runs with the head.
   const bool before_head = v_.last && layer == v_.last_layer;
   cut(before_head ? -1 : layer);
@@ -262,6 +283,7 @@ std::string VisitBuilder::head_weight() const {
 
 // With SP and a vocabulary that is not cut, each member makes the logits of its own positions.
 void VisitBuilder::head_forward(Ref x) {
+  unit_ = 1 + shape_.layers;
   head_input_ = x;
   final_stat_ = statistic("final_stat", BufferClass::saved_input, norm_stat());
   final_out_ = kept("final_out", BufferClass::saved_weight, own_);
@@ -295,7 +317,8 @@ void VisitBuilder::loss_forward() {
   call(loss_kernel(KernelKind::ce_sum, {n, z_.classes}), {logits_, max, tokens}, {sums});
   if (z_.vocab_cut) reduced("ce.sum", sums);
   cut();
-  const Ref loss = slot("loss", BufferClass::scratch, DType::f64, {1});
+  Ref loss = slot("loss", BufferClass::scratch, DType::f64, {1});
+  loss.step_sum = true;
   v_.slots.back().once = true;
   const std::int64_t divisor = std::int64_t{d_.scenario.training.global_batch} * z_.sequence;
   call(loss_kernel(KernelKind::ce_grad, {n, z_.classes, divisor}), {logits_, max, sums, tokens},
@@ -324,12 +347,14 @@ void VisitBuilder::backward() {
 }
 
 Ref VisitBuilder::layer_backward(int layer, Ref dy) {
+  unit_ = 1 + layer;
   const auto at = [&](const char* rest) { return layer_name(layer, rest); };
   const SavedLayer& s = saved_[static_cast<std::size_t>(layer - v_.first_layer)];
-  const Ref d_norm2 = mlp_backward(layer, dy, s.mlp);
+  const bool moe = is_moe(layer);
+  const Ref d_norm2 = moe ? moe_backward(layer, dy, s.moe) : mlp_backward(layer, dy, s.mlp);
   cut(layer);
   const Ref d_middle = gradient("d_h_mid", own_, layer);
-  norm_backward(d_norm2, s.middle, s.mlp.norm_stat, at("norm2"), d_middle);
+  norm_backward(d_norm2, s.middle, moe ? s.moe.norm_stat : s.mlp.norm_stat, at("norm2"), d_middle);
   call(rows(KernelKind::residual_bwd_input), {d_middle, dy}, {d_middle});
   const Ref d_norm1 = attention_backward(layer, d_middle, s.attention);
   cut(layer);
@@ -340,6 +365,7 @@ Ref VisitBuilder::layer_backward(int layer, Ref dy) {
 }
 
 Ref VisitBuilder::head_backward() {
+  unit_ = 1 + shape_.layers;
   const bool gathers = z_.sp && z_.vocab_cut;
   cut();
   const Ref in =
@@ -367,7 +393,8 @@ Ref VisitBuilder::head_backward() {
 BufferId VisitBuilder::tied_head() {
   Buffer b;
   b.program = ProgramId{program_};
-  b.cls = BufferClass::grad;
+  const Tensor& embedding = tensors_.at("embed.weight");
+  b.cls = d_.plan.buffer(embedding.grad).cls;
   b.dtype = t_.main;
   b.shape = {z_.classes, z_.hidden};
   b.name = d_.name("embed.weight.head_part");
@@ -376,8 +403,7 @@ BufferId VisitBuilder::tied_head() {
 
 Visit stage_visit(Draft& d, int program, int stage, int first_layer, int num_layers) {
   const ModelFamily family = d.scenario.model.family;
-  TANDEM_CHECK(family == ModelFamily::gpt || family == ModelFamily::llama,
-               "validate() let another family through");
+  TANDEM_CHECK(family != ModelFamily::deepseek_v3, "validate() let another family through");
   return VisitBuilder(d, program, stage, first_layer, num_layers).build();
 }
 

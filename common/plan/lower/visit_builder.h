@@ -5,6 +5,7 @@
 //   visit_builder.cpp     small words, embedding, norms, head, the order of layers
 //   visit_attention.cpp   attention with query and key/value heads: qkv, [rope], core, o
 //   visit_mlp.cpp         the dense feed-forward half: fc1, gelu, fc2 or gate and up, swiglu, down
+//   visit_moe.cpp         the half with experts: router, exchange of rows, experts, weighted sum
 //
 //   forward    [embed] | [norm1, qkv, rope, core, o] | [+residual, norm2, mlp] | ... |
 //              [+residual, final norm, head, max] | [sum] | [loss, dlogits]
@@ -21,13 +22,17 @@
 //   Sources models.md 2.2, 2.7 (what is saved for I and for W), 4.1 (tags), 4.2 (arXiv 2205.05198).
 #pragma once
 
-#include <array>
+#include <map>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "common/plan/lower/visit.h"
 
 namespace tandem::lower {
+
+// The dense parts of a layer; shared: what every token sees beside its routed experts.
+enum class DensePart { gelu, swiglu, shared };
 
 class VisitBuilder {
  public:
@@ -40,13 +45,29 @@ class VisitBuilder {
   struct SavedAttention {
     Ref norm_stat, norm_out, qkv, core, out;
   };
+  struct SavedDense {
+    Ref in, out;  // of gelu or swiglu
+  };
   struct SavedMlp {
-    Ref norm_stat, norm_out, inner_in, inner_out;  // around gelu or swiglu
+    Ref norm_stat, norm_out;
+    SavedDense inner;
+  };
+  struct SavedMoe {
+    Ref norm_stat, norm_out, scores, choice, aux;
+    Ref sent,
+        received;  // counts of rows: to each (destination, expert), from each (source, expert)
+    Ref rows, gate_up, inner, returned;
+    SavedDense shared;
   };
   struct SavedLayer {
     Ref input, middle;
     SavedAttention attention;
     SavedMlp mlp;
+    SavedMoe moe;
+  };
+  struct Balance {
+    double alpha;
+    std::int64_t groups;
   };
 
   // --- the whole (visit_builder.cpp) -------------------------------------------------------------
@@ -85,8 +106,20 @@ class VisitBuilder {
   Ref attention_backward(int layer, Ref dy, const SavedAttention& s);
   Ref mlp_forward(int layer, Ref x, SavedMlp& s);
   Ref mlp_backward(int layer, Ref dy, const SavedMlp& s);
-  void activation_forward(const SavedMlp& s);
-  void activation_backward(Ref d_out, const SavedMlp& s, Ref d_in);
+  Ref dense_forward(int layer, DensePart part, Ref x, SavedDense& s);
+  Ref dense_backward(int layer, DensePart part, Ref dy, Ref x, const SavedDense& s);
+  [[nodiscard]] std::int64_t dense_width(DensePart part) const;
+  [[nodiscard]] std::int64_t dense_in_width(DensePart part) const;
+  [[nodiscard]] Kernel activation(DensePart part, bool forward) const;
+  Ref moe_forward(int layer, Ref x, SavedMoe& s);
+  Ref moe_backward(int layer, Ref dy, const SavedMoe& s);
+  Ref expert_rows(const char* name, BufferClass cls, std::int64_t width, Ref counts, int layer);
+  void exchange(const char* tag, Ref source, Ref buffer, Ref send_rows, Ref recv_rows, int layer);
+  [[nodiscard]] Kernel routed(KernelKind kind, KernelDims dims) const;
+  [[nodiscard]] Kernel expert_product(KernelKind kind, std::int64_t in, std::int64_t out) const;
+  [[nodiscard]] std::vector<Balance> balances() const;
+  [[nodiscard]] KernelDims balance_dims(const Balance& b) const;
+  [[nodiscard]] bool is_moe(int layer) const { return shape_.is_moe(layer); }
 
   // --- entering and leaving what tp cuts
   // ---------------------------------------------------------- With SP: the rows of all members
@@ -115,16 +148,32 @@ class VisitBuilder {
     r.buffer = id;
     return r;
   }
+  // A sum over the step's microbatches in program order.
+  static Ref step_sum(BufferId id) {
+    Ref r = whole(id);
+    r.step_sum = true;
+    return r;
+  }
   static Ref sum(Ref r) {
     r.sums = true;
     return r;
   }
-  [[nodiscard]] Ref param(const std::string& name) const { return whole(tensors_.at(name).param); }
-  [[nodiscard]] Ref grad(const std::string& name) const {
-    return sum(whole(tensors_.at(name).grad));
+  // With ZeRO-3 a view of what the unit's gather brings in this direction.
+  [[nodiscard]] Ref param(const std::string& name);
+  // Where each microbatch scatters its own: a view of this microbatch's bucket.
+  [[nodiscard]] Ref grad(const std::string& name);
+  [[nodiscard]] Ref bucket_view(const Tensor& t, BufferClass cls, DType dtype);
+  void place_gathers(std::vector<VisitOp>& ops);
+  void place_scatters();
+  // Working memory of a W that accumulates; a slot where a call needs it.
+  struct Scratch {
+    const char* name;
+    Shape shape;
+    int layer;
+  };
+  static std::vector<Scratch> scratch(const char* name, Shape shape, int layer = -1) {
+    return {{name, shape, layer}};
   }
-  // Working memory of a W that accumulates.
-  Ref scratch(const char* name, Shape shape, int layer = -1);
   void cut(int layer = -1);
   void communicate(OpKind kind, const char* tag, Ref buffer, Ref source, int layer,
                    Reduction how = Reduction::none);
@@ -132,10 +181,7 @@ class VisitBuilder {
     communicate(OpKind::all_reduce, tag, buffer, {}, layer, how);
   }
   void call(Kernel k, std::vector<Ref> inputs, std::vector<Ref> outputs,
-            std::vector<Ref> taken = {}) {
-    ops_->back().calls.push_back(
-        {d_.kernel(k), std::move(inputs), std::move(outputs), std::move(taken)});
-  }
+            const std::vector<Scratch>& taken = {});
   static Kernel kernel(KernelKind kind, KernelDims dims, std::uint32_t flags = 0) {
     Kernel k;
     k.kind = kind;
@@ -153,8 +199,8 @@ class VisitBuilder {
     return kernel(kind, {z_.own_tokens, z_.hidden});
   }
   // x and W, and the bias where the family has one.
-  [[nodiscard]] std::vector<Ref> weighted(Ref x, const std::string& name) const;
-  [[nodiscard]] std::vector<Ref> weight_gradients(const std::string& name) const;
+  [[nodiscard]] std::vector<Ref> weighted(Ref x, const std::string& name);
+  [[nodiscard]] std::vector<Ref> weight_gradients(const std::string& name);
   // Attention and rope: the local heads, key/value heads where they differ.
   [[nodiscard]] Kernel heads(KernelKind kind, std::uint32_t flags = 0) const;
   [[nodiscard]] Kernel attention(KernelKind kind) const {
@@ -190,6 +236,7 @@ class VisitBuilder {
   Draft& d_;
   const Sizes& z_;
   const PlanTypes t_;
+  const ModelShape shape_;
   const bool gpt_;  // LayerNorm, learned positions, biases, GELU
   Visit v_;
   Shape own_, all_;  // [S/t, batch, hidden] with SP; [S, batch, hidden]
@@ -198,6 +245,10 @@ class VisitBuilder {
   std::vector<VisitOp>* ops_;
   AxisSet vocab_coords_;
   std::vector<SavedLayer> saved_;
+  int unit_ = 0;  // whose calls are being written: embedding 0, layers, head
+  std::map<std::tuple<bool, int, int>, int> roots_;  // slots of buckets: gradients?, unit, bucket
+  std::map<std::pair<int, std::string>, Ref> views_;
+  std::map<std::pair<std::string, int>, Ref> scratch_;
   Ref head_input_, final_stat_, final_out_, logits_;
 };
 

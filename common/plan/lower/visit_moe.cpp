@@ -80,9 +80,9 @@ Ref VisitBuilder::moe_forward(int layer, Ref x, SavedMoe& s) {
   s.sent = slot(kCounts, BufferClass::comm, DType::i32, {E}, layer);
   const std::int64_t scopes = moe.scope == BalanceScope::sequence ? z_.micro_batch : 1;
   s.aux = statistic("router_aux", BufferClass::comm, {2, scopes, E}, layer);
-  Kernel route = routed(KernelKind::route_fwd,
-                        {z_.micro_batch, z_.own_sequence, E, moe.top_k, moe.groups,
-                         moe.groups_kept, z_.expert_capacity, z_.drop_slices});
+  Kernel route =
+      routed(KernelKind::route_fwd, {z_.micro_batch, z_.own_sequence, E, moe.top_k, moe.groups,
+                                     moe.groups_kept, z_.expert_capacity, z_.drop_slices});
   if (moe.scope == BalanceScope::microbatch) route.flags |= kScopeMicrobatch;
   std::vector<Ref> inputs = {s.scores};
   if (moe.router == RouterKind::sigmoid) inputs.push_back(whole(tensors_.router_bias(layer)));
@@ -118,8 +118,7 @@ Ref VisitBuilder::moe_forward(int layer, Ref x, SavedMoe& s) {
   if (z_.ep > 1) {
     const Ref rows = kept("dispatched", BufferClass::comm, {assignments, z_.hidden}, layer);
     call(dispatch, {s.norm_out, s.choice}, {rows});
-    const Ref arrived =
-        expert_rows("arrived", BufferClass::comm, z_.hidden, s.received, layer);
+    const Ref arrived = expert_rows("arrived", BufferClass::comm, z_.hidden, s.received, layer);
     exchange("disp", rows, arrived, s.sent, s.received, layer);
     s.rows = expert_rows("expert_in", BufferClass::saved_weight, z_.hidden, s.received, layer);
     call(kernel(KernelKind::expert_sort, {z_.expert_rows, z_.hidden, z_.ep, z_.local_experts}),
@@ -135,9 +134,9 @@ Ref VisitBuilder::moe_forward(int layer, Ref x, SavedMoe& s) {
   s.inner = expert_rows("expert_swiglu", BufferClass::saved_weight, Fe, s.received, layer);
   call(kernel(KernelKind::experts_swiglu_fwd, {z_.expert_rows, Fe, z_.local_experts, z_.ep}),
        {s.gate_up, s.received}, {s.inner});
-  const Ref made = expert_rows("expert_out", z_.ep > 1 ? BufferClass::activation
-                                                       : BufferClass::saved_input,
-                               z_.hidden, s.received, layer);
+  const Ref made =
+      expert_rows("expert_out", z_.ep > 1 ? BufferClass::activation : BufferClass::saved_input,
+                  z_.hidden, s.received, layer);
   call(expert_product(KernelKind::experts_linear_fwd, Fe, z_.hidden),
        {s.inner, param(at("moe.experts.down.weight")), s.received}, {made});
   s.returned = made;
@@ -153,7 +152,7 @@ Ref VisitBuilder::moe_forward(int layer, Ref x, SavedMoe& s) {
   combine.real = moe.scale;
   call(combine, {s.returned, s.scores, s.choice}, {out});
   if (moe.shared_experts == 0) return out;
-  const Ref shared = shared_forward(layer, s.norm_out, s.shared);
+  const Ref shared = dense_forward(layer, DensePart::shared, s.norm_out, s.shared);
   cut(layer);
   call(rows(KernelKind::residual_fwd), {out, shared}, {out});
   return out;
@@ -171,10 +170,10 @@ Ref VisitBuilder::moe_backward(int layer, Ref dy, const SavedMoe& s) {
   combine.real = moe.scale;
   call(combine, {dy, s.returned, s.scores, s.choice}, {d_rows, d_scores});
   if (z_.ep > 1) {
-    const Ref arrived =
-        expert_rows("d_arrived", BufferClass::comm, z_.hidden, s.received, layer);
+    const Ref arrived = expert_rows("d_arrived", BufferClass::comm, z_.hidden, s.received, layer);
     exchange("comb", d_rows, arrived, s.sent, s.received, layer);
-    d_rows = expert_rows("d_expert_out", BufferClass::grad_activation, z_.hidden, s.received, layer);
+    d_rows =
+        expert_rows("d_expert_out", BufferClass::grad_activation, z_.hidden, s.received, layer);
     call(kernel(KernelKind::expert_sort, {z_.expert_rows, z_.hidden, z_.ep, z_.local_experts}),
          {arrived, s.received}, {d_rows});
   }
@@ -184,11 +183,9 @@ Ref VisitBuilder::moe_backward(int layer, Ref dy, const SavedMoe& s) {
        {d_rows, param(at("moe.experts.down.weight")), s.received}, {d_inner});
   const Ref d_gate_up =
       expert_rows("d_expert_gate_up", BufferClass::grad_activation, 2 * Fe, s.received, layer);
-  call(kernel(KernelKind::experts_swiglu_bwd_input,
-              {z_.expert_rows, Fe, z_.local_experts, z_.ep}),
+  call(kernel(KernelKind::experts_swiglu_bwd_input, {z_.expert_rows, Fe, z_.local_experts, z_.ep}),
        {d_inner, s.gate_up, s.received}, {d_gate_up});
-  Ref d_in =
-      expert_rows("d_expert_in", BufferClass::grad_activation, z_.hidden, s.received, layer);
+  Ref d_in = expert_rows("d_expert_in", BufferClass::grad_activation, z_.hidden, s.received, layer);
   call(expert_product(KernelKind::experts_linear_bwd_input, z_.hidden, 2 * Fe),
        {d_gate_up, param(at("moe.experts.gate_up.weight")), s.received}, {d_in});
   if (z_.ep > 1) {
@@ -218,7 +215,7 @@ Ref VisitBuilder::moe_backward(int layer, Ref dy, const SavedMoe& s) {
   call(kernel(KernelKind::router_bwd_weight, {n, z_.hidden, E}), {d_scores, s.norm_out},
        {grad(at("moe.router.weight"))}, {scratch("scratch_router", {E, z_.hidden}, layer)});
   if (moe.shared_experts == 0) return dx;
-  const Ref d_shared = shared_backward(layer, dy, s.norm_out, s.shared);
+  const Ref d_shared = dense_backward(layer, DensePart::shared, dy, s.norm_out, s.shared);
   cut(layer);
   call(rows(KernelKind::residual_bwd_input), {dx, d_shared}, {dx});
   return dx;

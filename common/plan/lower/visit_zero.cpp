@@ -1,0 +1,151 @@
+// ZeRO in a stage's visit (models.md 4.6; arXiv 1910.02054): where parameters are gathered before
+// their use and freed behind it, and where each microbatch scatters its gradients.
+//
+//   gather    before the first op of the unit `prefetch` units ahead, in forward and backward; W
+//             needs no parameters. One all_gather a bucket, from the own shard
+//   scatter   behind the last W of the bucket. The first microbatch's sums become the shard, those
+//             of later ones are added to it
+//   What happens once a step (levels 1 and 2, reduce `last`): gradients.cpp, optimizer.cpp.
+#include <algorithm>
+
+#include "common/plan/lower/visit_builder.h"
+
+namespace tandem::lower {
+
+Ref VisitBuilder::bucket_view(const Tensor& t, BufferClass cls, DType dtype) {
+  const bool gradients = cls == BufferClass::grad_full;
+  const Bucket& b = tensors_.buckets[static_cast<std::size_t>(t.bucket)];
+  const auto [root, is_new] = roots_.try_emplace({gradients, gradients ? 0 : unit_, t.bucket}, -1);
+  if (is_new) {
+    root->second = slot(("bucket." + b.name).c_str(), cls, dtype, {b.elements}).slot;
+    v_.slots.back().bucket = t.bucket;
+  }
+  const auto [view, is_new_view] = views_.try_emplace({root->second, t.name});
+  if (is_new_view) {
+    view->second = slot(t.name.c_str(), cls, dtype, t.shape);
+    Slot& s = v_.slots.back();
+    s.buffer.slice = t.slice;
+    s.root = root->second;
+    s.offset = t.offset * size_of(dtype);
+  }
+  return view->second;
+}
+
+Ref VisitBuilder::param(const std::string& name) {
+  const Tensor& t = tensors_.at(name);
+  if (t.param.valid()) return whole(t.param);
+  return bucket_view(t, BufferClass::param_full, t.dtype);
+}
+
+Ref VisitBuilder::grad(const std::string& name) {
+  const Tensor& t = tensors_.at(name);
+  if (t.grad.valid()) return sum(whole(t.grad));
+  return bucket_view(t, BufferClass::grad_full, t_.main);
+}
+
+namespace {
+
+// Position of the first (last) op of which a call names a view of `root`.
+template <class Operands>
+std::ptrdiff_t position(const std::vector<VisitOp>& ops, const std::vector<Slot>& slots, int root,
+                        bool last, Operands&& operands) {
+  std::ptrdiff_t found = -1;
+  for (std::size_t i = 0; i < ops.size(); ++i)
+    for (const VisitCall& c : ops[i].calls)
+      for (const Ref& r : operands(c))
+        if (r.slot >= 0 && slots[static_cast<std::size_t>(r.slot)].root == root &&
+            (last || found < 0))
+          found = static_cast<std::ptrdiff_t>(i);
+  return found;
+}
+
+}  // namespace
+
+void VisitBuilder::place_gathers(std::vector<VisitOp>& ops) {
+  struct Gather {
+    std::ptrdiff_t before;
+    int root, bucket;
+  };
+  std::vector<Gather> gathers;
+  std::vector<std::ptrdiff_t> starts;  // of units, ascending
+  std::map<int, std::ptrdiff_t> unit_start;
+  for (const auto& [key, root] : roots_) {
+    const auto [gradients, unit, bucket] = key;
+    if (gradients) continue;
+    const std::ptrdiff_t at =
+        position(ops, v_.slots, root, false, [](const VisitCall& c) { return c.inputs; });
+    const auto it = unit_start.try_emplace(unit, at).first;
+    it->second = std::min(it->second, at);
+  }
+  for (const auto& [unit, at] : unit_start) starts.push_back(at);
+  std::sort(starts.begin(), starts.end());
+  const auto ahead = static_cast<std::ptrdiff_t>(d_.scenario.parallel.gather_prefetch);
+  for (const auto& [key, root] : roots_) {
+    const auto [gradients, unit, bucket] = key;
+    if (gradients) continue;
+    const auto place =
+        std::lower_bound(starts.begin(), starts.end(), unit_start[unit]) - starts.begin();
+    const std::ptrdiff_t from = std::max<std::ptrdiff_t>(0, place - ahead);
+    gathers.push_back({starts[static_cast<std::size_t>(from)], root, bucket});
+  }
+  // Units in the order of their use; behind each other where they go to one place.
+  std::stable_sort(gathers.begin(), gathers.end(), [&](const Gather& a, const Gather& b) {
+    const auto use = [&](const Gather& g) {
+      return position(ops, v_.slots, g.root, false, [](const VisitCall& c) { return c.inputs; });
+    };
+    return std::pair(a.before, use(a)) < std::pair(b.before, use(b));
+  });
+  std::vector<VisitOp> out;
+  std::size_t next = 0;
+  for (std::size_t i = 0; i < ops.size(); ++i) {
+    for (; next < gathers.size() && gathers[next].before == static_cast<std::ptrdiff_t>(i);
+         ++next) {
+      const Bucket& b = tensors_.buckets[static_cast<std::size_t>(gathers[next].bucket)];
+      VisitOp op;
+      op.kind = OpKind::all_gather;
+      op.comm = b.group;
+      op.tag = "param" + b.tag.substr(4);  // grad.dp: param.dp
+      op.buffer.slot = gathers[next].root;
+      op.source = whole(b.param);
+      out.push_back(std::move(op));
+    }
+    out.push_back(std::move(ops[i]));
+  }
+  ops = std::move(out);
+}
+
+void VisitBuilder::place_scatters() {
+  std::vector<VisitOp>& ops = v_.backward;
+  std::vector<std::pair<std::ptrdiff_t, std::pair<int, int>>> scatters;
+  for (const auto& [key, root] : roots_)
+    if (std::get<0>(key))
+      scatters.push_back(
+          {position(ops, v_.slots, root, true, [](const VisitCall& c) { return c.outputs; }),
+           {root, std::get<2>(key)}});
+  std::sort(scatters.begin(), scatters.end());
+  std::vector<VisitOp> out;
+  std::size_t next = 0;
+  for (std::size_t i = 0; i < ops.size(); ++i) {
+    out.push_back(std::move(ops[i]));
+    for (; next < scatters.size() && scatters[next].first == static_cast<std::ptrdiff_t>(i);
+         ++next) {
+      const auto [root, bucket] = scatters[next].second;
+      const Bucket& b = tensors_.buckets[static_cast<std::size_t>(bucket)];
+      VisitOp op;
+      op.kind = OpKind::reduce_scatter;
+      op.comm = b.group;
+      op.tag = b.tag;
+      op.reduction = Reduction::sum;
+      op.source.slot = root;
+      op.buffer = whole(b.grad);
+      op.adds = true;
+      Kernel add = kernel(KernelKind::grad_add, {b.shard()});
+      add.coords = b.axes;
+      op.calls = {{d_.kernel(add), {op.buffer, op.source}, {op.buffer}, {}}};
+      out.push_back(std::move(op));
+    }
+  }
+  ops = std::move(out);
+}
+
+}  // namespace tandem::lower
