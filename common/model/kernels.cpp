@@ -7,6 +7,7 @@
 
 #include "common/base/check.h"
 #include "common/base/text.h"
+#include "common/model/kernels_moe.h"
 
 namespace tandem {
 namespace {
@@ -21,14 +22,32 @@ constexpr std::uint32_t kDecayFlags = kDecay2d | kDecayAll | kDecayNone;
 constexpr std::array<std::string_view, kNumDims> kHeads = {"batch", "heads", "seq", "head_dim",
                                                            "kv_heads"};
 
+constexpr std::uint32_t kScores = kSoftmax | kSigmoid;
+constexpr std::uint32_t kScopes = kScopeSequence | kScopeMicrobatch;
+constexpr std::uint32_t kMetrics = kHasNorm | kHasLoss | kHasBalance | kHasDropped | kPositions;
+constexpr std::array<std::string_view, kNumDims> kRouter = {"tokens", "in", "experts"};
+constexpr std::array<std::string_view, kNumDims> kRoute = {
+    "batch", "seq", "experts", "top_k", "groups", "groups_kept", "capacity", "slices"};
+constexpr std::array<std::string_view, kNumDims> kBalance = {"scopes", "experts", "tokens",
+                                                             "top_k",  "groups",  "divisor"};
+constexpr std::array<std::string_view, kNumDims> kBalanceRows = {
+    "scopes", "experts", "tokens", "top_k", "groups", "divisor", "rows"};
+constexpr std::array<std::string_view, kNumDims> kAssignments = {"tokens", "width", "experts",
+                                                                 "top_k"};
+constexpr std::array<std::string_view, kNumDims> kSort = {"rows", "width", "sources", "experts"};
+constexpr std::array<std::string_view, kNumDims> kExperts = {"rows", "in", "out", "experts",
+                                                             "sources"};
+constexpr std::array<std::string_view, kNumDims> kExpertRows = {"rows", "width", "experts",
+                                                                "sources"};
+
 constexpr std::array<CatalogueEntry, kNumKernelKinds> kCatalogue = {{
     {K::embed_fwd, "embed_fwd", C::embedding, {"tokens", "rows", "width"}, kPositions, ""},
     {K::pos_add_fwd, "pos_add_fwd", C::elementwise, {"seq", "batch", "width"}, kPositions, ""},
     {K::layernorm_fwd, "layernorm_fwd", C::norm, {"tokens", "width"}, 0, "eps"},
     {K::rmsnorm_fwd, "rmsnorm_fwd", C::norm, {"tokens", "width"}, 0, "eps"},
     {K::linear_fwd, "linear_fwd", C::matmul, {"tokens", "in", "out"}, kBias, ""},
-    {K::rope_fwd, "rope_fwd", C::elementwise, kHeads, 0, "base"},
-    {K::attention_fwd, "attention_fwd", C::attention, kHeads, kAttentionFlags, ""},
+    {K::rope_fwd, "rope_fwd", C::elementwise, kHeads, 0, "base", 1},
+    {K::attention_fwd, "attention_fwd", C::attention, kHeads, kAttentionFlags, "", 1},
     {K::bias_residual_fwd, "bias_residual_fwd", C::elementwise, {"tokens", "width"}, 0, ""},
     {K::residual_fwd, "residual_fwd", C::elementwise, {"tokens", "width"}, 0, ""},
     {K::gelu_fwd, "gelu_fwd", C::elementwise, {"elements"}, kGeluFlags, ""},
@@ -42,8 +61,8 @@ constexpr std::array<CatalogueEntry, kNumKernelKinds> kCatalogue = {{
     {K::layernorm_bwd_input, "layernorm_bwd_input", C::norm, {"tokens", "width"}, 0, ""},
     {K::rmsnorm_bwd_input, "rmsnorm_bwd_input", C::norm, {"tokens", "width"}, 0, ""},
     {K::residual_bwd_input, "residual_bwd_input", C::elementwise, {"tokens", "width"}, 0, ""},
-    {K::attention_bwd_input, "attention_bwd_input", C::attention, kHeads, kAttentionFlags, ""},
-    {K::rope_bwd_input, "rope_bwd_input", C::elementwise, kHeads, 0, "base"},
+    {K::attention_bwd_input, "attention_bwd_input", C::attention, kHeads, kAttentionFlags, "", 1},
+    {K::rope_bwd_input, "rope_bwd_input", C::elementwise, kHeads, 0, "base", 1},
     {K::linear_bwd_weight, "linear_bwd_weight", C::matmul, {"tokens", "in", "out"}, kBias, ""},
     {K::bias_residual_bwd_weight,
      "bias_residual_bwd_weight",
@@ -67,16 +86,52 @@ constexpr std::array<CatalogueEntry, kNumKernelKinds> kCatalogue = {{
     {K::sum_squares, "sum_squares", C::reduction, {"elements"}, kTpCut | kWhole, ""},
     {K::clip_coef, "clip_coef", C::reduction, {}, 0, "max_norm"},
     {K::adamw, "adamw", C::optimizer, {"elements"}, kDecayFlags | kCast, ""},
-    {K::metrics_pack, "metrics_pack", C::reduction, {"values"}, kHasNorm | kHasLoss | kPositions, ""},
+    {K::metrics_pack, "metrics_pack", C::reduction, {"values"}, kMetrics, ""},
+    {K::router_fwd, "router_fwd", C::matmul, kRouter, 0, ""},
+    {K::router_bwd_input, "router_bwd_input", C::matmul, kRouter, 0, ""},
+    {K::router_bwd_weight, "router_bwd_weight", C::matmul, kRouter, 0, ""},
+    {K::route_fwd, "route_fwd", C::elementwise, kRoute, kScores | kScopes, "", 2},
+    {K::balance_fwd, "balance_fwd", C::loss, kBalance, 0, "alpha"},
+    {K::balance_bwd_input, "balance_bwd_input", C::loss, kBalanceRows, kScores, "alpha"},
+    {K::route_bwd_input, "route_bwd_input", C::elementwise, {"tokens", "experts"}, kScores, ""},
+    {K::dispatch_fwd, "dispatch_fwd", C::elementwise, kAssignments, 0, ""},
+    {K::dispatch_bwd_input, "dispatch_bwd_input", C::elementwise, kAssignments, 0, ""},
+    {K::combine_fwd, "combine_fwd", C::elementwise, kAssignments, kScores, "scale"},
+    {K::combine_bwd_input, "combine_bwd_input", C::elementwise, kAssignments, kScores, "scale"},
+    {K::expert_sort, "expert_sort", C::elementwise, kSort, 0, ""},
+    {K::expert_unsort, "expert_unsort", C::elementwise, kSort, 0, ""},
+    {K::experts_linear_fwd, "experts_linear_fwd", C::matmul, kExperts, 0, ""},
+    {K::experts_linear_bwd_input, "experts_linear_bwd_input", C::matmul, kExperts, 0, ""},
+    {K::experts_linear_bwd_weight, "experts_linear_bwd_weight", C::matmul, kExperts, 0, ""},
+    {K::experts_swiglu_fwd, "experts_swiglu_fwd", C::elementwise, kExpertRows, 0, ""},
+    {K::experts_swiglu_bwd_input, "experts_swiglu_bwd_input", C::elementwise, kExpertRows, 0, ""},
+    {K::router_bias_update, "router_bias_update", C::optimizer, {"experts"}, 0, "rate"},
 }};
 
 constexpr std::array<std::string_view, kNumCostClasses> kCostClasses = {
     "matmul", "attention", "norm", "elementwise", "embedding", "loss", "optimizer", "reduction"};
 
-constexpr std::array<std::string_view, 15> kFlagWords = {
-    "bias",       "causal",       "flash",       "materialised", "erf",
-    "tanh",       "class=tp_cut", "class=whole", "decay=2d",     "decay=all",
-    "decay=none", "has=norm",     "has=ce",      "cast",         "positions"};
+constexpr std::array<std::string_view, 21> kFlagWords = {"bias",
+                                                         "causal",
+                                                         "flash",
+                                                         "materialised",
+                                                         "erf",
+                                                         "tanh",
+                                                         "class=tp_cut",
+                                                         "class=whole",
+                                                         "decay=2d",
+                                                         "decay=all",
+                                                         "decay=none",
+                                                         "has=norm",
+                                                         "has=ce",
+                                                         "cast",
+                                                         "softmax",
+                                                         "sigmoid",
+                                                         "scope=sequence",
+                                                         "scope=microbatch",
+                                                         "has=balance",
+                                                         "has=dropped",
+                                                         "positions"};
 
 // "tp,dp"
 std::string axes_text(AxisSet set) {
@@ -112,9 +167,12 @@ std::optional<std::int64_t> integer(std::string_view text) {
   return v;
 }
 
-// A dimension that is not printed: key/value heads that are as many as heads.
+bool has_kv_heads(const Kernel& k) { return catalogue(k.kind).dims[kKvHeads] == "kv_heads"; }
+
+// A dimension that is not printed: an optional one that is 0, key/value heads as many as heads.
 bool left_out(const Kernel& k, std::size_t dim) {
-  return dim == kKvHeads && kv_heads_of(k) == k.dims[1];
+  if (dim == kKvHeads && has_kv_heads(k)) return kv_heads_of(k) == k.dims[1];
+  return k.dims[dim] == 0 && is_optional(catalogue(k.kind), dim);
 }
 
 // Elements of one of the parts of qkv that belong to `heads` heads.
@@ -134,6 +192,12 @@ const CatalogueEntry& catalogue(KernelKind kind) {
   const CatalogueEntry& e = kCatalogue[static_cast<std::size_t>(kind)];
   TANDEM_CHECK(e.kind == kind, "catalogue row {} holds {}", static_cast<int>(kind), e.name);
   return e;
+}
+
+bool is_optional(const CatalogueEntry& e, std::size_t dim) {
+  std::size_t used = 0;
+  while (used < e.dims.size() && !e.dims[used].empty()) ++used;
+  return dim < used && dim + e.num_optional >= used;
 }
 
 std::optional<KernelKind> kernel_from(std::string_view name) {
@@ -202,14 +266,26 @@ std::optional<Kernel> kernel_from_text(std::span<const std::string_view> words) 
     }
     if (!known) return std::nullopt;
   }
-  for (std::size_t i = 0; i < e.dims.size(); ++i)
-    if (!e.dims[i].empty() && !seen[i] && i != kKvHeads) return std::nullopt;
-  if (seen[kKvHeads] && k.dims[kKvHeads] == 0) return std::nullopt;
-  if (left_out(k, kKvHeads)) k.dims[kKvHeads] = 0;
+  for (std::size_t i = 0; i < e.dims.size(); ++i) {
+    const bool optional = is_optional(e, i);
+    if (!e.dims[i].empty() && !seen[i] && !optional) return std::nullopt;
+    if (seen[i] && optional && k.dims[i] == 0) return std::nullopt;  // one text for one kernel
+    if (optional && left_out(k, i)) k.dims[i] = 0;
+  }
   return k;
 }
 
+std::string_view broken_rule(const Kernel& k) {
+  if (k.kind >= kFirstMoeKernel) return broken_moe_rule(k);
+  if (has_kv_heads(k) && (kv_heads_of(k) < 1 || k.dims[1] % kv_heads_of(k) != 0))
+    return "heads is a multiple of kv_heads";
+  if ((k.kind == K::rope_fwd || k.kind == K::rope_bwd_input) && k.dims[3] % 2 != 0)
+    return "head_dim is even";
+  return {};
+}
+
 Signature signature(const Kernel& k, PlanTypes t) {
+  if (k.kind >= kFirstMoeKernel) return moe_signature(k, t);
   const auto& d = k.dims;
   const DType w = t.compute, s = t.statistic(), m = t.main;
   const Shape any_batch{};  // rank 0: i64[b, S+1] with b * S = tokens
@@ -369,13 +445,18 @@ Signature signature(const Kernel& k, PlanTypes t) {
     case K::metrics_pack:
       if (k.flags & kHasNorm) sig.inputs.push_back({"norm_sq", {1}, DType::f64});
       if (k.flags & kHasLoss) sig.inputs.push_back({"loss", {1}, DType::f64});
+      if (k.flags & kHasBalance) sig.inputs.push_back({"balance", {1}, DType::f64});
+      if (k.flags & kHasDropped) sig.inputs.push_back({"dropped", {1}, DType::f64});
       sig.outputs = {{"metrics", {d[0]}, DType::f64, true}};
       break;
+    default:
+      break;  // those of kernels_moe.cpp
   }
   return sig;
 }
 
 KernelCost cost(const Kernel& k, PlanTypes t, bool accumulates) {
+  if (k.kind >= kFirstMoeKernel) return moe_cost(k, t, accumulates);
   const double a = static_cast<double>(k.dims[0]), b = static_cast<double>(k.dims[1]),
                c = static_cast<double>(k.dims[2]), e = static_cast<double>(k.dims[3]);
   const double w = size_of(t.compute), s = size_of(t.statistic()), m = size_of(t.main);
@@ -446,11 +527,13 @@ KernelCost cost(const Kernel& k, PlanTypes t, bool accumulates) {
       return {0, a * (7 * m + ((k.flags & kCast) ? w : 0))};
     case K::metrics_pack:
       return {0, a * 8};
+    default:
+      return {};  // those of kernels_moe.cpp
   }
-  return {};
 }
 
 Bytes hidden_scratch(const Kernel& k, PlanTypes t) {
+  if (k.kind >= kFirstMoeKernel) return moe_hidden_scratch(k);
   const Bytes w = size_of(t.compute), s = size_of(t.statistic());
   const auto& d = k.dims;
   const std::int64_t kv = kv_heads_of(k);

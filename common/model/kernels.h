@@ -6,6 +6,15 @@
 // activations are [seq, batch, width] row-major; weights [out, in], y = x W^T + bias; 1 FLOP is
 // one multiply or one add; a GEMM over n rows costs 2 n in out; I and W cost as much as F each.
 // Source of FLOPs and bytes: models.md 2.7. All functions are pure and thread-safe.
+//
+// Experts (models.md 2.5, 4.5): E experts, K = top_k, A = n K assignments; s is the statistic type.
+//   choice   i64[n,K]: expert of each slot; -1 - expert where the assignment is dropped
+//   counts   i32[sources,experts]: rows that each source sent for each local expert
+//   order    of the rows of assignments: by (expert, token, slot), without the dropped ones; made
+//            from `choice` by a counting sort wherever it is needed, so no permutation is stored
+// How many rows travel is known when the step runs: an operand with `rows` is declared with the
+// balanced number and has memory up to a bound of the plan. Code takes the number from `counts`
+// (or `choice`), never from the operand's shape; cost() charges the balanced one.
 #pragma once
 
 #include <array>
@@ -62,10 +71,48 @@ enum class KernelKind : std::uint8_t {
   clip_coef,     // {} norm_sq -> coef f32|f64[1]: min(1, max_norm/(sqrt+1e-6)); no max_norm: 1
   adamw,         // {elements} param, grad, m, v, coef -> param, m, v (in place) [, cast: the
                  //   parameter in the compute type, where `param` is its main copy]
-  metrics_pack,  // {values} norm_sq or loss -> metrics f64[values] (acc): adds to its slots, the
-                 //   others are 0 where it writes. Slots: MetricSlot
+  metrics_pack,  // {values} [norm_sq][, loss][, balance][, dropped] -> metrics f64[values] (acc):
+                 //   adds to its slots, the others are 0 where it writes. Slots: MetricSlot
+
+  // Mixture of experts; operands in kernels_moe.cpp.
+  router_fwd,         // {tokens,in,experts} x, weight[E,in] -> logits s[n,E]
+  router_bwd_input,   // {tokens,in,experts} dlogits, weight, dx -> dx (in place) = dx + dlogits W
+  router_bwd_weight,  // {tokens,in,experts} dlogits, x -> dweight (acc); scratch[E,in] if acc
+  route_fwd,    // {batch,seq,experts,top_k,groups,groups_kept[,capacity][,slices]} logits [, bias
+                //   s[E]: sigmoid] -> scores (in place), choice, counts i32[E] (kept rows: what is
+                //   sent), aux s[2,scopes,E] (choices before any drop; sums of prob), choices
+                //   i32[E] (acc; before any drop), dropped f64[1] (acc). scopes = batch, or 1 for
+                //   scope=microbatch. Only experts of the groups_kept best groups are chosen.
+                //   capacity: rows that an expert takes of each of `slices` equal parts of the
+                //   positions (left out: of all); lowest weight (before the scale) is dropped
+                //   first, ties: later token first
+  balance_fwd,  // {scopes,experts,tokens,top_k,groups,divisor} real alpha: aux -> loss f64[1]
+                //   (acc) = alpha/divisor sum over scopes and groups of f' P'; `tokens` of a
+                //   scope on all ranks. 0 where the rank is not the owner
+  balance_bwd_input,   // {scopes,experts,tokens,top_k,groups,divisor,rows} real alpha: aux,
+                       //   scores s[rows,E], dscores -> dscores (in place) += d loss / d scores
+  route_bwd_input,     // {tokens,experts} dscores, scores -> dlogits (in place)
+  dispatch_fwd,        // {tokens,width,experts,top_k} x, choice -> rows[A,width] in the order above
+  dispatch_bwd_input,  // {tokens,width,experts,top_k} drows, choice -> dx[n,width], slots in order
+  combine_fwd,        // {tokens,width,experts,top_k} real scale: rows, scores, choice -> y[n,width]
+                      //   = sum over slots of weight row; weights from all K scores, dropped add 0
+  combine_bwd_input,  // {tokens,width,experts,top_k} real scale: dy, rows, scores, choice -> drows,
+                      //   dscores s[n,E] (written whole, through the weights' normalisation)
+  expert_sort,    // {rows,width,sources,experts} rows by (source, expert), counts -> the same by
+                  //   (expert, source)
+  expert_unsort,  // {rows,width,sources,experts} the inverse
+  experts_linear_fwd,  // {rows,in,out,experts,sources} x by expert, weight[experts,out,in], counts
+                       //   -> y
+  experts_linear_bwd_input,   // {rows,in,out,experts,sources} dy, weight, counts -> dx
+  experts_linear_bwd_weight,  // {rows,in,out,experts,sources} dy, x, counts -> dweight (acc);
+                              //   scratch[out,in] if acc; 0 is written for an expert without rows
+  experts_swiglu_fwd,         // {rows,width,experts,sources} gate_up[rows,2*width], counts -> y
+  experts_swiglu_bwd_input,   // {rows,width,experts,sources} dy, gate_up, counts -> dgate_up
+  router_bias_update,  // {experts} real rate: choices i32[E] of the whole batch, bias s[E] -> bias
+                       //   (in place) += rate * sign(mean(choices) - choices), decided on integers
 };
-inline constexpr int kNumKernelKinds = static_cast<int>(KernelKind::metrics_pack) + 1;
+inline constexpr KernelKind kFirstMoeKernel = KernelKind::router_fwd;
+inline constexpr int kNumKernelKinds = static_cast<int>(KernelKind::router_bias_update) + 1;
 
 // Slots of the `metrics` value that every step ends with (all-reduce sum over world). Each is
 // counted by its owner, so the sum is the value of the whole run (models.md 4.9).
@@ -94,28 +141,33 @@ inline constexpr int kNumCostClasses = 8;
 
 // Flags of a kernel, printed as words after its dimensions.
 enum KernelFlag : std::uint32_t {
-  kBias = 1u << 0,          // "bias": linear_fwd adds it, linear_bwd_weight makes its gradient
-  kCausal = 1u << 1,        // "causal"
-  kFlash = 1u << 2,         // "flash"
-  kMaterialised = 1u << 3,  // "materialised"
-  kErf = 1u << 4,           // "erf"
-  kTanh = 1u << 5,          // "tanh"
-  kTpCut = 1u << 6,         // "class=tp_cut"  (sum_squares)
-  kWhole = 1u << 7,         // "class=whole"
-  kDecay2d = 1u << 8,       // "decay=2d": tensors of two dimensions inside the bucket decay
-  kDecayAll = 1u << 9,      // "decay=all"
-  kDecayNone = 1u << 10,    // "decay=none"
-  kHasNorm = 1u << 11,      // "has=norm": metrics_pack takes norm_sq
-  kHasLoss = 1u << 12,      // "has=ce": metrics_pack takes the loss and counts tokens
-  kCast = 1u << 13,         // "cast": adamw also writes the parameter in the compute type
-  kPositions = 1u << 14,    // "positions": its rows are the slice of positions that the rank's
-                            // coordinates on `coords` (tp, cp) choose (models.md 4.2, 4.7)
+  kBias = 1u << 0,              // "bias": linear_fwd adds it, linear_bwd_weight makes its gradient
+  kCausal = 1u << 1,            // "causal"
+  kFlash = 1u << 2,             // "flash"
+  kMaterialised = 1u << 3,      // "materialised"
+  kErf = 1u << 4,               // "erf"
+  kTanh = 1u << 5,              // "tanh"
+  kTpCut = 1u << 6,             // "class=tp_cut"  (sum_squares)
+  kWhole = 1u << 7,             // "class=whole"
+  kDecay2d = 1u << 8,           // "decay=2d": tensors of two dimensions inside the bucket decay
+  kDecayAll = 1u << 9,          // "decay=all"
+  kDecayNone = 1u << 10,        // "decay=none"
+  kHasNorm = 1u << 11,          // "has=norm": metrics_pack takes norm_sq
+  kHasLoss = 1u << 12,          // "has=ce": metrics_pack takes the loss and counts tokens
+  kCast = 1u << 13,             // "cast": adamw also writes the parameter in the compute type
+  kSoftmax = 1u << 14,          // "softmax": scores of the router; with kSigmoid exactly one
+  kSigmoid = 1u << 15,          // "sigmoid"
+  kScopeSequence = 1u << 16,    // "scope=sequence": balance statistics of each sequence
+  kScopeMicrobatch = 1u << 17,  // "scope=microbatch"
+  kHasBalance = 1u << 18,       // "has=balance": metrics_pack takes the balance loss
+  kHasDropped = 1u << 19,       // "has=dropped": metrics_pack takes the dropped assignments
+  kPositions = 1u << 20,        // "positions": its rows are the slice of positions that the rank's
+                                // coordinates on `coords` (tp, cp) choose (models.md 4.2, 4.7)
 };
 
-inline constexpr std::size_t kNumDims = 5;
-// The last dimension may be left out: key/value heads, where they differ from the heads. It is not
-// printed where they are as many.
-inline constexpr std::size_t kKvHeads = kNumDims - 1;
+inline constexpr std::size_t kNumDims = 8;
+// Key/value heads of attention and rope. Left out where they are as many as heads.
+inline constexpr std::size_t kKvHeads = 4;
 using KernelDims = std::array<std::int64_t, kNumDims>;
 
 // One entry of a plan's kernel table.
@@ -123,9 +175,10 @@ struct Kernel {
   KernelKind kind = KernelKind::embed_fwd;
   KernelDims dims{};  // in the order of the catalogue's dimension names
   std::uint32_t flags = 0;
-  AxisSet coords;              // mesh axes whose coordinate its code reads
-  AxisSet owner;               // axes that must be 0 for its values to count
-  std::optional<double> real;  // norms: eps; rope: base; clip_coef: max_norm
+  AxisSet coords;  // mesh axes whose coordinate its code reads
+  AxisSet owner;   // axes that must be 0 for its values to count
+  // norms: eps; rope: base; clip_coef: max_norm; balance: alpha; combine: scale; bias update: rate
+  std::optional<double> real;
   bool operator==(const Kernel&) const = default;
 };
 // Key/value heads of attention and rope: as many as heads where the dimension is left out (0).
@@ -140,8 +193,11 @@ struct CatalogueEntry {
   std::array<std::string_view, kNumDims> dims;  // empty: unused
   std::uint32_t flags;                          // those it may carry
   std::string_view real;                        // name of `real`: "eps", "base"; empty: none
+  std::size_t num_optional = 0;  // so many of the last dimensions may be left out: then they are 0
 };
 [[nodiscard]] const CatalogueEntry& catalogue(KernelKind kind);
+// Whether dimension `dim` of the entry may be left out.
+[[nodiscard]] bool is_optional(const CatalogueEntry& entry, std::size_t dim);
 [[nodiscard]] std::optional<KernelKind> kernel_from(std::string_view name);
 
 // linear_fwd tokens=64 in=64 out=96 bias. to_text and kernel_from_text are inverse.
@@ -149,6 +205,11 @@ struct CatalogueEntry {
 [[nodiscard]] std::optional<Kernel> kernel_from_text(std::span<const std::string_view> words);
 // The word of one flag: "bias", "class=tp_cut".
 [[nodiscard]] std::string_view flag_word(std::uint32_t one_flag);
+
+// What must hold between the dimensions and flags of a kernel, beside positive dimensions: the rule
+// that is broken ("heads is a multiple of kv_heads"), empty where all hold. signature() and cost()
+// need it, and so does the code of both backends.
+[[nodiscard]] std::string_view broken_rule(const Kernel& k);
 
 struct Operand {
   std::string_view role;  // "x", "weight", "stat"

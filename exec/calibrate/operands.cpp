@@ -36,11 +36,46 @@ Shape shape_of(const Operand& o, const Kernel& k) {
 
 // A second moment and a variance are not negative; a sum of exponentials is above 0.
 bool is_positive(const Operand& o) {
-  return o.role == "v" || o.role == "sums" || o.role == "stat" || o.role == "norm_sq";
+  return o.role == "v" || o.role == "sums" || o.role == "stat" || o.role == "norm_sq" ||
+         o.role == "scores";
 }
+
+// Experts as a balanced router chooses them: each as often, no token one twice.
+void fill_choice(const View& v, std::int64_t experts) {
+  for (std::int64_t i = 0; i < v.shape.elements(); ++i) v.as<std::int64_t>()[i] = i % experts;
+}
+
+// As many rows from each source for each expert, `rows` in all.
+void fill_counts(const View& v, std::int64_t rows) {
+  const std::int64_t n = v.shape.elements();
+  for (std::int64_t i = 0; i < n; ++i)
+    v.as<std::int32_t>()[i] = static_cast<std::int32_t>(rows / n + (i < rows % n ? 1 : 0));
+}
+
+// What a weight gradient, the norm or the optimizer reads was written long ago: gradients of
+// weights come after all of the segment's gradients of inputs, the others after everything.
+bool reads_cold_operands(KernelKind kind) {
+  switch (kind) {
+    case KernelKind::adamw:
+    case KernelKind::sum_squares:
+    case KernelKind::linear_bwd_weight:
+    case KernelKind::bias_residual_bwd_weight:
+    case KernelKind::embed_bwd_weight:
+    case KernelKind::pos_add_bwd_weight:
+    case KernelKind::router_bwd_weight:
+    case KernelKind::experts_linear_bwd_weight:
+    case KernelKind::router_bias_update:
+      return true;
+    default:
+      return false;
+  }
+}
+bool is_real(DType t) { return t == DType::f32 || t == DType::f64; }
 
 void fill(const View& v, const Operand& o, const Kernel& k) {
   const std::int64_t n = v.shape.elements();
+  if (o.role == "choice") return fill_choice(v, k.dims[2]);
+  if (v.dtype == DType::i32) return fill_counts(v, k.dims[0]);
   if (v.dtype == DType::i64) {
     for (std::int64_t i = 0; i < n; ++i)
       v.as<std::int64_t>()[i] = (scattered(i) >> 8) % vocabulary(k);
@@ -127,13 +162,7 @@ Result<std::vector<OperandSet>> make_operand_sets(const Kernel& k, PlanTypes typ
     call.scratch = scratch;
     if (k.kind == KernelKind::adamw) call.decay = {{0, k.dims[0]}};
     OperandSet set;
-    // Gradients of weights come after all of the segment's gradients of inputs, the norm and the
-    // optimizer after everything: their inputs were written long ago.
-    const bool all_cold =
-        k.kind == KernelKind::adamw || k.kind == KernelKind::sum_squares ||
-        k.kind == KernelKind::linear_bwd_weight || k.kind == KernelKind::bias_residual_bwd_weight ||
-        k.kind == KernelKind::embed_bwd_weight || k.kind == KernelKind::pos_add_bwd_weight;
-    if (!call.inputs.empty() && call.inputs[0].dtype != DType::i64 && !all_cold)
+    if (!call.inputs.empty() && is_real(call.inputs[0].dtype) && !reads_cold_operands(k.kind))
       set.hot = call.inputs[0];
     Result<Prepared> bound = prepare(call);
     if (!bound) return bound.error();

@@ -9,7 +9,8 @@
 //   `footprint` bytes in all, at least two sets.
 //
 // Values are random in [-0.5, 0.5] (tokens within the vocabulary): untouched pages of the system
-// would all be one page in the first-level cache.
+// would all be one page in the first-level cache. Experts are chosen evenly, and `counts` say that
+// the declared rows arrived.
 #pragma once
 
 #include <cstddef>

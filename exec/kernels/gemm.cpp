@@ -1,5 +1,6 @@
 #include "exec/kernels/gemm.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/native/CPUBlas.h>
 
 #include <algorithm>
@@ -58,11 +59,15 @@ bool has_fast_gemm() {
   return has;
 }
 
+bool use_fast_gemm(DType compute) {
+  return compute == DType::f32 && at::get_num_threads() == 1 && has_fast_gemm();
+}
+
 void gemm_nn(std::int64_t m, std::int64_t n, std::int64_t k, const float* a, const float* b,
-             float* c) {
+             float* c, bool add) {
   blocks(n, kColumns, [&](std::int64_t j, std::int64_t width) {
     blocks(k, kDepth, [&](std::int64_t l, std::int64_t depth) {
-      multiply(m, width, depth, a + l, k, b + l * n + j, n, c + j, n, l > 0);
+      multiply(m, width, depth, a + l, k, b + l * n + j, n, c + j, n, add || l > 0);
     });
   });
 }

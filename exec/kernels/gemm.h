@@ -6,15 +6,20 @@
 
 #include <cstdint>
 
+#include "common/model/dtype.h"
+
 namespace tandem::exec {
 
 // Whether this machine has it; tried once. Else callers use at::mm_out.
 [[nodiscard]] bool has_fast_gemm();
+// Whether a kernel in this type uses it: fp32, one thread.
+[[nodiscard]] bool use_fast_gemm(DType compute);
 
 // C[m,n] = A B, all row-major and contiguous:
 //   gemm_nn  A[m,k] B[k,n]      gemm_nt  A[m,k] B^T, B[n,k]      gemm_tn  A^T B, A[k,m] B[k,n]
+// `add`: C += A B.
 void gemm_nn(std::int64_t m, std::int64_t n, std::int64_t k, const float* a, const float* b,
-             float* c);
+             float* c, bool add = false);
 void gemm_nt(std::int64_t m, std::int64_t n, std::int64_t k, const float* a, const float* b,
              float* c);
 void gemm_tn(std::int64_t m, std::int64_t n, std::int64_t k, const float* a, const float* b,

@@ -105,5 +105,24 @@ Prepared bind_sum_squares(const KernelCall&);
 Prepared bind_clip_coef(const KernelCall&);
 Prepared bind_adamw(const KernelCall&);
 Prepared bind_metrics_pack(const KernelCall&);
+Prepared bind_router_fwd(const KernelCall&);
+Prepared bind_router_bwd_input(const KernelCall&);
+Prepared bind_router_bwd_weight(const KernelCall&);
+Prepared bind_route_fwd(const KernelCall&);
+Prepared bind_balance_fwd(const KernelCall&);
+Prepared bind_balance_bwd_input(const KernelCall&);
+Prepared bind_route_bwd_input(const KernelCall&);
+Prepared bind_dispatch_fwd(const KernelCall&);
+Prepared bind_dispatch_bwd_input(const KernelCall&);
+Prepared bind_combine_fwd(const KernelCall&);
+Prepared bind_combine_bwd_input(const KernelCall&);
+Prepared bind_expert_sort(const KernelCall&);
+Prepared bind_expert_unsort(const KernelCall&);
+Prepared bind_experts_linear_fwd(const KernelCall&);
+Prepared bind_experts_linear_bwd_input(const KernelCall&);
+Prepared bind_experts_linear_bwd_weight(const KernelCall&);
+Prepared bind_experts_swiglu_fwd(const KernelCall&);
+Prepared bind_experts_swiglu_bwd_input(const KernelCall&);
+Prepared bind_router_bias_update(const KernelCall&);
 
 }  // namespace tandem::exec

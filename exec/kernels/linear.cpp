@@ -1,6 +1,5 @@
 // y = x W^T + bias;  dx = dy W;  dW = dy^T x;  dbias = sum of dy over rows. In fp32 on one thread
 // by gemm.h where the machine has it, else by LibTorch's mm.
-#include <ATen/Parallel.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/mm.h>
 
@@ -9,18 +8,10 @@
 #include "exec/kernels/loops.h"
 
 namespace tandem::exec {
-namespace {
-
-bool use_gemm(const KernelCall& call) {
-  return call.types.compute == DType::f32 && at::get_num_threads() == 1 && has_fast_gemm();
-}
-
-}  // namespace
-
 Prepared bind_linear_fwd(const KernelCall& call) {
   const std::int64_t n = call.kernel.dims[0], in = call.kernel.dims[1], out = call.kernel.dims[2];
   const bool has_bias = (call.kernel.flags & kBias) != 0;
-  if (use_gemm(call)) {
+  if (use_fast_gemm(call.types.compute)) {
     const float *x = call.inputs[0].as<float>(), *weight = call.inputs[1].as<float>();
     const float* bias = has_bias ? call.inputs[2].as<float>() : nullptr;
     float* y = call.outputs[0].as<float>();
@@ -49,7 +40,7 @@ Prepared bind_linear_fwd(const KernelCall& call) {
 
 Prepared bind_linear_bwd_input(const KernelCall& call) {
   const std::int64_t n = call.kernel.dims[0], in = call.kernel.dims[1], out = call.kernel.dims[2];
-  if (use_gemm(call)) {
+  if (use_fast_gemm(call.types.compute)) {
     const float *dy = call.inputs[0].as<float>(), *weight = call.inputs[1].as<float>();
     float* dx = call.outputs[0].as<float>();
     return [=] { gemm_nn(n, in, out, dy, weight, dx); };
@@ -76,7 +67,7 @@ Prepared bind_linear_bwd_weight(const KernelCall& call) {
     const bool add_bias = bias && call.accumulate[1];
     const T *rows = call.inputs[0].as<T>(), *columns = call.inputs[1].as<T>();
     T* dbias = bias ? call.outputs[1].as<T>() : nullptr;
-    const bool fast = use_gemm(call);
+    const bool fast = use_fast_gemm(call.types.compute);
     return [=]() mutable {
       const c10::InferenceMode inference;
       if constexpr (std::is_same_v<T, float>) {

@@ -39,6 +39,25 @@ constexpr std::array<Binder, kNumKernelKinds> kBinders = {
     bind_clip_coef,
     bind_adamw,
     bind_metrics_pack,
+    bind_router_fwd,
+    bind_router_bwd_input,
+    bind_router_bwd_weight,
+    bind_route_fwd,
+    bind_balance_fwd,
+    bind_balance_bwd_input,
+    bind_route_bwd_input,
+    bind_dispatch_fwd,
+    bind_dispatch_bwd_input,
+    bind_combine_fwd,
+    bind_combine_bwd_input,
+    bind_expert_sort,
+    bind_expert_unsort,
+    bind_experts_linear_fwd,
+    bind_experts_linear_bwd_input,
+    bind_experts_linear_bwd_weight,
+    bind_experts_swiglu_fwd,
+    bind_experts_swiglu_bwd_input,
+    bind_router_bias_update,
 };
 
 Error unsupported(const Kernel& k, std::string found, std::string expected, const char* hint) {
@@ -70,10 +89,8 @@ Result<Prepared> prepare(const KernelCall& call) {
     return unsupported(
         k, fmt::format("dtype {} with gradients in {}", name_of(t.compute), name_of(t.main)),
         "f32 or f64 for both", kPrecision);
-  const bool has_heads = !catalogue(k.kind).dims[kKvHeads].empty();
-  if (has_heads && (kv_heads_of(k) < 1 || k.dims[1] % kv_heads_of(k) != 0))
-    return unsupported(k, fmt::format("{} heads, {} key/value heads", k.dims[1], kv_heads_of(k)),
-                       "heads, a multiple of the key/value heads", kOperands);
+  if (const std::string_view rule = broken_rule(k); !rule.empty())
+    return unsupported(k, "impossible dimensions or flags", std::string(rule), kOperands);
   const Signature s = signature(k, t);
   const bool counts_fit = (s.more_inputs || call.inputs.size() == s.inputs.size()) &&
                           call.outputs.size() == s.outputs.size() &&

@@ -45,9 +45,15 @@ Prepared bind_metrics_pack(const KernelCall& call) {
   const std::int64_t values = k.dims[0];
   double* out = call.outputs[0].as<double>();
   const bool accumulate = call.accumulate[0], owner = call.context->owns(k.owner);
-  const bool has_norm = (k.flags & kHasNorm) != 0, has_loss = (k.flags & kHasLoss) != 0;
-  const double* norm_sq = has_norm ? call.inputs[0].as<double>() : nullptr;
-  const double* loss = has_loss ? call.inputs[has_norm ? 1 : 0].as<double>() : nullptr;
+  // Inputs come in the order of these flags; null where the kernel does not have one.
+  std::size_t input = 0;
+  const auto taken = [&](KernelFlag flag) -> const double* {
+    return (k.flags & flag) ? call.inputs[input++].as<double>() : nullptr;
+  };
+  const double* norm_sq = taken(kHasNorm);
+  const double* loss = taken(kHasLoss);
+  const double* balance = taken(kHasBalance);
+  const double* dropped = taken(kHasDropped);
   // Where each tp rank has the loss of its own positions, it counts those.
   const bool own = (k.flags & kPositions) != 0 && k.coords.has(Axis::tp);
   const double tokens = static_cast<double>(call.context->tokens_per_step) /
@@ -56,14 +62,16 @@ Prepared bind_metrics_pack(const KernelCall& call) {
     if (!accumulate)
       for (std::int64_t i = 0; i < values; ++i) out[i] = 0;
     if (!owner) return;
-    if (has_norm) {
+    if (norm_sq) {
       out[kMetricNormSquared] += *norm_sq;
       out[kMetricNonFinite] += std::isfinite(*norm_sq) ? 0 : 1;
     }
-    if (has_loss) {
+    if (loss) {
       out[kMetricLoss] += *loss;
       out[kMetricTokens] += tokens;
     }
+    if (balance) out[kMetricBalance] += *balance;
+    if (dropped) out[kMetricDropped] += *dropped;
   };
 }
 

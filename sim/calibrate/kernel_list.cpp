@@ -26,6 +26,9 @@ class Grid {
     k.flags = flags;
     if (catalogue(kind).real == "eps") k.real = 1e-5;
     if (catalogue(kind).real == "base") k.real = 10000;
+    if (catalogue(kind).real == "alpha") k.real = 0.01;
+    if (catalogue(kind).real == "scale") k.real = 1;
+    if (catalogue(kind).real == "rate") k.real = 0.001;
     out.push_back({calibration_key(k), accumulate});
   }
   std::vector<MeasuredKernel> out;
@@ -109,6 +112,50 @@ void add_llama_rows(Grid& g) {
     }
 }
 
+// Experts: fewer points still, as they share the time of a calibration with all the others; what a
+// few dimensions do is told by the formula's terms.
+void add_experts(Grid& g) {
+  constexpr std::int64_t batch = 2, top_k = 2, sources = 2;
+  for (std::int64_t tokens : {32, 512}) {
+    for (std::int64_t width : {64, 1024}) {
+      g.add(K::dispatch_fwd, {tokens, width, 8, top_k});
+      g.add(K::dispatch_bwd_input, {tokens, width, 8, top_k});
+      for (const std::uint32_t scores : {kSoftmax, kSigmoid}) {
+        g.add(K::combine_fwd, {tokens, width, 8, top_k}, scores);
+        g.add(K::combine_bwd_input, {tokens, width, 8, top_k}, scores);
+      }
+      for (std::int64_t experts : {8, 64}) {
+        g.add(K::router_fwd, {tokens, width, experts});
+        g.add(K::router_bwd_input, {tokens, width, experts});
+        g.add(K::router_bwd_weight, {tokens, width, experts}, 0, true);
+      }
+    }
+    for (std::int64_t experts : {8, 64}) {
+      const std::int64_t seq = tokens / batch;
+      for (const std::uint32_t scores : {kSoftmax, kSigmoid}) {
+        g.add(K::route_fwd, {batch, seq, experts, top_k, 1, 1}, scores | kScopeSequence, true);
+        g.add(K::balance_bwd_input, {batch, experts, seq, top_k, experts, 8, tokens}, scores);
+        g.add(K::route_bwd_input, {tokens, experts}, scores);
+      }
+      g.add(K::balance_fwd, {batch, experts, seq, top_k, experts, 8}, 0, true);
+    }
+  }
+  for (std::int64_t experts : {8, 64}) g.add(K::router_bias_update, {experts});
+  for (std::int64_t rows : {64, 1024})
+    for (std::int64_t width : {64, 256, 1024}) {
+      for (std::int64_t experts : {2, 8}) {
+        g.add(K::experts_linear_fwd, {rows, width, width, experts, sources});
+        g.add(K::experts_linear_bwd_input, {rows, width, width, experts, sources});
+        g.add(K::experts_linear_bwd_weight, {rows, width, width, experts, sources}, 0, true);
+      }
+      if (width == 256) continue;
+      g.add(K::experts_swiglu_fwd, {rows, width, 8, sources});
+      g.add(K::experts_swiglu_bwd_input, {rows, width, 8, sources});
+      g.add(K::expert_sort, {rows, width, sources, 8});
+      g.add(K::expert_unsort, {rows, width, sources, 8});
+    }
+}
+
 void add_optimizer(Grid& g) {
   for (std::int64_t n = 1 << 14; n <= 1 << 22; n <<= 2) {
     g.add(K::adamw, {n}, kDecay2d);
@@ -122,7 +169,8 @@ void add_optimizer(Grid& g) {
   clip.real = 1.0;
   g.out.push_back({calibration_key(clip), false});
   for (const std::uint32_t has :
-       {std::uint32_t{kHasNorm}, std::uint32_t{kHasLoss}, std::uint32_t{kHasNorm | kHasLoss}})
+       {std::uint32_t{kHasNorm}, std::uint32_t{kHasLoss}, std::uint32_t{kHasNorm | kHasLoss},
+        std::uint32_t{kHasBalance}, std::uint32_t{kHasBalance | kHasDropped}})
     for (const bool accumulate : {false, true}) g.add(K::metrics_pack, {8}, has, accumulate);
 }
 
@@ -142,6 +190,7 @@ std::vector<MeasuredKernel> kernel_grid() {
   add_attention(g);
   add_rows(g);
   add_llama_rows(g);
+  add_experts(g);
   add_optimizer(g);
   sort_unique(g.out);
   return std::move(g.out);

@@ -24,7 +24,9 @@ Features features(const Kernel& k, PlanTypes types, bool accumulate) {
   if (catalogue(k.kind).cost_class != CostClass::matmul) return {1, c.flops, c.bytes, 0, 0};
   const auto tokens = static_cast<double>(k.dims[0]), in = static_cast<double>(k.dims[1]),
              out = static_cast<double>(k.dims[2]);
-  return {1, c.flops, tokens * in, in * out, tokens * out};
+  const double weights =  // one matrix, or one of each expert
+      catalogue(k.kind).dims[3] == "experts" ? static_cast<double>(k.dims[3]) : 1;
+  return {1, c.flops, tokens * in, weights * in * out, tokens * out};
 }
 
 double dot(const Features& a, const Features& b) {
@@ -101,19 +103,25 @@ double octave(std::int64_t x) {
   return exponent + 2 * m - 2;
 }
 
-// Dimensions that are constants of the formula and no extents stay 0. Key/value heads count by how
-// many heads share one.
+// Whether the dimension is a constant of the formula and no extent of an operand.
+bool is_constant(KernelKind kind, std::string_view name) {
+  if (kind == KernelKind::balance_fwd || kind == KernelKind::balance_bwd_input)
+    return name == "tokens" || name == "top_k" || name == "divisor";
+  return name == "divisor" || name == "valid";
+}
+
+// Constants stay 0. Key/value heads count by how many heads share one.
 std::array<double, kNumDims> octaves(const Kernel& k) {
   const auto& names = catalogue(k.kind).dims;
   std::array<double, kNumDims> out{};
-  for (std::size_t i = 0; i < kKvHeads; ++i)
-    if (names[i] != "divisor" && names[i] != "valid") out[i] = octave(k.dims[i]);
-  if (!names[kKvHeads].empty())
-    out[kKvHeads] = octave(k.dims[1] / std::max<std::int64_t>(1, kv_heads_of(k)));
+  for (std::size_t i = 0; i < kNumDims; ++i) {
+    if (names[i] == "kv_heads")
+      out[i] = octave(k.dims[1] / std::max<std::int64_t>(1, kv_heads_of(k)));
+    else if (!names[i].empty() && !is_constant(k.kind, names[i]))
+      out[i] = octave(k.dims[i]);
+  }
   return out;
 }
-
-}  // namespace
 
 KernelTable::KernelTable(std::span<const KernelSample> samples, PlanTypes types, bool accumulate)
     : types_(types), accumulate_(accumulate) {

@@ -5,7 +5,9 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <set>
 
 #include "common/base/text.h"
@@ -30,6 +32,8 @@ std::vector<MeasuredKernel> whole_catalogue() {
     if (e.flags & kWhole) k.flags = kWhole;
     if (e.flags & kDecay2d) k.flags = kDecay2d;
     if (e.flags & kHasLoss) k.flags = kHasLoss;
+    if (e.flags & kSoftmax) k.flags = kSoftmax;
+    if (e.flags & kScopeSequence) k.flags |= kScopeSequence;
     if (e.real == "eps") k.real = 1e-5;
     bool may_accumulate = false;
     for (const Operand& o : signature(k, kF32).outputs) may_accumulate |= o.may_accumulate;
@@ -114,6 +118,34 @@ TEST_CASE("measure: scratch belongs to accumulating calls") {
   CHECK(set_bytes(k, kF32) == 896);
   CHECK(scratch_bytes(k, kF32, false) == 0);
   CHECK(scratch_bytes(k, kF32, true) == 256);
+}
+
+// 8 tokens with 2 of 4 experts each; 16 rows from 2 sources for 3 experts: 3 or 2 of each.
+TEST_CASE("measure: experts are chosen evenly, and as many rows arrive as are declared") {
+  MeasureSlab slab(1 << 16);
+  const KernelContext context;
+  const Kernel dispatch =
+      *kernel_from_text(split("dispatch_fwd tokens=8 width=4 experts=4 top_k=2", ' '));
+  const auto sent = make_operand_sets(dispatch, kF32, false, 0, slab, context);
+  REQUIRE(sent.ok());
+  // The slab holds x[8,4], then choice[8,2], each from a multiple of 64 bytes.
+  const auto* choice = reinterpret_cast<const std::int64_t*>(slab.data() + 128);
+  for (int expert = 0; expert < 4; ++expert) CHECK(std::count(choice, choice + 16, expert) == 4);
+  for (int token = 0; token < 8; ++token) CHECK(choice[2 * token] != choice[2 * token + 1]);
+
+  const Kernel sort =
+      *kernel_from_text(split("expert_sort rows=16 width=4 sources=2 experts=3", ' '));
+  const auto sorted = make_operand_sets(sort, kF32, false, 0, slab, context);
+  REQUIRE(sorted.ok());
+  const auto* counts = reinterpret_cast<const std::int32_t*>(slab.data() + 256);
+  CHECK(std::accumulate(counts, counts + 6, 0) == 16);
+  CHECK(*std::max_element(counts, counts + 6) == 3);
+  CHECK(*std::min_element(counts, counts + 6) == 2);
+  // Integers are never rewritten as if they were activations.
+  const Kernel bias = *kernel_from_text(split("router_bias_update experts=8", ' '));
+  const auto updates = make_operand_sets(bias, kF32, false, 0, slab, context);
+  REQUIRE(updates.ok());
+  for (const OperandSet& s : *updates) CHECK(s.hot.data == nullptr);
 }
 
 TEST_CASE("measure: a precision without kernels is refused") {

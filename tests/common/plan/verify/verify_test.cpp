@@ -141,6 +141,13 @@ TEST_CASE("verify: every rule refuses the example with one piece exchanged") {
       {"kernel 30 sum_squares elements=32992 class", "kernel 30 sum_squares elements=32991 class",
        "V1.6", 37},
       {"kernel  8 gelu_fwd elements=8192", "kernel  8 gelu_fwd elements=0", "V1.6", -1},
+      {"kernel  8 gelu_fwd elements=8192 erf",
+       "kernel  8 route_fwd batch=1 seq=1 experts=4 top_k=3 groups=2 groups_kept=1 softmax "
+       "scope=sequence",
+       "V1.6", -1},
+      {"kernel  8 gelu_fwd elements=8192 erf",
+       "kernel  8 experts_linear_fwd rows=1 in=4194304 out=4194304 experts=4194304 sources=1",
+       "V1.6", -1},
       {"seq=32 head_dim=16 causal flash\nkernel  5",
        "seq=32 head_dim=16 kv_heads=7 causal flash\nkernel  5", "V1.6", -1},
       {"seq=32 head_dim=16 causal flash\nkernel  5",
