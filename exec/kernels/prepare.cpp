@@ -30,6 +30,12 @@ constexpr std::array<Binder, kNumKernelKinds> kBinders = {
     bind_residual_bwd_input,
     bind_attention_bwd_input,
     bind_rope_bwd_input,
+    bind_latent_norm_fwd,
+    bind_latent_split_fwd,
+    bind_mla_qkv_fwd,
+    bind_latent_norm_bwd_input,
+    bind_latent_merge_bwd_input,
+    bind_mla_qkv_bwd_input,
     bind_linear_bwd_weight,
     bind_bias_residual_bwd_weight,
     bind_embed_bwd_weight,
@@ -70,10 +76,8 @@ Result<Prepared> prepare(const KernelCall& call) {
     return unsupported(
         k, fmt::format("dtype {} with gradients in {}", name_of(t.compute), name_of(t.main)),
         "f32 or f64 for both", kPrecision);
-  const bool has_heads = !catalogue(k.kind).dims[kKvHeads].empty();
-  if (has_heads && (kv_heads_of(k) < 1 || k.dims[1] % kv_heads_of(k) != 0))
-    return unsupported(k, fmt::format("{} heads, {} key/value heads", k.dims[1], kv_heads_of(k)),
-                       "heads, a multiple of the key/value heads", kOperands);
+  if (const std::string_view rule = broken_rule(k); !rule.empty())
+    return unsupported(k, "impossible dimensions or flags", std::string(rule), kOperands);
   const Signature s = signature(k, t);
   const bool counts_fit = (s.more_inputs || call.inputs.size() == s.inputs.size()) &&
                           call.outputs.size() == s.outputs.size() &&

@@ -102,14 +102,19 @@ double octave(std::int64_t x) {
 }
 
 // Dimensions that are constants of the formula and no extents stay 0. Key/value heads count by how
-// many heads share one.
+// many heads share one, the width of v by how much narrower it is than q and k.
 std::array<double, kNumDims> octaves(const Kernel& k) {
-  const auto& names = catalogue(k.kind).dims;
+  const CatalogueEntry& e = catalogue(k.kind);
   std::array<double, kNumDims> out{};
-  for (std::size_t i = 0; i < kKvHeads; ++i)
-    if (names[i] != "divisor" && names[i] != "valid") out[i] = octave(k.dims[i]);
-  if (!names[kKvHeads].empty())
-    out[kKvHeads] = octave(k.dims[1] / std::max<std::int64_t>(1, kv_heads_of(k)));
+  for (std::size_t i = 0; i < kNumDims; ++i) {
+    if (e.dims[i].empty() || e.dims[i] == "divisor" || e.dims[i] == "valid") continue;
+    if (e.dims[i] == "kv_heads")
+      out[i] = octave(k.dims[1] / std::max<std::int64_t>(1, kv_heads_of(k)));
+    else if (e.dims[i] == "v_dim" && e.cost_class == CostClass::attention)
+      out[i] = octave(v_dim_of(k)) - octave(k.dims[3]);
+    else
+      out[i] = octave(k.dims[i]);
+  }
   return out;
 }
 

@@ -51,35 +51,50 @@ class Operands {
                  {}});
   }
 
-  static bool has_heads(const Kernel& k) { return !catalogue(k.kind).dims[kKvHeads].empty(); }
-
-  // What shapes are made of: the sequence of attention counts twice, the divisor of a loss and its
-  // valid classes not at all. Key/value heads are no more than heads.
+  // Factors of the largest operand, or more (a fourth of it, for parts of one row): the sequence of
+  // attention counts twice, the divisor of a loss and its valid classes not at all. Key/value heads
+  // are no more than heads.
   static std::array<std::int64_t, 5> extents(const Kernel& k) {
-    const bool attention = has_heads(k);
-    const bool loss = k.kind == KernelKind::ce_grad || k.kind == KernelKind::ce_max;
-    return {k.dims[0], k.dims[1], loss ? 1 : k.dims[2], attention ? k.dims[2] : 1, k.dims[3]};
+    const auto& d = k.dims;
+    switch (k.kind) {
+      case KernelKind::ce_max:
+      case KernelKind::ce_grad:
+        return {d[0], d[1], 1, 1, 1};
+      case KernelKind::attention_fwd:
+      case KernelKind::attention_bwd_input:
+      case KernelKind::rope_fwd:
+      case KernelKind::rope_bwd_input:
+        return {d[0], d[1], d[2], d[2], std::max(d[3], v_dim_of(k))};
+      case KernelKind::latent_norm_fwd:
+      case KernelKind::latent_norm_bwd_input:
+      case KernelKind::latent_split_fwd:
+      case KernelKind::latent_merge_bwd_input:
+        return {d[0], std::max({d[1], d[2], d[3]}), 1, 1, 1};
+      case KernelKind::mla_qkv_fwd:  // five parts in a row
+      case KernelKind::mla_qkv_bwd_input:
+        return {d[0], d[1], d[2], std::max({d[3], d[4], d[5]}), 2};
+      default:
+        return {d[0], d[1], d[2], d[3], 1};
+    }
   }
 
   // Before signature() multiplies dimensions: the products must fit 64 bits.
   void kernels() {
     for (std::size_t i = 0; i < plan_.kernels.size() && !report_.full(); ++i) {
       const Kernel& k = plan_.kernels[i];
+      const CatalogueEntry& entry = catalogue(k.kind);
       std::int64_t product = 4;
       bool good = true;
       for (std::int64_t d : extents(k))
         good = good && d >= 0 &&
                !__builtin_mul_overflow(product, std::max<std::int64_t>(d, 1), &product);
       for (std::size_t d = 0; d < k.dims.size(); ++d)
-        if (!catalogue(k.kind).dims[d].empty() && k.dims[d] < 1 && d != kKvHeads) good = false;
-      // Each key/value head serves the same number of heads.
-      if (good && has_heads(k))
-        good = kv_heads_of(k) <= k.dims[1] && k.dims[1] % kv_heads_of(k) == 0;
-      if (k.kind == KernelKind::rope_fwd || k.kind == KernelKind::rope_bwd_input)
-        good = good && k.dims[3] % 2 == 0;
-      if (!good)
+        if (!entry.dims[d].empty() && k.dims[d] < least_of(entry, d)) good = false;
+      const std::string_view broken = good ? broken_rule(k) : std::string_view{};
+      if (!good || !broken.empty())
         bad("V1.6", {}, fmt::format("kernel {} {} has impossible dimensions", i, to_text(k)),
-            to_text(k), "positive dimensions whose product fits 62 bits",
+            to_text(k),
+            good ? std::string(broken) : "positive dimensions whose product fits 62 bits",
             "check the model's sizes");
     }
   }

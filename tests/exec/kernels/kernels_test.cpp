@@ -12,100 +12,10 @@
 #include "exec/device/torch_memory.h"
 #include "exec/kernels/gemm.h"
 #include "exec/kernels/kernel.h"
+#include "tests/exec/kernels/mla_runs.h"
+#include "tests/exec/kernels/run.h"
 
 namespace tandem::exec {
-namespace {
-
-using at::Tensor;
-
-at::ScalarType type_of(DType t) {
-  return t == DType::f64 ? at::kDouble : t == DType::i64 ? at::kLong : at::kFloat;
-}
-
-// A call whose operands live in tensors.
-struct Run {
-  Kernel kernel;
-  PlanTypes types;
-  std::vector<Tensor> inputs, outputs, scratch;
-  std::vector<bool> accumulate;
-  std::vector<ElementRange> decay;
-  KernelContext context;
-
-  Run(Kernel k, PlanTypes t, std::vector<Tensor> in) : kernel(k), types(t), inputs(std::move(in)) {
-    const Signature s = signature(k, t);
-    accumulate.assign(s.outputs.size(), false);
-    for (std::size_t i = 0; i < s.outputs.size(); ++i) {
-      const Operand& o = s.outputs[i];
-      if (o.in_place_of >= 0) {
-        outputs.push_back(inputs[static_cast<std::size_t>(o.in_place_of)]);
-        continue;
-      }
-      const std::vector<std::int64_t> sizes(o.shape.dim.begin(),
-                                            o.shape.dim.begin() + o.shape.rank);
-      outputs.push_back(at::full(sizes, 7, at::TensorOptions().dtype(type_of(o.dtype))));
-    }
-    for (const Operand& o : s.scratch)
-      scratch.push_back(at::full({o.shape.elements()}, 3, type_of(o.dtype)));
-  }
-  static View view(const Tensor& t) {
-    View v;
-    v.data = static_cast<std::byte*>(t.data_ptr());
-    v.dtype = t.scalar_type() == at::kDouble ? DType::f64
-              : t.scalar_type() == at::kLong ? DType::i64
-                                             : DType::f32;
-    for (std::int64_t d : t.sizes()) v.shape.dim[static_cast<std::size_t>(v.shape.rank++)] = d;
-    return v;
-  }
-  [[nodiscard]] Result<Prepared> prepared() {
-    KernelCall call{kernel, types, {}, {}, {}, accumulate, decay, &context};
-    for (const Tensor& t : inputs) call.inputs.push_back(view(t));
-    for (const Tensor& t : outputs) call.outputs.push_back(view(t));
-    for (const Tensor& t : scratch) call.scratch.push_back(view(t));
-    return prepare(call);
-  }
-  void operator()() {
-    Result<Prepared> p = prepared();
-    REQUIRE_MESSAGE(p.ok(), to_text(p.error().diagnostics));
-    (*p)();
-  }
-};
-
-struct Types {
-  PlanTypes plan;
-  at::ScalarType scalar;
-  double tolerance;
-};
-const Types kTypes[] = {{{DType::f64, DType::f64}, at::kDouble, 1e-12},
-                        {{DType::f32, DType::f32}, at::kFloat, 2e-5}};
-
-Tensor random(at::IntArrayRef sizes, at::ScalarType t) {
-  return at::randn(sizes, at::kDouble).to(t);
-}
-
-// Largest difference over the largest reference element, at least 1.
-double error(const Tensor& got, const Tensor& expected) {
-  const Tensor e = expected.detach().to(at::kDouble).reshape({-1});
-  const Tensor g = got.detach().to(at::kDouble).reshape({-1});
-  REQUIRE(g.numel() == e.numel());
-  return (g - e).abs().max().item<double>() / std::max(1.0, e.abs().max().item<double>());
-}
-
-Kernel make(KernelKind kind, KernelDims dims, std::uint32_t flags = 0) {
-  Kernel k;
-  k.kind = kind;
-  k.dims = dims;
-  k.flags = flags;
-  return k;
-}
-using K = KernelKind;
-
-// Tokens i64[b, S+1] below `vocab`.
-Tensor tokens(std::int64_t b, std::int64_t s, std::int64_t vocab) {
-  return at::randint(0, vocab, {b, s + 1}, at::kLong);
-}
-
-}  // namespace
-
 TEST_CASE("linear: forward, input and weight gradients") {
   for (const Types& t : kTypes)
     for (const bool with_bias : {false, true}) {
@@ -608,7 +518,7 @@ TEST_CASE("adamw: golden of models.md 5, ranges of decay, padding") {
 }
 
 // A call of every kind with sensible dimensions.
-std::vector<Run> one_of_each(const Types& t) {
+static std::vector<Run> one_of_each(const Types& t) {
   const std::int64_t b = 2, s = 8, n = b * s, w = 16, v = 12, heads = 2, dh = 8;
   const Tensor x = random({n, w}, t.scalar), vec = random({w}, t.scalar);
   const Tensor batch = tokens(b, s, v), logits = random({n, v}, t.scalar);
@@ -656,6 +566,7 @@ std::vector<Run> one_of_each(const Types& t) {
       run(make(K::adamw, {64}, kDecayAll), {flat.clone(), flat, at::zeros({64}, t.scalar),
                                             at::ones({64}, t.scalar), at::ones({1}, t.scalar)}));
   runs.push_back(run(make(K::metrics_pack, {8}, kHasNorm | kHasLoss), {one, one.clone()}));
+  for (Run& r : mla_runs(t)) runs.push_back(std::move(r));
   return runs;
 }
 
