@@ -7,6 +7,7 @@
 
 #include "common/base/check.h"
 #include "common/base/text.h"
+#include "common/model/kernels_mla.h"
 #include "common/model/kernels_moe.h"
 
 namespace tandem {
@@ -39,6 +40,12 @@ constexpr std::array<std::string_view, kNumDims> kExperts = {"rows", "in", "out"
                                                              "sources"};
 constexpr std::array<std::string_view, kNumDims> kExpertRows = {"rows", "width", "experts",
                                                                 "sources"};
+constexpr std::array<std::string_view, kNumDims> kAttention = {"batch",    "heads",    "seq",
+                                                               "head_dim", "kv_heads", "v_dim"};
+constexpr std::array<std::string_view, kNumDims> kLatents = {"tokens", "q_rank", "kv_rank",
+                                                             "rope_dim"};
+constexpr std::array<std::string_view, kNumDims> kMla = {"batch",    "heads",    "seq",
+                                                         "nope_dim", "rope_dim", "v_dim"};
 
 constexpr std::array<CatalogueEntry, kNumKernelKinds> kCatalogue = {{
     {K::embed_fwd, "embed_fwd", C::embedding, {"tokens", "rows", "width"}, kPositions, ""},
@@ -47,7 +54,7 @@ constexpr std::array<CatalogueEntry, kNumKernelKinds> kCatalogue = {{
     {K::rmsnorm_fwd, "rmsnorm_fwd", C::norm, {"tokens", "width"}, 0, "eps"},
     {K::linear_fwd, "linear_fwd", C::matmul, {"tokens", "in", "out"}, kBias, ""},
     {K::rope_fwd, "rope_fwd", C::elementwise, kHeads, 0, "base", 1},
-    {K::attention_fwd, "attention_fwd", C::attention, kHeads, kAttentionFlags, "", 1},
+    {K::attention_fwd, "attention_fwd", C::attention, kAttention, kAttentionFlags, "", 2},
     {K::bias_residual_fwd, "bias_residual_fwd", C::elementwise, {"tokens", "width"}, 0, ""},
     {K::residual_fwd, "residual_fwd", C::elementwise, {"tokens", "width"}, 0, ""},
     {K::gelu_fwd, "gelu_fwd", C::elementwise, {"elements"}, kGeluFlags, ""},
@@ -61,8 +68,15 @@ constexpr std::array<CatalogueEntry, kNumKernelKinds> kCatalogue = {{
     {K::layernorm_bwd_input, "layernorm_bwd_input", C::norm, {"tokens", "width"}, 0, ""},
     {K::rmsnorm_bwd_input, "rmsnorm_bwd_input", C::norm, {"tokens", "width"}, 0, ""},
     {K::residual_bwd_input, "residual_bwd_input", C::elementwise, {"tokens", "width"}, 0, ""},
-    {K::attention_bwd_input, "attention_bwd_input", C::attention, kHeads, kAttentionFlags, "", 1},
+    {K::attention_bwd_input, "attention_bwd_input", C::attention, kAttention, kAttentionFlags, "",
+     2},
     {K::rope_bwd_input, "rope_bwd_input", C::elementwise, kHeads, 0, "base", 1},
+    {K::latent_norm_fwd, "latent_norm_fwd", C::norm, kLatents, 0, "eps"},
+    {K::latent_split_fwd, "latent_split_fwd", C::elementwise, kLatents, 0, ""},
+    {K::mla_qkv_fwd, "mla_qkv_fwd", C::elementwise, kMla, 0, "base"},
+    {K::latent_norm_bwd_input, "latent_norm_bwd_input", C::norm, kLatents, 0, ""},
+    {K::latent_merge_bwd_input, "latent_merge_bwd_input", C::elementwise, kLatents, 0, ""},
+    {K::mla_qkv_bwd_input, "mla_qkv_bwd_input", C::elementwise, kMla, 0, "base"},
     {K::linear_bwd_weight, "linear_bwd_weight", C::matmul, {"tokens", "in", "out"}, kBias, ""},
     {K::bias_residual_bwd_weight,
      "bias_residual_bwd_weight",
@@ -168,14 +182,16 @@ std::optional<std::int64_t> integer(std::string_view text) {
 }
 
 bool has_kv_heads(const Kernel& k) { return catalogue(k.kind).dims[kKvHeads] == "kv_heads"; }
+bool is_attention(const Kernel& k) { return catalogue(k.kind).cost_class == C::attention; }
 
-// A dimension that is not printed: an optional one that is 0, key/value heads as many as heads.
+// A dimension that is not printed: an optional one that is 0 or says what holds without it.
 bool left_out(const Kernel& k, std::size_t dim) {
   if (dim == kKvHeads && has_kv_heads(k)) return kv_heads_of(k) == k.dims[1];
+  if (dim == kVDim && is_attention(k)) return v_dim_of(k) == k.dims[3];
   return k.dims[dim] == 0 && is_optional(catalogue(k.kind), dim);
 }
 
-// Elements of one of the parts of qkv that belong to `heads` heads.
+// Elements of one of the parts of qkv that belong to `heads` heads, as wide as q.
 std::int64_t elements_of(const Kernel& k, std::int64_t heads) {
   return k.dims[0] * heads * k.dims[2] * k.dims[3];
 }
@@ -198,6 +214,11 @@ bool is_optional(const CatalogueEntry& e, std::size_t dim) {
   std::size_t used = 0;
   while (used < e.dims.size() && !e.dims[used].empty()) ++used;
   return dim < used && dim + e.num_optional >= used;
+}
+
+std::int64_t least_of(const CatalogueEntry& e, std::size_t dim) {
+  const bool part = is_mla(e.kind) && (e.dims[dim] == "q_rank" || e.dims[dim] == "rope_dim");
+  return part || is_optional(e, dim) ? 0 : 1;
 }
 
 std::optional<KernelKind> kernel_from(std::string_view name) {
@@ -277,15 +298,20 @@ std::optional<Kernel> kernel_from_text(std::span<const std::string_view> words) 
 
 std::string_view broken_rule(const Kernel& k) {
   if (k.kind >= kFirstMoeKernel) return broken_moe_rule(k);
+  if (is_mla(k.kind)) return broken_mla_rule(k);
   if (has_kv_heads(k) && (kv_heads_of(k) < 1 || k.dims[1] % kv_heads_of(k) != 0))
     return "heads is a multiple of kv_heads";
   if ((k.kind == K::rope_fwd || k.kind == K::rope_bwd_input) && k.dims[3] % 2 != 0)
     return "head_dim is even";
+  // Flash wants v as wide as q and k; a narrower one is padded.
+  if (is_attention(k) && (k.flags & kMaterialised) == 0 && v_dim_of(k) > k.dims[3])
+    return "v_dim is at most head_dim with flash";
   return {};
 }
 
 Signature signature(const Kernel& k, PlanTypes t) {
   if (k.kind >= kFirstMoeKernel) return moe_signature(k, t);
+  if (is_mla(k.kind)) return mla_signature(k, t);
   const auto& d = k.dims;
   const DType w = t.compute, s = t.statistic(), m = t.main;
   const Shape any_batch{};  // rank 0: i64[b, S+1] with b * S = tokens
@@ -293,8 +319,9 @@ Signature signature(const Kernel& k, PlanTypes t) {
   const DType norm_w = s;
   const bool flash = (k.flags & kMaterialised) == 0;
   const Shape rows{d[0], d[1]};
-  const std::int64_t kv = kv_heads_of(k);
-  const Shape qkv{d[2], d[0], (d[1] + 2 * kv) * d[3]};  // of attention and rope
+  const std::int64_t kv = kv_heads_of(k), dv = v_dim_of(k);
+  const Shape qkv{d[2], d[0], (d[1] + 2 * kv) * d[3]};  // of rope
+  const Shape parts{d[2], d[0], (d[1] + kv) * d[3] + kv * dv}, out{d[2], d[0], d[1] * dv};
   Signature sig;
   switch (k.kind) {
     case K::embed_fwd:
@@ -327,8 +354,8 @@ Signature signature(const Kernel& k, PlanTypes t) {
       sig.outputs = {{"y", {d[0], d[2]}, w}};
       break;
     case K::attention_fwd:
-      sig.inputs = {{"qkv", qkv, w}};
-      sig.outputs = {{"out", {d[2], d[0], d[1] * d[3]}, w}};
+      sig.inputs = {{"qkv", parts, w}};
+      sig.outputs = {{"out", out, w}};
       if (flash)
         sig.outputs.push_back({"lse", {d[0], d[1], d[2]}, s});
       else
@@ -393,13 +420,13 @@ Signature signature(const Kernel& k, PlanTypes t) {
       sig.outputs = {{"dx", rows, w, false, 0}};
       break;
     case K::attention_bwd_input:
-      sig.inputs = {{"dout", {d[2], d[0], d[1] * d[3]}, w}, {"qkv", qkv, w}};
+      sig.inputs = {{"dout", out, w}, {"qkv", parts, w}};
       if (flash)
         sig.inputs.push_back({"lse", {d[0], d[1], d[2]}, s});
       else
         sig.inputs.push_back({"probs", {d[0], d[1], d[2], d[2]}, w});
-      sig.inputs.push_back({"out", {d[2], d[0], d[1] * d[3]}, w});
-      sig.outputs = {{"dqkv", qkv, w}};
+      sig.inputs.push_back({"out", out, w});
+      sig.outputs = {{"dqkv", parts, w}};
       break;
     case K::linear_bwd_weight:
       sig.inputs = {{"dy", {d[0], d[2]}, w}, {"x", {d[0], d[1]}, w}};
@@ -450,17 +477,19 @@ Signature signature(const Kernel& k, PlanTypes t) {
       sig.outputs = {{"metrics", {d[0]}, DType::f64, true}};
       break;
     default:
-      break;  // those of kernels_moe.cpp
+      break;  // those of kernels_mla.cpp and kernels_moe.cpp
   }
   return sig;
 }
 
 KernelCost cost(const Kernel& k, PlanTypes t, bool accumulates) {
   if (k.kind >= kFirstMoeKernel) return moe_cost(k, t, accumulates);
+  if (is_mla(k.kind)) return mla_cost(k, t);
   const double a = static_cast<double>(k.dims[0]), b = static_cast<double>(k.dims[1]),
                c = static_cast<double>(k.dims[2]), e = static_cast<double>(k.dims[3]);
   const double w = size_of(t.compute), s = size_of(t.statistic()), m = size_of(t.main);
-  const double add = accumulates ? 1 : 0, kv = static_cast<double>(kv_heads_of(k));
+  const double add = accumulates ? 1 : 0, kv = static_cast<double>(kv_heads_of(k)),
+               dv = static_cast<double>(v_dim_of(k));
   switch (k.kind) {
     case K::embed_fwd:
       return {0, 2 * a * c * w};
@@ -473,16 +502,19 @@ KernelCost cost(const Kernel& k, PlanTypes t, bool accumulates) {
       return {2 * a * b * c, w * (a * b + b * c + a * c)};
     case K::linear_bwd_weight:  // accumulating: scratch written, read; gradient read, written
       return {2 * a * b * c, w * (a * b + a * c) + m * b * c * (1 + 3 * add)};
+    // Flash executes v as wide as q and k. Operands: q and k of one width, v and out of the other.
     case K::attention_fwd: {
-      const double core = 4 * a * b * attention_pairs(k) * e;
-      const double stash = (k.flags & kMaterialised) ? 2 * a * b * c * c * w : a * b * c * s;
-      return {core, (2 * b + 2 * kv) * a * c * e * w + stash};
+      const bool flash = (k.flags & kMaterialised) == 0;
+      const double core = 2 * a * b * attention_pairs(k) * (flash ? 2 * e : e + dv);
+      const double stash = flash ? a * b * c * s : 2 * a * b * c * c * w;
+      return {core, (b + kv) * (e + dv) * a * c * w + stash};
     }
     case K::attention_bwd_input: {
       const bool flash = (k.flags & kMaterialised) == 0;
-      const double unit = 2 * a * b * attention_pairs(k) * e;
+      const double pairs = 2 * a * b * attention_pairs(k), unit = pairs * e;
       const double stash = flash ? a * b * c * s : 4 * a * b * c * c * w;
-      return {unit * (flash ? 5 : 4), (4 * b + 4 * kv) * a * c * e * w + stash};
+      return {flash ? unit * 5 : 2 * unit + 2 * pairs * dv,
+              2 * (b + kv) * (e + dv) * a * c * w + stash};
     }
     case K::rope_fwd:  // q and k, read and written
     case K::rope_bwd_input:
@@ -528,7 +560,7 @@ KernelCost cost(const Kernel& k, PlanTypes t, bool accumulates) {
     case K::metrics_pack:
       return {0, a * 8};
     default:
-      return {};  // those of kernels_moe.cpp
+      return {};  // those of kernels_mla.cpp and kernels_moe.cpp
   }
 }
 
@@ -537,18 +569,20 @@ Bytes hidden_scratch(const Kernel& k, PlanTypes t) {
   const Bytes w = size_of(t.compute), s = size_of(t.statistic());
   const auto& d = k.dims;
   const std::int64_t kv = kv_heads_of(k);
+  const bool padded = v_dim_of(k) != d[3];
   const Bytes query_block = std::min<Bytes>(d[2], 256), key_block = std::min<Bytes>(d[2], 512);
   switch (k.kind) {
     // Flash on one thread: LibTorch returns its own results, which are copied into the plan's, and
     // works on blocks of at most 256 queries and 512 keys; as many query heads at a time as there
-    // are key/value heads. Materialised: one matrix in backward.
+    // are key/value heads. A narrower v is padded to the width of q, in backward dO and the output
+    // too. Materialised: one matrix in backward.
     case K::attention_fwd:
       if (k.flags & kMaterialised) return 0;
-      return elements_of(k, kv) * w + d[0] * kv * d[2] * s +
+      return (padded ? 2 : 1) * elements_of(k, kv) * w + d[0] * kv * d[2] * s +
              query_block * (key_block + 2 + d[3]) * s;
     case K::attention_bwd_input:  // dq, dk, dv and a copy of dO
       if (k.flags & kMaterialised) return d[2] * d[2] * w;
-      return 4 * elements_of(k, kv) * w + query_block * (2 * key_block + 1) * s;
+      return (padded ? 7 : 4) * elements_of(k, kv) * w + query_block * (2 * key_block + 1) * s;
     default:
       return 0;
   }

@@ -41,9 +41,10 @@ enum class KernelKind : std::uint8_t {
   linear_fwd,         // {tokens,in,out} x, W[out,in] [, bias[out]] -> y
   rope_fwd,           // {batch,heads,seq,head_dim,kv_heads} qkv -> qkv (in place): q and k rotated
                       //   by position * base^(-2i/dh), pairs (i, i+dh/2); v as it is
-  attention_fwd,      // {batch,heads,seq,head_dim,kv_heads} qkv[S,b,(heads+2 kv_heads)*dh]
-                      //   -> out[S,b,heads*dh], lse[b,heads,S] (flash) or probs[b,heads,S,S]
-                      //   (materialised); head h uses key/value head h div (heads/kv_heads)
+  attention_fwd,      // {batch,heads,seq,head_dim,kv_heads,v_dim} qkv[S,b,(heads+kv_heads)*dh+
+                      //   kv_heads*dv] -> out[S,b,heads*dv], lse[b,heads,S] (flash) or
+                      //   probs[b,heads,S,S] (materialised); dv = v_dim, left out: dh; head h uses
+                      //   key/value head h div (heads/kv_heads)
   bias_residual_fwd,  // {tokens,width} x, bias, residual -> y = x + bias + residual
   residual_fwd,       // {tokens,width} x, residual -> y = x + residual
   gelu_fwd,           // {elements} x -> y
@@ -59,10 +60,29 @@ enum class KernelKind : std::uint8_t {
                         //   dbias (acc)
   rmsnorm_bwd_input,    // {tokens,width} dy, x, stat, weight -> dx (in place dy), dweight (acc)
   residual_bwd_input,   // {tokens,width} dx, dres -> dx (in place) = dx + dres
-  attention_bwd_input,  // {batch,heads,seq,head_dim,kv_heads} dout, qkv, lse|probs, out -> dqkv
+  attention_bwd_input,  // {batch,heads,seq,head_dim,kv_heads,v_dim} dout, qkv, lse|probs, out ->
+                        //   dqkv
   rope_bwd_input,       // {batch,heads,seq,head_dim,kv_heads} dqkv -> dqkv (in place): dq and dk
                         //   rotated back
-  linear_bwd_weight,    // {tokens,in,out} dy, x -> dW (acc) [, db (acc)]; scratch[out,in] if acc
+
+  // Latent attention (models.md 2.3). Q = q_rank + kv_rank + rope_dim; q_rank 0: no latent of q, so
+  // none of its operands; rope_dim 0: no kr. dn nope_dim, dr rope_dim, dv v_dim.
+  latent_norm_fwd,         // {tokens,q_rank,kv_rank,rope_dim} z[n,Q], wq[q_rank], wkv[kv_rank] ->
+                           //   latents[n,Q] (rms norm of the q part, of the kv part, rope as it
+                           //   is), zn[n,q_rank+kv_rank] (what the norms read), stat[2,n] (rstd of
+                           //   q, of kv; q_rank 0: stat[n])
+  latent_split_fwd,        // {tokens,q_rank,kv_rank,rope_dim} latents -> ql, kl, kr: its parts
+  mla_qkv_fwd,             // {batch,heads,seq,nope_dim,rope_dim,v_dim} q[n,heads*(dn+dr)],
+                           //   kv[n,heads*(dn+dv)], kr[n,dr] -> qkv[S,b,heads*(2(dn+dr)+dv)]: all
+                           //   q, all k, all v; in a head nope before rope; rope on q and on kr,
+                           //   which all heads share, as rope_fwd
+  latent_norm_bwd_input,   // {tokens,q_rank,kv_rank,rope_dim} dlatents, zn, stat, wq, wkv -> dz (in
+                           //   place dlatents), dwq (acc), dwkv (acc)
+  latent_merge_bwd_input,  // {tokens,q_rank,kv_rank,rope_dim} dql, dkl, dkr -> dlatents
+  mla_qkv_bwd_input,       // {batch,heads,seq,nope_dim,rope_dim,v_dim} dqkv -> dq, dkv, dkr (sum
+                           //   over heads); rotated back
+
+  linear_bwd_weight,  // {tokens,in,out} dy, x -> dW (acc) [, db (acc)]; scratch[out,in] if acc
   bias_residual_bwd_weight,  // {tokens,width} dy -> dbias (acc)
   embed_bwd_weight,          // {tokens,rows,width} dy, batch -> dweight (acc): scatter-add
   pos_add_bwd_weight,        // {seq,batch,width} dy -> dpos (acc); scratch[seq,width] if acc
@@ -113,6 +133,10 @@ enum class KernelKind : std::uint8_t {
 };
 inline constexpr KernelKind kFirstMoeKernel = KernelKind::router_fwd;
 inline constexpr int kNumKernelKinds = static_cast<int>(KernelKind::router_bias_update) + 1;
+// Entries of latent attention; their operands are in kernels_mla.cpp.
+[[nodiscard]] constexpr bool is_mla(KernelKind kind) {
+  return kind >= KernelKind::latent_norm_fwd && kind <= KernelKind::mla_qkv_bwd_input;
+}
 
 // Slots of the `metrics` value that every step ends with (all-reduce sum over world). Each is
 // counted by its owner, so the sum is the value of the whole run (models.md 4.9).
@@ -168,6 +192,8 @@ enum KernelFlag : std::uint32_t {
 inline constexpr std::size_t kNumDims = 8;
 // Key/value heads of attention and rope. Left out where they are as many as heads.
 inline constexpr std::size_t kKvHeads = 4;
+// Width of v in attention. Left out where it is head_dim, the width of q and k.
+inline constexpr std::size_t kVDim = 5;
 using KernelDims = std::array<std::int64_t, kNumDims>;
 
 // One entry of a plan's kernel table.
@@ -177,13 +203,19 @@ struct Kernel {
   std::uint32_t flags = 0;
   AxisSet coords;  // mesh axes whose coordinate its code reads
   AxisSet owner;   // axes that must be 0 for its values to count
-  // norms: eps; rope: base; clip_coef: max_norm; balance: alpha; combine: scale; bias update: rate
+  // norms: eps; rope, mla_qkv: base; clip_coef: max_norm; balance: alpha; combine: scale; bias
+  // update: rate
   std::optional<double> real;
   bool operator==(const Kernel&) const = default;
 };
 // Key/value heads of attention and rope: as many as heads where the dimension is left out (0).
 [[nodiscard]] constexpr std::int64_t kv_heads_of(const Kernel& k) {
   return k.dims[kKvHeads] > 0 ? k.dims[kKvHeads] : k.dims[1];
+}
+
+// Width of v of one head of attention: as wide as q and k where it is left out (0).
+[[nodiscard]] constexpr std::int64_t v_dim_of(const Kernel& k) {
+  return k.dims[kVDim] > 0 ? k.dims[kVDim] : k.dims[3];
 }
 
 struct CatalogueEntry {
@@ -198,6 +230,9 @@ struct CatalogueEntry {
 [[nodiscard]] const CatalogueEntry& catalogue(KernelKind kind);
 // Whether dimension `dim` of the entry may be left out.
 [[nodiscard]] bool is_optional(const CatalogueEntry& entry, std::size_t dim);
+// The least value of a dimension: 0 where it may be left out, and of parts that a model may lack
+// (q_rank, rope_dim); else 1.
+[[nodiscard]] std::int64_t least_of(const CatalogueEntry& entry, std::size_t dim);
 [[nodiscard]] std::optional<KernelKind> kernel_from(std::string_view name);
 
 // linear_fwd tokens=64 in=64 out=96 bias. to_text and kernel_from_text are inverse.

@@ -8,6 +8,8 @@
 #include <set>
 #include <type_traits>
 
+#include "common/base/check.h"
+
 namespace tandem {
 namespace {
 
@@ -15,7 +17,41 @@ using Json = nlohmann::ordered_json;
 
 constexpr int kVersion = 1;
 
-// Calls visit(key, member) for every field, in the order of the file.
+// Calls visit(key, member) for every field, in the order of the file. A struct inside is an object
+// with fields of its own.
+template <class Struct>
+concept IsMoe = std::is_same_v<std::remove_const_t<Struct>, MoeSpec>;
+template <class Struct>
+concept IsMla = std::is_same_v<std::remove_const_t<Struct>, MlaSpec>;
+
+template <IsMoe Moe, class Visit>
+void for_each_field(Moe& m, Visit&& visit) {
+  visit("experts", m.experts);
+  visit("top_k", m.top_k);
+  visit("expert_hidden", m.expert_hidden);
+  visit("shared_experts", m.shared_experts);
+  visit("router", m.router);
+  visit("groups", m.groups);
+  visit("groups_kept", m.groups_kept);
+  visit("scale", m.scale);
+  visit("dense_first", m.dense_first);
+  visit("every", m.every);
+  visit("capacity_factor", m.capacity_factor);
+  visit("drop_groups", m.drop_groups);
+  visit("expert_loss", m.expert_loss);
+  visit("device_loss", m.device_loss);
+  visit("bias_update", m.bias_update);
+  visit("scope", m.scope);
+  visit("device_groups", m.device_groups);
+}
+template <IsMla Mla, class Visit>
+void for_each_field(Mla& m, Visit&& visit) {
+  visit("q_rank", m.q_rank);
+  visit("kv_rank", m.kv_rank);
+  visit("nope_dim", m.nope_dim);
+  visit("rope_dim", m.rope_dim);
+  visit("v_dim", m.v_dim);
+}
 template <class Config, class Visit>
 void for_each_field(Config& c, Visit&& visit) {
   visit("seed", c.seed);
@@ -38,6 +74,9 @@ void for_each_field(Config& c, Visit&& visit) {
   visit("gelu_tanh", c.gelu_tanh);
   visit("norm_eps", c.norm_eps);
   visit("rope_base", c.rope_base);
+  visit("moe", c.moe);
+  visit("mla", c.mla);
+  visit("cp", c.cp);
   visit("init", c.init);
   visit("precision", c.precision);
   visit("sequence", c.sequence);
@@ -100,10 +139,95 @@ std::string take(const Json& v, std::optional<double>& out) {
   return expected.empty() ? "" : "a finite number or null";
 }
 
+std::string take(const Json& v, RouterKind& out) {
+  if (v != "softmax" && v != "sigmoid") return "softmax or sigmoid";
+  out = v == "softmax" ? RouterKind::softmax : RouterKind::sigmoid;
+  return "";
+}
+std::string take(const Json& v, BalanceScope& out) {
+  if (v != "sequence" && v != "microbatch") return "sequence or microbatch";
+  out = v == "sequence" ? BalanceScope::sequence : BalanceScope::microbatch;
+  return "";
+}
+
+template <class T>
+Json json_of(const T& member) {
+  return member;
+}
+Json json_of(const std::optional<double>& member) { return member ? Json(*member) : Json(nullptr); }
+Json json_of(RouterKind kind) { return kind == RouterKind::softmax ? "softmax" : "sigmoid"; }
+Json json_of(BalanceScope scope) {
+  return scope == BalanceScope::sequence ? "sequence" : "microbatch";
+}
+
+template <class T>
+concept IsObject = IsMoe<T> || IsMla<T>;
+
+// Fields of a struct, after those that `root` has.
+template <class Struct>
+Json with_fields(Json root, const Struct& s) {
+  for_each_field(s, [&]<class T>(const char* key, const T& member) {
+    if constexpr (IsObject<T>)
+      root[key] = with_fields(Json::object(), member);
+    else
+      root[key] = json_of(member);
+  });
+  return root;
+}
+
+// All fields of a struct, and no others than those and `known`. `path`: of the struct, "moe.".
+template <class Struct>
+std::optional<Error> read_fields(const Json& root, const std::string& path,
+                                 std::set<std::string> known, const std::string& file, Struct& s) {
+  std::optional<Error> error;
+  for_each_field(s, [&]<class T>(const char* key, T& member) {
+    known.insert(key);
+    if (error) return;
+    const auto it = root.find(key);
+    if (it == root.end()) {
+      error = bad(file, "a field of the training file is missing", "no `" + path + key + "`",
+                  "every field");
+      return;
+    }
+    std::string expected;
+    if constexpr (IsObject<T>) {
+      if (it->is_object())
+        error = read_fields(*it, path + key + ".", {}, file, member);
+      else
+        expected = "an object";
+    } else {
+      expected = take(*it, member);
+    }
+    if (!expected.empty())
+      error = bad(file, "the training file has a wrong value",
+                  "`" + path + key + "`: " + it->dump(), expected);
+  });
+  if (error) return error;
+  for (const auto& [key, value] : root.items())
+    if (!known.contains(key))
+      return bad(file, "unknown field in the training file", "`" + path + key + "`",
+                 "known fields only");
+  return std::nullopt;
+}
+
 bool one_of(const std::string& word, std::initializer_list<const char*> words) {
   for (const char* w : words)
     if (word == w) return true;
   return false;
+}
+
+const char* family_word(ModelFamily f) {
+  switch (f) {
+    case ModelFamily::gpt:
+      return "gpt";
+    case ModelFamily::llama:
+      return "llama";
+    case ModelFamily::mixtral:
+      return "mixtral";
+    case ModelFamily::deepseek_v3:
+      return "deepseek_v3";
+  }
+  return "?";
 }
 
 const char* precision_word(Precision p) {
@@ -122,18 +246,66 @@ const char* precision_word(Precision p) {
   return "?";
 }
 
+std::optional<ModelFamily> family_from(const std::string& word) {
+  for (const ModelFamily f :
+       {ModelFamily::gpt, ModelFamily::llama, ModelFamily::mixtral, ModelFamily::deepseek_v3})
+    if (word == family_word(f)) return f;
+  return std::nullopt;
+}
+
+// Experts, where there are some; empty: fine.
+std::string check_moe(const TrainingConfig& c) {
+  const MoeSpec& m = c.moe;
+  if (m.top_k < 1 || m.top_k > m.experts || m.expert_hidden < 1 || m.shared_experts < 0)
+    return "moe.top_k in 1 .. experts, expert_hidden of at least 1";
+  if (m.groups < 1 || m.experts % m.groups || m.groups_kept < 1 || m.groups_kept > m.groups ||
+      m.top_k > m.groups_kept * (m.experts / m.groups))
+    return "moe.experts in equal groups, and top_k experts in groups_kept of them";
+  if (m.dense_first < 0 || m.every < 1) return "moe.dense_first of at least 0, every of at least 1";
+  if (m.device_loss != 0 && (m.device_groups < 1 || m.experts % m.device_groups))
+    return "moe.experts, a multiple of device_groups";
+  if (m.bias_update != 0 && m.router != RouterKind::sigmoid)
+    return "moe.router sigmoid where bias_update is not 0";
+  if (!m.capacity_factor) return "";
+  if (!(*m.capacity_factor > 0)) return "moe.capacity_factor above 0";
+  if (m.drop_groups < 1 || c.sequence % m.drop_groups || m.drop_groups % c.cp)
+    return "sequence, a multiple of moe.drop_groups, and that of cp";
+  if (c.cp > 1 && c.sequence % (2 * c.cp)) return "sequence, a multiple of 2 cp";
+  return "";
+}
+
+std::string check_mla(const MlaSpec& m) {
+  if (m.kv_rank < 1 || m.q_rank < 0 || m.nope_dim < 1 || m.v_dim < 1)
+    return "mla.kv_rank, nope_dim and v_dim of at least 1";
+  return m.rope_dim < 0 || m.rope_dim % 2 ? "an even mla.rope_dim" : "";
+}
+
+// What only some families have; empty: fine.
+std::string check_family(const TrainingConfig& c, ModelFamily family) {
+  const bool gpt = family == ModelFamily::gpt, deepseek = family == ModelFamily::deepseek_v3;
+  if (gpt && kv_heads_of(c) != c.heads) return "as many kv_heads as heads";
+  if (!gpt && !(c.rope_base > 0)) return "a rope_base above 0";
+  if (!gpt && !deepseek && head_dim_of(c) % 2 != 0) return "an even head_dim";
+  if (deepseek != (c.mla.kv_rank != 0)) return "mla of family deepseek_v3, and of no other";
+  if (std::string wrong = deepseek ? check_mla(c.mla) : ""; !wrong.empty()) return wrong;
+  if (family == ModelFamily::mixtral && c.moe.experts < 1) return "moe.experts of at least 1";
+  if ((gpt || family == ModelFamily::llama) && c.moe.experts != 0)
+    return "experts in mixtral and deepseek_v3 only";
+  return c.moe.experts != 0 ? check_moe(c) : "";
+}
+
 // What the executor relies on; empty: fine.
 std::string check(const TrainingConfig& c) {
   if (c.layers < 1 || c.hidden < 1 || c.heads < 1 || c.ffn_hidden < 1 || c.vocab < 1)
     return "layers, hidden, heads, ffn_hidden and vocab of at least 1";
-  if (!one_of(c.family, {"gpt", "llama"})) return "family gpt or llama";
+  const std::optional<ModelFamily> family = family_from(c.family);
+  if (!family) return "family gpt, llama, mixtral or deepseek_v3";
   if (c.head_dim < 0 || (c.head_dim == 0 && c.hidden % c.heads))
     return "hidden, a multiple of heads, or head_dim";
   if (c.kv_heads < 0 || c.heads % kv_heads_of(c)) return "heads, a multiple of kv_heads";
-  if (c.family == "gpt" && kv_heads_of(c) != c.heads) return "as many kv_heads as heads";
-  if (c.family == "llama" && (head_dim_of(c) % 2 != 0 || !(c.rope_base > 0)))
-    return "an even head_dim and a rope_base above 0";
-  const bool positions = c.family == "gpt";  // learned: there are max_sequence of them
+  if (c.cp < 1) return "cp of at least 1";
+  if (std::string wrong = check_family(c, *family); !wrong.empty()) return wrong;
+  const bool positions = family == ModelFamily::gpt;  // learned: there are max_sequence of them
   if (c.sequence < 1 || (positions && c.sequence > c.max_sequence))
     return "sequence in 1 .. max_sequence";
   if (c.micro_batch < 1 || c.global_batch < 1 || c.global_batch % c.micro_batch)
@@ -150,6 +322,25 @@ std::string check(const TrainingConfig& c) {
 
 }  // namespace
 
+ModelShape model_shape(const TrainingConfig& c) {
+  ModelSpec m;
+  const std::optional<ModelFamily> family = family_from(c.family);
+  TANDEM_CHECK(family, "check() let family {} through", c.family);
+  m.family = *family;
+  m.layers = c.layers;
+  m.hidden = c.hidden;
+  m.heads = c.heads;
+  m.kv_heads = kv_heads_of(c);
+  m.head_dim = head_dim_of(c);
+  m.ffn_hidden = c.ffn_hidden;
+  m.vocab = c.vocab;
+  m.max_sequence = c.max_sequence;
+  m.tied_embeddings = c.tied_embeddings;
+  m.moe = c.moe;
+  m.mla = c.mla;
+  return model_shape(m);
+}
+
 TrainingConfig training_config(const Scenario& s) {
   const ModelSpec& m = s.model;
   const TrainingSpec& t = s.training;
@@ -161,7 +352,7 @@ TrainingConfig training_config(const Scenario& s) {
   c.threads_per_rank = s.execute.threads_per_rank;
   c.timeout_s = s.execute.timeout;
   c.deterministic = s.execute.deterministic;
-  c.family = m.family == ModelFamily::llama ? "llama" : "gpt";
+  c.family = family_word(m.family);
   c.layers = m.layers;
   c.hidden = m.hidden;
   c.heads = m.heads;
@@ -174,6 +365,9 @@ TrainingConfig training_config(const Scenario& s) {
   c.gelu_tanh = m.gelu == Gelu::tanh;
   c.norm_eps = m.norm_eps;
   c.rope_base = m.rope_base;
+  c.moe = m.moe;
+  c.mla = m.mla;
+  c.cp = s.parallel.cp;
   c.init = t.init == Init::test ? "test" : "normal";
   c.precision = precision_word(t.precision);
   c.sequence = t.sequence;
@@ -196,15 +390,8 @@ TrainingConfig training_config(const Scenario& s) {
 }
 
 std::string to_json(const TrainingConfig& config) {
-  Json root = {{"format", "tandem-training"}, {"version", kVersion}};
-  for_each_field(config, [&](const char* key, const auto& member) {
-    using T = std::decay_t<decltype(member)>;
-    if constexpr (std::is_same_v<T, std::optional<double>>)
-      root[key] = member ? Json(*member) : Json(nullptr);
-    else
-      root[key] = member;
-  });
-  return root.dump(2) + "\n";
+  const Json head = {{"format", "tandem-training"}, {"version", kVersion}};
+  return with_fields(head, config).dump(2) + "\n";
 }
 
 Result<TrainingConfig> training_from_json(const std::string& text, const std::string& file) {
@@ -215,26 +402,8 @@ Result<TrainingConfig> training_from_json(const std::string& text, const std::st
     return bad(file, "not a training file of this version", root.value("format", Json()).dump(),
                "format tandem-training, version 1");
   TrainingConfig config;
-  std::optional<Error> error;
-  std::set<std::string> known = {"format", "version"};
-  for_each_field(config, [&](const char* key, auto& member) {
-    known.insert(key);
-    if (error) return;
-    const auto it = root.find(key);
-    if (it == root.end()) {
-      error = bad(file, "a field of the training file is missing", "no `" + std::string(key) + "`",
-                  "every field");
-      return;
-    }
-    const std::string expected = take(*it, member);
-    if (!expected.empty())
-      error = bad(file, "the training file has a wrong value",
-                  "`" + std::string(key) + "`: " + it->dump(), expected);
-  });
+  std::optional<Error> error = read_fields(root, "", {"format", "version"}, file, config);
   if (error) return *error;
-  for (const auto& [key, value] : root.items())
-    if (!known.contains(key))
-      return bad(file, "unknown field in the training file", "`" + key + "`", "known fields only");
   const std::string expected = check(config);
   if (!expected.empty())
     return bad(file, "the training file cannot be run", "values that do not fit", expected);

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "common/base/result.h"
+#include "common/model/parameters.h"
 #include "common/scenario/scenario.h"
 
 namespace tandem {
@@ -19,12 +20,17 @@ struct TrainingConfig {
   bool deterministic = true;
   bool verify = false;  // write every step's reduced gradients to RUN/ranks/K.grads
   // model, for initial values, data and the autograd reference (models.md 2)
-  std::string family = "gpt";  // gpt | llama
+  std::string family = "gpt";  // gpt | llama | mixtral | deepseek_v3
   int layers = 0, hidden = 0, heads = 0, ffn_hidden = 0, vocab = 0, max_sequence = 0;
   int kv_heads = 0;  // 0: as many as heads
   int head_dim = 0;  // 0: hidden / heads
   bool tied_embeddings = true, gelu_tanh = false;
   double norm_eps = 1e-5, rope_base = 10000;
+  MoeSpec moe;  // mixtral, deepseek_v3; drop_groups and device_groups resolved
+  MlaSpec mla;  // deepseek_v3
+  // Parts of a sequence in zig-zag order: with moe.drop_groups they say which tokens share a limit
+  // of capacity (models.md 8a), so the reference drops what the run drops.
+  int cp = 1;
   std::string init = "normal";     // normal | test
   std::string precision = "fp32";  // fp64 | fp32 | bf16
   int sequence = 0, global_batch = 0, micro_batch = 0;
@@ -48,6 +54,9 @@ struct TrainingConfig {
 [[nodiscard]] inline int head_dim_of(const TrainingConfig& c) {
   return c.head_dim > 0 ? c.head_dim : c.hidden / c.heads;
 }
+
+// The model's shape, for its parameters by name (common/model/parameters.h).
+[[nodiscard]] ModelShape model_shape(const TrainingConfig& config);
 
 // What the scenario asks for; data_path as the scenario has it.
 [[nodiscard]] TrainingConfig training_config(const Scenario& scenario);

@@ -1,13 +1,16 @@
-// Causal attention of the local heads, scale head_dim^-0.5. qkv[S, b, (heads + 2 kv_heads)*dh]: all
-// q heads, then k, then v; head h uses key/value head h div (heads/kv_heads), whose gradients are
-// sums over its heads. Flash: LibTorch's CPU kernel, which saves the log-sum-exp of each row and
-// wants as many heads of q as of k: one call for the first head of each group, one for the second,
-// and so on, without copies of k and v. Materialised: explicit probabilities P,
+// Causal attention of the local heads, scale head_dim^-0.5. qkv[S, b, (heads + kv_heads)*dh +
+// kv_heads*dv]: all q heads, then k, then v; head h uses key/value head h div (heads/kv_heads),
+// whose gradients are sums over its heads. Flash: LibTorch's CPU kernel, which saves the
+// log-sum-exp of each row and wants as many heads of q as of k: one call for the first head of each
+// group, one for the second, and so on, without copies of k and v. It also wants v as wide as q: a
+// narrower v, and in backward dO and the output, get zeros behind, which add nothing to any
+// product. Materialised: explicit probabilities P,
 //   P = softmax(scale q k^T);  o = P v;  dv = P^T do;  dP = do v^T
 //   dS = P * (dP - rowsum(dP * P));  dq = scale dS k;  dk = scale dS^T q
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
 #include <ATen/ops/addmm.h>
+#include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 
@@ -21,30 +24,44 @@ namespace tandem::exec {
 namespace {
 
 struct Heads {
-  std::int64_t batch, heads, seq, width, kv;  // width: head_dim; kv: key/value heads
+  std::int64_t batch, heads, seq, width, kv, v_width;  // width: head_dim; kv: key/value heads
   explicit Heads(const Kernel& k)
-      : batch(k.dims[0]), heads(k.dims[1]), seq(k.dims[2]), width(k.dims[3]), kv(kv_heads_of(k)) {}
+      : batch(k.dims[0]),
+        heads(k.dims[1]),
+        seq(k.dims[2]),
+        width(k.dims[3]),
+        kv(kv_heads_of(k)),
+        v_width(v_dim_of(k)) {}
   // How many heads share a key/value head.
   [[nodiscard]] std::int64_t shared() const { return heads / kv; }
-  // Heads [first, first + count) of [S, b, all, dh], as [b, count, S, dh]: strides only, no copy.
-  [[nodiscard]] at::Tensor part(const View& view, std::int64_t all, std::int64_t first,
-                                std::int64_t count) const {
+  // `count` heads of `each` elements from element `first` of a row [S, b, row], as
+  // [b, count, S, each]: strides only, no copy.
+  [[nodiscard]] at::Tensor part(const View& view, std::int64_t row, std::int64_t first,
+                                std::int64_t count, std::int64_t each) const {
     const c10::InferenceMode guard;
-    return tensor(view, {seq, batch, all, width})
-        .slice(2, first, first + count)
+    return tensor(view, {seq, batch, row})
+        .slice(2, first, first + count * each)
+        .unflatten(2, {count, each})
         .permute({1, 2, 0, 3});
   }
+  [[nodiscard]] std::int64_t row() const { return (heads + kv) * width + kv * v_width; }
   // q, k and v of a fused buffer, and the only part of an output.
-  [[nodiscard]] at::Tensor q(const View& view) const {
-    return part(view, heads + 2 * kv, 0, heads);
-  }
+  [[nodiscard]] at::Tensor q(const View& view) const { return part(view, row(), 0, heads, width); }
   [[nodiscard]] at::Tensor k(const View& view) const {
-    return part(view, heads + 2 * kv, heads, kv);
+    return part(view, row(), heads * width, kv, width);
   }
   [[nodiscard]] at::Tensor v(const View& view) const {
-    return part(view, heads + 2 * kv, heads + kv, kv);
+    return part(view, row(), (heads + kv) * width, kv, v_width);
   }
-  [[nodiscard]] at::Tensor out(const View& view) const { return part(view, heads, 0, heads); }
+  [[nodiscard]] at::Tensor out(const View& view) const {
+    return part(view, heads * v_width, 0, heads, v_width);
+  }
+  // As wide as q: with zeros behind, where v is narrower, in memory of its own.
+  [[nodiscard]] at::Tensor padded(const at::Tensor& x) const {
+    return v_width == width ? x : at::constant_pad_nd(x, {0, width - v_width});
+  }
+  // The other way: what belongs to v.
+  [[nodiscard]] at::Tensor narrow(const at::Tensor& x) const { return x.slice(3, 0, v_width); }
   // Of [b, heads, ...] the first head of each group that shares a key/value head, as [b, kv, ...];
   // then the second of each, and so on.
   [[nodiscard]] std::vector<at::Tensor> members(const at::Tensor& x) const {
@@ -148,10 +165,11 @@ Prepared bind_attention_fwd(const KernelCall& call) {
   std::vector<at::Tensor> lse = h.members(tensor(call.outputs[1], {h.batch, h.heads, h.seq}));
   return [=]() mutable {
     const c10::InferenceMode inference;
+    const at::Tensor wide_v = h.padded(v);
     for (std::size_t i = 0; i < q.size(); ++i) {
-      auto [o, l] =
-          at::_scaled_dot_product_flash_attention_for_cpu(q[i], k, v, 0.0, causal, {}, h.scale());
-      out[i].copy_(o);
+      auto [o, l] = at::_scaled_dot_product_flash_attention_for_cpu(q[i], k, wide_v, 0.0, causal,
+                                                                    {}, h.scale());
+      out[i].copy_(h.narrow(o));
       lse[i].copy_(l);
     }
   };
@@ -172,16 +190,17 @@ Prepared bind_attention_bwd_input(const KernelCall& call) {
   at::Tensor dk = h.k(call.outputs[0]), dv = h.v(call.outputs[0]);
   return [=]() mutable {
     const c10::InferenceMode inference;
+    const at::Tensor wide_v = h.padded(v);
     for (std::size_t i = 0; i < q.size(); ++i) {
       auto [gq, gk, gv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
-          dout[i], q[i], k, v, out[i], lse[i], 0.0, causal, {}, h.scale());
+          h.padded(dout[i]), q[i], k, wide_v, h.padded(out[i]), lse[i], 0.0, causal, {}, h.scale());
       dq[i].copy_(gq);
       if (i == 0) {
         dk.copy_(gk);
-        dv.copy_(gv);
+        dv.copy_(h.narrow(gv));
       } else {
         dk.add_(gk);
-        dv.add_(gv);
+        dv.add_(h.narrow(gv));
       }
     }
   };

@@ -2,12 +2,11 @@
 //   y = xh * weight + bias,  xh = (x - mean) * rstd
 //   g = dy * weight;  dx = rstd * (g - mean(g) - xh * mean(g * xh))
 //   dweight = sum dy * xh;  dbias = sum dy                              [over rows, ascending]
-// RMS norm: the same with mean 0 and no bias; only rstd is saved.
-//   y = xh * weight,  xh = x * rstd,  rstd = 1/sqrt(mean(x^2) + eps)
-//   dx = rstd * (g - xh * mean(g * xh))
+// RMS norm: rms.h.
 #include <cmath>
 
 #include "exec/kernels/loops.h"
+#include "exec/kernels/rms.h"
 
 namespace tandem::exec {
 namespace {
@@ -44,35 +43,6 @@ void backward_rows(const T* dy, const T* x, const T* stat, const T* weight, T* d
     const T mean_g = sum / T(width), mean_gx = dot / T(width);
     for (std::int64_t c = 0; c < width; ++c)
       out[c] = rstd * (g[c] * weight[c] - mean_g - (row[c] - mean) * rstd * mean_gx);
-  }
-}
-
-template <class T>
-void rms_forward(const T* x, const T* weight, T* y, T* stat, std::int64_t tokens,
-                 std::int64_t width, T eps) {
-  for (std::int64_t r = 0; r < tokens; ++r) {
-    const T* row = x + r * width;
-    T* out = y + r * width;
-    const T square = lane_sum<T>(width, [row](std::int64_t i) { return row[i] * row[i]; });
-    const T rstd = T(1) / std::sqrt(square / T(width) + eps);
-    for (std::int64_t c = 0; c < width; ++c) out[c] = row[c] * rstd * weight[c];
-    stat[r] = rstd;
-  }
-}
-
-// `dx` may be `dy`.
-template <class T>
-void rms_backward_rows(const T* dy, const T* x, const T* stat, const T* weight, T* dx,
-                       std::int64_t tokens, std::int64_t width) {
-  for (std::int64_t r = 0; r < tokens; ++r) {
-    const T *g = dy + r * width, *row = x + r * width;
-    T* out = dx + r * width;
-    const T rstd = stat[r];
-    const T dot =
-        lane_sum<T>(width, [=](std::int64_t i) { return g[i] * weight[i] * (row[i] * rstd); });
-    const T mean_gx = dot / T(width);
-    for (std::int64_t c = 0; c < width; ++c)
-      out[c] = rstd * (g[c] * weight[c] - row[c] * rstd * mean_gx);
   }
 }
 
@@ -118,7 +88,7 @@ Prepared bind_rmsnorm_fwd(const KernelCall& call) {
     const T eps = static_cast<T>(call.kernel.real.value_or(1e-5));
     const T *x = call.inputs[0].as<T>(), *weight = call.inputs[1].as<T>();
     T *y = call.outputs[0].as<T>(), *stat = call.outputs[1].as<T>();
-    return [=] { rms_forward(x, weight, y, stat, tokens, width, eps); };
+    return [=] { rms_forward<T>({x, width}, weight, {y, width}, stat, tokens, width, eps); };
   });
 }
 
@@ -131,11 +101,8 @@ Prepared bind_rmsnorm_bwd_input(const KernelCall& call) {
     T *dx = call.outputs[0].as<T>(), *dweight = call.outputs[1].as<T>();
     const bool add_weight = call.accumulate[1];
     return [=] {
-      // First the sum over rows: dx may overwrite dy.
-      column_sums(dweight, tokens, width, add_weight, [=](std::int64_t r, std::int64_t c) {
-        return dy[r * width + c] * (x[r * width + c] * stat[r]);
-      });
-      rms_backward_rows(dy, x, stat, weight, dx, tokens, width);
+      rms_backward<T>({dy, width}, {x, width}, stat, weight, {dx, width}, dweight, add_weight,
+                      tokens, width);
     };
   });
 }

@@ -2,9 +2,10 @@
 // shares no kernel with the executor, only names, initial values and batches. Used by tests and by
 // `execute --verify`. The graph exists here and nowhere else.
 //
-// It takes the same microbatches (micro_batch sequences) and one divisor, global_batch * sequence,
-// and always computes in fp64; in an fp32 run parameters start from values rounded to fp32, so what
-// differs is the executor's rounding alone.
+// The run (batches, optimizer, clipping) is here, the models are in reference_models.h, experts in
+// reference_moe.h. It takes the same microbatches (micro_batch sequences) and one divisor,
+// global_batch * sequence, and always computes in fp64; in an fp32 run parameters start from values
+// rounded to fp32, so what differs is the executor's rounding alone.
 #pragma once
 
 #include <map>
@@ -23,20 +24,22 @@ struct FullTensor {
 using TensorMap = std::map<std::string, FullTensor>;
 
 struct ReferenceStep {
-  double loss = 0, norm = 0, lr = 0;  // norm: before clipping
-  TensorMap gradients;                // before clipping
+  double loss = 0;          // cross-entropy
+  double balance = 0;       // losses of the routers, all layers; the total is loss + balance
+  double norm = 0, lr = 0;  // norm: before clipping
+  TensorMap gradients;      // before clipping
+  std::map<int, std::vector<std::int64_t>> choices;  // by MoE layer: how often each expert was
+                                                     // chosen, before drops
+  std::int64_t dropped = 0;                          // assignments beyond the capacity, all layers
 };
 
 struct ReferenceRun {
   std::vector<ReferenceStep> steps;
-  TensorMap parameters;  // after the last update
+  TensorMap parameters;                            // after the last update
+  std::map<int, std::vector<double>> router_bias;  // by MoE layer, after the last update
 };
 
 // config.warmup_steps + config.steps steps. `keep_gradients`: how many steps keep theirs.
 [[nodiscard]] Result<ReferenceRun> run_reference(const TrainingConfig& config, int keep_gradients);
-
-// Names and shapes of all parameters of the model, sorted by name.
-[[nodiscard]] std::map<std::string, std::pair<std::int64_t, std::int64_t>> parameter_shapes(
-    const TrainingConfig& config);
 
 }  // namespace tandem::exec

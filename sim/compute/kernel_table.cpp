@@ -110,14 +110,18 @@ bool is_constant(KernelKind kind, std::string_view name) {
   return name == "divisor" || name == "valid";
 }
 
-// Constants stay 0. Key/value heads count by how many heads share one.
+// Constants stay 0. Key/value heads count by how many heads share one, the width of v by how much
+// narrower it is than q and k.
 std::array<double, kNumDims> octaves(const Kernel& k) {
-  const auto& names = catalogue(k.kind).dims;
+  const CatalogueEntry& e = catalogue(k.kind);
   std::array<double, kNumDims> out{};
   for (std::size_t i = 0; i < kNumDims; ++i) {
-    if (names[i] == "kv_heads")
+    if (e.dims[i].empty() || is_constant(k.kind, e.dims[i])) continue;
+    if (e.dims[i] == "kv_heads")
       out[i] = octave(k.dims[1] / std::max<std::int64_t>(1, kv_heads_of(k)));
-    else if (!names[i].empty() && !is_constant(k.kind, names[i]))
+    else if (e.dims[i] == "v_dim" && e.cost_class == CostClass::attention)
+      out[i] = octave(v_dim_of(k)) - octave(k.dims[3]);
+    else
       out[i] = octave(k.dims[i]);
   }
   return out;

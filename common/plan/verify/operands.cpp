@@ -51,32 +51,38 @@ class Operands {
                  {}});
   }
 
-  // Factors of the largest operand, or more: the sequence of attention counts twice, key/value
-  // heads are no more than heads; the divisor of a loss, its valid classes and what bounds rows do
-  // not count.
-  static std::array<std::int64_t, 4> extents(const Kernel& k) {
+  // Factors of the largest operand, or more (a fourth of it, for parts of one row): the sequence of
+  // attention counts twice, key/value heads are no more than heads; the divisor of a loss, its
+  // valid classes and what bounds rows do not count.
+  static std::array<std::int64_t, 5> extents(const Kernel& k) {
     const auto& d = k.dims;
     switch (k.kind) {
       case KernelKind::ce_max:
       case KernelKind::ce_grad:
-        return {d[0], d[1], 1, 1};
+        return {d[0], d[1], 1, 1, 1};
       case KernelKind::attention_fwd:
       case KernelKind::attention_bwd_input:
       case KernelKind::rope_fwd:
-      case KernelKind::rope_bwd_input: {
-        std::int64_t twice = 0;
-        return {d[0], d[1], __builtin_mul_overflow(d[2], d[2], &twice) ? -1 : twice, d[3]};
-      }
+      case KernelKind::rope_bwd_input:
+        return {d[0], d[1], d[2], d[2], std::max(d[3], v_dim_of(k))};
+      case KernelKind::latent_norm_fwd:
+      case KernelKind::latent_norm_bwd_input:
+      case KernelKind::latent_split_fwd:
+      case KernelKind::latent_merge_bwd_input:
+        return {d[0], std::max({d[1], d[2], d[3]}), 1, 1, 1};
+      case KernelKind::mla_qkv_fwd:  // five parts in a row
+      case KernelKind::mla_qkv_bwd_input:
+        return {d[0], d[1], d[2], std::max({d[3], d[4], d[5]}), 2};
       case KernelKind::balance_fwd:
-        return {d[0], d[1], 1, 1};
+        return {d[0], d[1], 1, 1, 1};
       case KernelKind::balance_bwd_input:
-        return {std::max(d[0], d[6]), d[1], 1, 1};
+        return {std::max(d[0], d[6]), d[1], 1, 1, 1};
       case KernelKind::experts_linear_fwd:
       case KernelKind::experts_linear_bwd_input:
       case KernelKind::experts_linear_bwd_weight:
-        return {std::max({d[0], d[3], d[4]}), std::max(d[1], d[3]), d[2], 1};
+        return {std::max({d[0], d[3], d[4]}), std::max(d[1], d[3]), d[2], 1, 1};
       default:
-        return {d[0], d[1], d[2], d[3]};
+        return {d[0], d[1], d[2], d[3], 1};
     }
   }
 
@@ -91,7 +97,7 @@ class Operands {
         good = good && d >= 0 &&
                !__builtin_mul_overflow(product, std::max<std::int64_t>(d, 1), &product);
       for (std::size_t d = 0; d < k.dims.size(); ++d)
-        if (!entry.dims[d].empty() && k.dims[d] < (is_optional(entry, d) ? 0 : 1)) good = false;
+        if (!entry.dims[d].empty() && k.dims[d] < least_of(entry, d)) good = false;
       const std::string_view broken = good ? broken_rule(k) : std::string_view{};
       if (!good || !broken.empty())
         bad("V1.6", {}, fmt::format("kernel {} {} has impossible dimensions", i, to_text(k)),

@@ -68,8 +68,79 @@ TEST_CASE("training.json: the fields of llama read back; what does not fit is re
   CHECK(code_of(replaced(text, "\"head_dim\": 0", "\"head_dim\": 15")) == "E-EXEC-030");
   CHECK(code_of(replaced(text, "\"rope_base\": 500000.0", "\"rope_base\": 0.0")) == "E-EXEC-030");
   CHECK(code_of(replaced(text, "\"family\": \"llama\"", "\"family\": \"mixtral\"")) ==
-        "E-EXEC-030");
+        "E-EXEC-030");  // without experts
   CHECK(code_of(replaced(text, "\"family\": \"llama\"", "\"family\": \"gpt\"")) == "E-EXEC-030");
+}
+
+TEST_CASE("training.json: experts and latent attention read back; what does not fit is refused") {
+  TrainingConfig c = sample();
+  c.family = "deepseek_v3", c.cp = 2;
+  c.mla = {.q_rank = 32, .kv_rank = 16, .nope_dim = 8, .rope_dim = 4, .v_dim = 8};
+  c.moe.experts = 8, c.moe.top_k = 3, c.moe.expert_hidden = 32, c.moe.shared_experts = 1;
+  c.moe.router = RouterKind::sigmoid, c.moe.groups = 4, c.moe.groups_kept = 2, c.moe.scale = 1.5;
+  c.moe.dense_first = 1, c.moe.every = 2, c.moe.capacity_factor = 1.25, c.moe.drop_groups = 4;
+  c.moe.expert_loss = 0.01, c.moe.device_loss = 0.005, c.moe.bias_update = 0.001;
+  c.moe.scope = BalanceScope::microbatch, c.moe.device_groups = 2;
+  const std::string text = to_json(c);
+  const Result<TrainingConfig> read = training_from_json(text, "training.json");
+  REQUIRE(read.ok());
+  CHECK(to_json(*read) == text);
+  CHECK(read->moe == c.moe);
+  CHECK(read->mla == c.mla);
+  CHECK(read->cp == 2);
+  c.moe.capacity_factor.reset();
+  CHECK(training_from_json(to_json(c), "f")->moe == c.moe);
+  const std::pair<const char*, const char*> wrong[] = {
+      {"\"experts\": 8", "\"experts\": 7"},
+      {"\"experts\": 8", "\"expertz\": 8"},
+      {"\"experts\": 8", "\"more\": 1, \"experts\": 8"},
+      {"\"top_k\": 3", "\"top_k\": 5"},  // two groups of two are kept
+      {"\"top_k\": 3", "\"top_k\": 0"},
+      {"\"expert_hidden\": 32", "\"expert_hidden\": 0"},
+      {"\"groups_kept\": 2", "\"groups_kept\": 5"},
+      {"\"every\": 2", "\"every\": 0"},
+      {"\"sigmoid\"", "\"softmax\""},  // has no bias to update
+      {"\"sigmoid\"", "\"tanh\""},
+      {"\"microbatch\"", "\"batch\""},
+      {"\"capacity_factor\": 1.25", "\"capacity_factor\": 0.0"},
+      {"\"drop_groups\": 4", "\"drop_groups\": 3"},
+      {"\"drop_groups\": 4", "\"drop_groups\": 1"},  // cp parts have a limit each
+      {"\"device_groups\": 2", "\"device_groups\": 3"},
+      {"\"kv_rank\": 16", "\"kv_rank\": 0"},
+      {"\"rope_dim\": 4", "\"rope_dim\": 3"},
+      {"\"v_dim\": 8", "\"v_dim\": 0"},
+      {"\"cp\": 2", "\"cp\": 0"},
+      {"\"family\": \"deepseek_v3\"", "\"family\": \"mixtral\""},  // has no latent attention
+      {"\"family\": \"deepseek_v3\"", "\"family\": \"llama\""},
+  };
+  for (const auto& [from, to] : wrong) {
+    CAPTURE(to);
+    CHECK(code_of(replaced(text, from, to)) == "E-EXEC-030");
+  }
+  const std::size_t begin = text.find("{", text.find("\"mla\""));
+  const std::string number =
+      std::string(text).replace(begin, text.find("}", begin) + 1 - begin, "3");
+  CHECK(code_of(number) == "E-EXEC-030");  // no object
+}
+
+TEST_CASE("training config: a scenario's experts, latent attention and parts of a sequence") {
+  Scenario s;
+  s.model.family = ModelFamily::deepseek_v3;
+  s.model.hidden = 64, s.model.heads = 4;
+  s.model.moe.experts = 8, s.model.moe.drop_groups = 4;
+  s.model.mla.kv_rank = 16;
+  s.parallel.cp = 2;
+  const TrainingConfig c = training_config(s);
+  CHECK(c.family == "deepseek_v3");
+  CHECK(c.moe == s.model.moe);
+  CHECK(c.mla == s.model.mla);
+  CHECK(c.cp == 2);
+  const ModelShape shape = model_shape(c);
+  CHECK(shape.family == ModelFamily::deepseek_v3);
+  CHECK(shape.moe == s.model.moe);
+  CHECK(shape.mla == s.model.mla);
+  s.model.family = ModelFamily::mixtral;
+  CHECK(training_config(s).family == "mixtral");
 }
 
 TEST_CASE("training.json: wrong content is refused") {

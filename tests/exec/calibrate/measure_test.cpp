@@ -79,6 +79,22 @@ TEST_CASE("measure: every kernel of the catalogue, alone and beside others") {
   }
 }
 
+// What a plan of deepseek adds: latents, and an attention whose v is narrower than q and k.
+TEST_CASE("measure: latent attention without a latent of q, and a narrow v") {
+  MeasureRequest request = request_of(
+      {{"latent_norm_fwd tokens=8 q_rank=0 kv_rank=8 rope_dim=4 eps=1e-06", false},
+       {"latent_norm_bwd_input tokens=8 q_rank=0 kv_rank=8 rope_dim=4", true},
+       {"latent_split_fwd tokens=8 q_rank=8 kv_rank=8 rope_dim=0", false},
+       {"mla_qkv_fwd batch=2 heads=2 seq=8 nope_dim=8 rope_dim=4 v_dim=8 base=10000", false},
+       {"attention_fwd batch=2 heads=2 seq=8 head_dim=12 v_dim=8 causal flash", false},
+       {"attention_bwd_input batch=2 heads=2 seq=8 head_dim=12 v_dim=8 causal materialised",
+        false}});
+  const auto result = measure_kernels(request);
+  REQUIRE_MESSAGE(result.ok(), to_text(result.error().diagnostics));
+  REQUIRE(result->points.size() == request.kernels.size());
+  for (const MeasuredPoint& p : result->points) CHECK(p.cpu_s > 0);
+}
+
 // A product of 64 times the FLOPs takes longer, whatever else the machine does: at least 8 times.
 TEST_CASE("measure: the figure follows the work") {
   MeasureRequest request = request_of({{"linear_fwd tokens=64 in=64 out=64", false},

@@ -12,6 +12,7 @@
 #include "exec/device/torch_memory.h"
 #include "exec/kernels/gemm.h"
 #include "exec/kernels/kernel.h"
+#include "tests/exec/kernels/mla_runs.h"
 #include "tests/exec/kernels/moe_runs.h"
 #include "tests/exec/kernels/run.h"
 
@@ -568,6 +569,7 @@ static std::vector<Run> one_of_each(const Types& t) {
                                             at::ones({64}, t.scalar), at::ones({1}, t.scalar)}));
   runs.push_back(run(make(K::metrics_pack, {8}, kHasNorm | kHasLoss), {one, one.clone()}));
   for (Run& r : moe_runs(t)) runs.push_back(std::move(r));
+  for (Run& r : mla_runs(t)) runs.push_back(std::move(r));
   return runs;
 }
 

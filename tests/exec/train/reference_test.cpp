@@ -5,11 +5,15 @@
 
 #include <cmath>
 
+#include "exec/device/torch_memory.h"
 #include "exec/train/data.h"
 #include "exec/train/init.h"
 
 namespace tandem::exec {
 namespace {
+
+// Small tensors: a second thread of LibTorch costs more than it saves where cores are shared.
+const bool kOneThread = (set_up_torch(1), true);
 
 TrainingConfig gpt_tiny() {
   TrainingConfig c;
@@ -31,6 +35,30 @@ TrainingConfig llama_tiny() {
   c.family = "llama";
   c.kv_heads = 2, c.ffn_hidden = 128;
   c.tied_embeddings = false;
+  return c;
+}
+
+TrainingConfig mixtral_tiny() {
+  TrainingConfig c = llama_tiny();
+  c.family = "mixtral";
+  c.moe.experts = 8, c.moe.top_k = 2, c.moe.expert_hidden = 32;
+  c.moe.expert_loss = 0.01;
+  return c;
+}
+
+TrainingConfig deepseek_tiny() {
+  TrainingConfig c = llama_tiny();
+  c.family = "deepseek_v3";
+  c.kv_heads = 0;
+  c.norm_eps = 1e-6;
+  c.mla = {.q_rank = 32, .kv_rank = 16, .nope_dim = 8, .rope_dim = 4, .v_dim = 8};
+  MoeSpec& m = c.moe;
+  m.router = RouterKind::sigmoid;
+  m.experts = 8, m.top_k = 2, m.expert_hidden = 32, m.shared_experts = 1;
+  m.groups = 4, m.groups_kept = 2;
+  m.scale = 1.5;
+  m.dense_first = 1;
+  m.expert_loss = 0.01, m.device_loss = 0.005, m.device_groups = 4, m.bias_update = 0.001;
   return c;
 }
 
@@ -83,17 +111,102 @@ TEST_CASE("autograd reference: goldens of llama-tiny") {
   CHECK(run->parameters.size() == 75);
 }
 
+// Goldens of models.md 2.8, one row a quantity.
+struct MoeGoldens {
+  double loss[4], balance[2], norm[2];  // of steps 0..3; 0 and 3; 0 and 3
+  double embed, norm1, attn_o, router, down;
+  double parameters;
+  std::int64_t choices[8];
+  std::size_t num_tensors;
+};
+ReferenceRun check_goldens(const TrainingConfig& config, const MoeGoldens& g) {
+  Result<ReferenceRun> run = run_reference(config, 1);
+  REQUIRE(run.ok());
+  const std::vector<ReferenceStep>& s = run->steps;
+  REQUIRE(s.size() == 4);
+  for (std::size_t i = 0; i < 4; ++i) CHECK(std::abs(s[i].loss - g.loss[i]) < 1e-9);
+  CHECK(std::abs(s[0].balance - g.balance[0]) < 1e-9);
+  CHECK(std::abs(s[3].balance - g.balance[1]) < 1e-9);
+  CHECK(std::abs(s[0].norm - g.norm[0]) < 1e-9);
+  CHECK(std::abs(s[3].norm - g.norm[1]) < 1e-9);
+  const auto gradient = [&](const char* name) { return l2(s[0].gradients.at(name)); };
+  CHECK(std::abs(gradient("embed.weight") - g.embed) < 1e-9);
+  CHECK(std::abs(gradient("layers.0.norm1.weight") - g.norm1) < 1e-9);
+  CHECK(std::abs(gradient("layers.0.attn.o.weight") - g.attn_o) < 1e-9);
+  CHECK(std::abs(gradient("layers.1.moe.router.weight") - g.router) < 1e-9);
+  CHECK(std::abs(gradient("layers.1.moe.experts.3.down.weight") - g.down) < 1e-9);
+  double sum = 0;
+  for (const auto& [name, t] : run->parameters) sum += l2(t) * l2(t);
+  CHECK(std::abs(std::sqrt(sum) - g.parameters) < 1e-9);
+  CHECK(s[0].choices.at(1) == std::vector<std::int64_t>(g.choices, g.choices + 8));
+  CHECK(s[0].dropped == 0);
+  CHECK(run->parameters.size() == g.num_tensors);
+  return std::move(*run);
+}
+
+TEST_CASE("autograd reference: goldens of mixtral-tiny") {
+  check_goldens(mixtral_tiny(), {{5.966893047246, 5.766237820626, 5.794498074919, 5.823454678216},
+                                 {0.131053181481, 0.132414893252},
+                                 {1.805166743582, 1.299584784309},
+                                 0.652476111081,
+                                 0.058167145978,
+                                 0.626567208805,
+                                 0.063761520691,
+                                 0.056261093827,
+                                 80.809956277557,
+                                 {38, 52, 84, 86, 22, 49, 114, 67},
+                                 251});
+}
+
+TEST_CASE("autograd reference: goldens of deepseek-tiny") {
+  const ReferenceRun run = check_goldens(
+      deepseek_tiny(), {{5.823550189939, 5.813032455657, 5.821911524383, 5.805551857471},
+                        {0.110960543200, 0.112057046470},
+                        {3.185197058526, 2.427060314644},
+                        1.539534421612,
+                        0.084875714776,
+                        0.842434587077,
+                        0.058073304930,
+                        0.105807836023,
+                        82.044331060863,
+                        {86, 90, 47, 51, 39, 66, 58, 75},
+                        274});
+  // Four updates by 0.001, up, down or none. The first layer is dense.
+  CHECK(run.router_bias.size() == 7);
+  const double bias[] = {-0.004, -0.003, 0.004, -0.002, 0.002, 0, 0, 0.002};
+  for (std::size_t i = 0; i < 8; ++i) {
+    CAPTURE(i);
+    CHECK(std::abs(run.router_bias.at(1)[i] - bias[i]) < 1e-15);
+  }
+}
+
+// The run behind parity test P25 (models.md 9): capacity 0.75, microbatches of 2 sequences on one
+// rank each. How many assignments are dropped does not depend on the mesh.
+TEST_CASE("autograd reference: drops of mixtral-tiny at capacity 0.75") {
+  TrainingConfig c = mixtral_tiny();
+  c.steps = 1;
+  c.moe.capacity_factor = 0.75;
+  c.moe.drop_groups = 1;
+  const Result<ReferenceRun> run = run_reference(c, 0);
+  REQUIRE(run.ok());
+  CHECK(run->steps[0].dropped == 1994);
+}
+
 // A width of heads that is not hidden / heads, and other key/value heads: shapes and losses follow.
 TEST_CASE("autograd reference: llama by its other fields") {
   TrainingConfig c = llama_tiny();
   c.steps = 1;
   c.head_dim = 8;
-  const auto shapes = parameter_shapes(c);
-  CHECK(shapes.at("layers.3.attn.q.weight") == std::pair<std::int64_t, std::int64_t>(32, 64));
-  CHECK(shapes.at("layers.3.attn.k.weight") == std::pair<std::int64_t, std::int64_t>(16, 64));
-  CHECK(shapes.at("layers.3.attn.o.weight") == std::pair<std::int64_t, std::int64_t>(64, 32));
-  CHECK(shapes.at("layers.3.mlp.down.weight") == std::pair<std::int64_t, std::int64_t>(64, 128));
-  CHECK(run_reference(c, 0)->steps[0].loss > 0);
+  const Result<ReferenceRun> run = run_reference(c, 0);
+  const auto shape = [&](const char* name) {
+    const FullTensor& t = run->parameters.at(name);
+    return std::pair(t.rows, t.columns);
+  };
+  CHECK(shape("layers.3.attn.q.weight") == std::pair<std::int64_t, std::int64_t>(32, 64));
+  CHECK(shape("layers.3.attn.k.weight") == std::pair<std::int64_t, std::int64_t>(16, 64));
+  CHECK(shape("layers.3.attn.o.weight") == std::pair<std::int64_t, std::int64_t>(64, 32));
+  CHECK(shape("layers.3.mlp.down.weight") == std::pair<std::int64_t, std::int64_t>(64, 128));
+  CHECK(run->steps[0].loss > 0);
   c = llama_tiny();
   c.steps = 1;
   c.rope_base = 500'000;
