@@ -12,6 +12,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+constexpr double kLeastDataWait = 1e-3;
 constexpr std::size_t kWindow = 32, kFewestLosses = 5;
 
 double median(std::vector<double> values) {
@@ -36,7 +37,7 @@ constexpr std::array kThresholds = {
 double value_of(const StepMetrics& m, std::string_view name) {
   if (name == "loss_spike") return m.spike_ratio.value_or(0);
   if (name == "grad_norm") return m.grad_norm;
-  return m.step_s > 0 ? m.data_wait_s / m.step_s : 0;
+  return m.data_wait_s >= kLeastDataWait ? m.data_wait_s / m.step_s : 0;
 }
 
 }  // namespace

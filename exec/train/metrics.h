@@ -7,7 +7,8 @@
 //   alert         warning    severe
 //     loss spike        3        10      spike ratio
 //     gradient norm   100     1,000      before clipping
-//     data wait       0.3       0.5      of the step: rank 0 had nothing else to wait for
+//     data wait       0.3       0.5      of the step: rank 0 had nothing else to wait for. Below
+//                                        1 ms it is no alert: threads wake up no faster
 #pragma once
 
 #include <optional>
