@@ -62,7 +62,7 @@ class List {
   }
   void attention() {
     const I h = m_.hidden, a = m_.heads;
-    const MlaShape& x = m_.mla;
+    const MlaSpec& x = m_.mla;
     if (x.kv_rank == 0) {
       const bool bias = m_.family == ModelFamily::gpt;
       const I q = a * m_.head_dim, kv = I{m_.kv_heads} * m_.head_dim;
@@ -122,7 +122,7 @@ I layer_formula(const ModelShape& m, int layer, I experts) {
   const I h = m.hidden, f = m.ffn_hidden, a = m.heads, ad = a * m.head_dim;
   if (m.family == ModelFamily::gpt)  // ad = H: 4H^2 + 2HF + 9H + F
     return 4 * h * ad + 3 * ad + 2 * h * f + 6 * h + f;
-  const MlaShape& x = m.mla;
+  const MlaSpec& x = m.mla;
   I attention = 2 * h * m.head_dim * (a + m.kv_heads);
   if (x.kv_rank > 0) {
     const I qk = x.nope_dim + x.rope_dim;
@@ -156,6 +156,8 @@ ModelShape model_shape(const ModelSpec& spec) {
   m.vocab = spec.vocab;
   m.max_sequence = spec.max_sequence;
   m.tied = spec.tied_embeddings;
+  m.moe = spec.moe;
+  m.mla = spec.mla;
   return m;
 }
 

@@ -23,26 +23,14 @@
 
 namespace tandem {
 
-struct MoeShape {
-  int experts = 0;  // E; 0: no experts
-  int top_k = 0, expert_hidden = 0, shared_experts = 0;
-  int dense_first = 0;  // layers below this are dense
-  int every = 1;        // of the others, every n-th is MoE
-};
-
-// Multi-head latent attention; kv_rank 0: ordinary attention. q_rank 0: one q matrix.
-struct MlaShape {
-  int q_rank = 0, kv_rank = 0, nope_dim = 0, rope_dim = 0, v_dim = 0;
-};
-
 // What fixes the tensors of a model, in full numbers.
 struct ModelShape {
   ModelFamily family = ModelFamily::gpt;
   int layers = 0, hidden = 0, heads = 0, kv_heads = 0, head_dim = 0;
   int ffn_hidden = 0, vocab = 0, max_sequence = 0;
   bool tied = true;
-  MoeShape moe;
-  MlaShape mla;
+  MoeSpec moe;
+  MlaSpec mla;
   // Width of q and k of one head, and of v.
   [[nodiscard]] int qk_dim() const {
     return mla.kv_rank > 0 ? mla.nope_dim + mla.rope_dim : head_dim;

@@ -63,6 +63,19 @@ V of_text(const std::string& x) {
 #define EFFICIENCY(name)                                                   \
   [](S& s, I, const V& v) { s.cluster.device.efficiency[name] = v.real; }, \
       [](const S& s, I) { return of_entry(s.cluster.device.efficiency, name); }
+// A member of model.moe or model.mla: absent where the model has none.
+#define MOE_INT(m)                                                          \
+  [](S& s, I, const V& v) { s.model.moe.m = static_cast<int>(v.integer); }, \
+      [](const S& s, I) { return with_experts(s, of_int(s.model.moe.m)); }
+#define MOE_REAL(m)                                    \
+  [](S& s, I, const V& v) { s.model.moe.m = v.real; }, \
+      [](const S& s, I) { return with_experts(s, of_real(s.model.moe.m)); }
+#define MOE_ENUM(m)                                                                           \
+  [](S& s, I, const V& v) { s.model.moe.m = static_cast<decltype(s.model.moe.m)>(v.index); }, \
+      [](const S& s, I) { return with_experts(s, of_index(static_cast<int>(s.model.moe.m))); }
+#define MLA_INT(m)                                                          \
+  [](S& s, I, const V& v) { s.model.mla.m = static_cast<int>(v.integer); }, \
+      [](const S& s, I) { return with_latents(s, of_int(s.model.mla.m)); }
 #define OPTION(name)                                              \
   [](S& s, I, const V& v) { s.schedule.options[name] = v.word; }, \
       [](const S& s, I) { return of_option(s, name); }
@@ -76,6 +89,14 @@ V of_entry(const std::map<std::string, double>& table, const char* name) {
 V of_option(const S& s, const char* name) {
   const auto it = s.schedule.options.find(name);
   return of_text(it == s.schedule.options.end() ? "" : it->second);
+}
+V with_experts(const S& s, V v) {
+  v.absent = v.absent || s.model.moe.experts == 0;
+  return v;
+}
+V with_latents(const S& s, V v) {
+  v.absent = v.absent || s.model.mla.kv_rank == 0;
+  return v;
 }
 NetworkLevel& level(S& s, I i) {
   if (s.cluster.network.size() <= i) s.cluster.network.resize(i + 1);
@@ -124,33 +145,35 @@ constexpr Field kFields[] = {
     {"model.vocab", kCount, "", 1, kWidth, false, "-", "", "Vocabulary; byte text has 256.", INT(model.vocab)},
     {"model.max_sequence", kCount, "", 1, kWidth, false, "-", "", "Longest sequence the model has positions for.", INT(model.max_sequence)},
     {"model.tied_embeddings", kBool, "", 0, 0, false, "true", "", "Embedding and head share one matrix.", BOOL(model.tied_embeddings)},
-    {"model.moe.experts", kCount, "", 1, 65536, false, "", "-", "Routed experts of a layer."},
-    {"model.moe.top_k", kCount, "", 1, 65536, false, "", "-", "Experts a token is sent to."},
-    {"model.moe.expert_hidden", kCount, "", 1, kWidth, false, "", "-", "Width inside an expert."},
-    {"model.moe.shared_experts", kCount, "", 0, 65536, false, "", "-", "Experts that every token visits."},
-    {"model.moe.router", kChoice, "softmax, sigmoid", 0, 0, false, "", "-", "Scores of the router."},
-    {"model.moe.groups", kCount, "", 1, 65536, false, "", "-", "Groups of experts for routing."},
-    {"model.moe.groups_kept", kCount, "", 1, 65536, false, "", "-", "Groups a token may choose from."},
-    {"model.moe.scale", kReal, "", 0, kMany, true, "", "-", "Factor on the routing weights."},
-    {"model.moe.dense_first", kCount, "", 0, kLayers, false, "", "-", "First layers that have no experts."},
-    {"model.moe.every", kCount, "", 1, kLayers, false, "", "-", "Every n-th layer has experts."},
-    {"model.moe.capacity_factor", kReal, "none", 0, kMany, true, "", "-", "Largest load of an expert over the mean; none: no token is dropped."},
-    {"model.moe.drop_groups", kCount, "auto", 1, kWidth, false, "", "-", "Slices of positions over which capacity holds."},
-    {"model.moe.balance.expert_loss", kReal, "", 0, kMany, false, "", "-", "Weight of the balance loss over experts."},
-    {"model.moe.balance.device_loss", kReal, "", 0, kMany, false, "", "-", "Weight of the balance loss over devices."},
-    {"model.moe.balance.bias_update", kReal, "", 0, kMany, false, "", "-", "Step of the routing bias."},
-    {"model.moe.balance.scope", kChoice, "sequence, microbatch", 0, 0, false, "", "-", "Tokens over which balance is measured."},
-    {"model.moe.balance.device_groups", kCount, "auto", 1, 65536, false, "", "-", "Groups of the device loss."},
+    {"model.moe.experts", kCount, "", 1, 65536, false, "", "-", "Routed experts of a layer.", MOE_INT(experts)},
+    {"model.moe.top_k", kCount, "", 1, 65536, false, "", "-", "Experts a token is sent to.", MOE_INT(top_k)},
+    {"model.moe.expert_hidden", kCount, "", 1, kWidth, false, "", "-", "Width inside an expert.", MOE_INT(expert_hidden)},
+    {"model.moe.shared_experts", kCount, "", 0, 65536, false, "", "-", "Experts that every token visits.", MOE_INT(shared_experts)},
+    {"model.moe.router", kChoice, "softmax, sigmoid", 0, 0, false, "", "-", "Scores of the router.", MOE_ENUM(router)},
+    {"model.moe.groups", kCount, "", 1, 65536, false, "", "-", "Groups of experts for routing.", MOE_INT(groups)},
+    {"model.moe.groups_kept", kCount, "", 1, 65536, false, "", "-", "Groups a token may choose from.", MOE_INT(groups_kept)},
+    {"model.moe.scale", kReal, "", 0, kMany, true, "", "-", "Factor on the routing weights.", MOE_REAL(scale)},
+    {"model.moe.dense_first", kCount, "", 0, kLayers, false, "", "-", "First layers that have no experts.", MOE_INT(dense_first)},
+    {"model.moe.every", kCount, "", 1, kLayers, false, "", "-", "Every n-th layer has experts.", MOE_INT(every)},
+    {"model.moe.capacity_factor", kReal, "none", 0, kMany, true, "", "-", "Largest load of an expert over the mean; none: no token is dropped.", 
+     [](S& s, I, const V& v) { if (v.index == 0) s.model.moe.capacity_factor.reset(); else s.model.moe.capacity_factor = v.real; },
+     [](const S& s, I) { return with_experts(s, s.model.moe.capacity_factor ? of_real(*s.model.moe.capacity_factor) : of_index(0)); }},
+    {"model.moe.drop_groups", kCount, "auto", 1, kWidth, false, "", "-", "Slices of positions over which capacity holds.", MOE_INT(drop_groups)},
+    {"model.moe.balance.expert_loss", kReal, "", 0, kMany, false, "", "-", "Weight of the balance loss over experts.", MOE_REAL(expert_loss)},
+    {"model.moe.balance.device_loss", kReal, "", 0, kMany, false, "", "-", "Weight of the balance loss over devices.", MOE_REAL(device_loss)},
+    {"model.moe.balance.bias_update", kReal, "", 0, kMany, false, "", "-", "Step of the routing bias.", MOE_REAL(bias_update)},
+    {"model.moe.balance.scope", kChoice, "sequence, microbatch", 0, 0, false, "", "-", "Tokens over which balance is measured.", MOE_ENUM(scope)},
+    {"model.moe.balance.device_groups", kCount, "auto", 1, 65536, false, "", "-", "Groups of the device loss.", MOE_INT(device_groups)},
     {"model.gelu", kChoice, "erf, tanh", 0, 0, false, "erf", "", "Form of GELU (gpt).", ENUM(model.gelu)},
     {"model.norm_eps", kReal, "auto", 0, 1, true, "auto", "", "Added to the variance in norms; auto: 1e-5.", REAL(model.norm_eps)},
     {"model.head_dim", kCount, "auto", 1, kWidth, false, "auto", "", "Width of a head; auto: hidden / heads.", INT(model.head_dim)},
     {"model.rope_base", kReal, "", 0, kMany, true, "10000", "", "Base of rotary positions (not gpt).", REAL(model.rope_base)},
     {"model.rope_scaling", kChoice, "none", 0, 0, false, "none", "", "Scaling of rotary positions."},
-    {"model.mla.q_rank", kCount, "", 0, kWidth, false, "", "-", "Latent attention: rank of queries."},
-    {"model.mla.kv_rank", kCount, "", 1, kWidth, false, "", "-", "Latent attention: rank of keys and values."},
-    {"model.mla.nope_dim", kCount, "", 1, kWidth, false, "", "-", "Latent attention: width of a head without positions."},
-    {"model.mla.rope_dim", kCount, "", 1, kWidth, false, "", "-", "Latent attention: width of a head with positions."},
-    {"model.mla.v_dim", kCount, "", 1, kWidth, false, "", "-", "Latent attention: width of a value head."},
+    {"model.mla.q_rank", kCount, "", 0, kWidth, false, "", "-", "Latent attention: rank of queries.", MLA_INT(q_rank)},
+    {"model.mla.kv_rank", kCount, "", 1, kWidth, false, "", "-", "Latent attention: rank of keys and values.", MLA_INT(kv_rank)},
+    {"model.mla.nope_dim", kCount, "", 1, kWidth, false, "", "-", "Latent attention: width of a head without positions.", MLA_INT(nope_dim)},
+    {"model.mla.rope_dim", kCount, "", 1, kWidth, false, "", "-", "Latent attention: width of a head with positions.", MLA_INT(rope_dim)},
+    {"model.mla.v_dim", kCount, "", 1, kWidth, false, "", "-", "Latent attention: width of a value head.", MLA_INT(v_dim)},
 
     {"training.sequence", kCount, "auto", 1, kWidth, false, "auto", "", "Tokens of a sequence; auto: model.max_sequence.", INT(training.sequence)},
     {"training.init", kChoice, "normal, test", 0, 0, false, "normal", "", "Initial values; test: every parameter random, for parity runs.", ENUM(training.init)},
@@ -160,7 +183,9 @@ constexpr Field kFields[] = {
     {"training.precision", kChoice, "fp64, fp32, bf16, fp16, fp8", 0, 0, false, "fp32", "fp64, fp32, bf16", "Compute type.", ENUM(training.precision)},
     {"training.main_gradients", kChoice, "auto", 0, 0, false, "auto", "", "Type gradients are summed in: fp64 in fp64 runs, else fp32."},
     {"training.recompute", kChoice, "none, selective, full", 0, 0, false, "none", "none", "Activations computed again in the backward pass.", ENUM(training.recompute)},
-    {"training.recompute.layers", kCount, "", 1, kLayers, false, "", "-", "Layers of a stage that are recomputed."},
+    {"training.recompute.layers", kCount, "", 1, kLayers, false, "", "-", "Layers of a stage that are recomputed.", 
+     [](S& s, I, const V& v) { s.training.recompute = Recompute::layers; s.training.recompute_layers = static_cast<int>(v.integer); },
+     [](const S& s, I) { V v = of_int(s.training.recompute_layers); v.absent = s.training.recompute != Recompute::layers; return v; }},
     {"training.attention", kChoice, "flash, materialised", 0, 0, false, "flash", "", "Attention kernel.", ENUM(training.attention)},
     {"training.optimizer.kind", kChoice, "adamw", 0, 0, false, "adamw", "", "Optimizer."},
     {"training.optimizer.lr", kReal, "", 0, kMany, true, "3e-4", "", "Learning rate.", REAL(training.optimizer.lr)},
@@ -195,11 +220,11 @@ constexpr Field kFields[] = {
     {"parallel.sequence_parallel", kBool, "", 0, 0, false, "false", "false", "Norms and residuals split along the sequence over tp.", BOOL(parallel.sequence_parallel)},
     {"parallel.vocab_parallel", kBool, "", 0, 0, false, "true", "", "Embedding and head split along the vocabulary over tp.", BOOL(parallel.vocab_parallel)},
     {"parallel.zero", kCount, "", 0, 3, false, "0", "0", "What data-parallel ranks share: 0 nothing, 1 optimizer, 2 gradients, 3 parameters.", INT(parallel.zero)},
-    {"parallel.mapping", kChoice, "megatron, nano_train", 0, 0, false, "megatron", "megatron", "How ranks and expert groups are laid out."},
-    {"parallel.style", kChoice, "tandem, nano_train", 0, 0, false, "tandem", "tandem", "Whose communications are used."},
-    {"parallel.ep_data", kChoice, "split, replicate", 0, 0, false, "split", "split", "Data of expert ranks (mapping nano_train)."},
-    {"parallel.zero_reduce", kChoice, "auto, last, every", 0, 0, false, "auto", "auto", "When ZeRO sums gradients: after the last microbatch, or every one."},
-    {"parallel.weight_stash", kChoice, "auto, full, shard", 0, 0, false, "auto", "auto", "What a split backward keeps for the weight gradient."},
+    {"parallel.mapping", kChoice, "megatron, nano_train", 0, 0, false, "megatron", "megatron", "How ranks and expert groups are laid out.", ENUM(parallel.mapping)},
+    {"parallel.style", kChoice, "tandem, nano_train", 0, 0, false, "tandem", "tandem", "Whose communications are used.", ENUM(parallel.style)},
+    {"parallel.ep_data", kChoice, "split, replicate", 0, 0, false, "split", "split", "Data of expert ranks (mapping nano_train).", ENUM(parallel.ep_data)},
+    {"parallel.zero_reduce", kChoice, "auto, last, every", 0, 0, false, "auto", "auto", "When ZeRO sums gradients: after the last microbatch, or every one.", ENUM(parallel.zero_reduce)},
+    {"parallel.weight_stash", kChoice, "auto, full, shard", 0, 0, false, "auto", "auto", "What a split backward keeps for the weight gradient.", ENUM(parallel.weight_stash)},
     {"parallel.order", FieldType::words, "tp, cp, ep, dp, pp", 0, 0, false, "[tp, cp, ep, dp, pp]", "", "Axes of the mesh, fastest first.",
      [](S& s, I, const V& v) { s.parallel.order = v.words; },
      [](const S& s, I) { V v; v.words = s.parallel.order; return v; }},
@@ -210,10 +235,12 @@ constexpr Field kFields[] = {
      [](S& s, I, const V& v) { s.parallel.gradient_bucket = static_cast<Bytes>(v.real); },
      [](const S& s, I) { return of_real(static_cast<double>(s.parallel.gradient_bucket)); }},
     {"parallel.gradient_reduce.overlap", kBool, "", 0, 0, false, "true", "", "Buckets are summed while the backward pass goes on.", BOOL(parallel.gradient_overlap)},
-    {"parallel.parameter_gather.prefetch", kCount, "", 0, kLayers, false, "1", "1", "ZeRO-3: units gathered ahead."},
-    {"parallel.parameter_gather.overlap", kBool, "", 0, 0, false, "true", "true", "ZeRO-3: gathers overlap with computing."},
-    {"parallel.parameter_gather.residency", kChoice, "visit, window", 0, 0, false, "visit", "visit", "ZeRO-3: how long gathered parameters stay."},
-    {"parallel.parameter_gather.window", kCount, "", 1, kLayers, false, "", "-", "ZeRO-3: units that stay (residency window)."},
+    {"parallel.parameter_gather.prefetch", kCount, "", 0, kLayers, false, "1", "1", "ZeRO-3: units gathered ahead.", INT(parallel.gather_prefetch)},
+    {"parallel.parameter_gather.overlap", kBool, "", 0, 0, false, "true", "true", "ZeRO-3: gathers overlap with computing.", BOOL(parallel.gather_overlap)},
+    {"parallel.parameter_gather.residency", kChoice, "visit, window", 0, 0, false, "visit", "visit", "ZeRO-3: how long gathered parameters stay.", ENUM(parallel.gather_residency)},
+    {"parallel.parameter_gather.window", kCount, "", 1, kLayers, false, "", "-", "ZeRO-3: units that stay (residency window).", 
+     [](S& s, I, const V& v) { s.parallel.gather_window = static_cast<int>(v.integer); },
+     [](const S& s, I) { V v = of_int(s.parallel.gather_window); v.absent = s.parallel.gather_residency != Residency::window; return v; }},
 
     {"schedule.kind", kChoice, "gpipe, 1f1b, eager_1f1b, interleaved_1f1b, bfs, zb_h1, zb_h2, interleaved_zb, zbv, v_half, v_min, dualpipe, dualpipev, chimera, hanayo, seq1f1b, zb_greedy, file",
      0, 0, false, "1f1b", "gpipe, 1f1b", "Pipeline schedule. `schedule: KIND` is short for it.",
@@ -328,6 +355,10 @@ constexpr Field kFields[] = {
 // clang-format on
 
 #undef INT
+#undef MOE_INT
+#undef MOE_REAL
+#undef MOE_ENUM
+#undef MLA_INT
 #undef REAL
 #undef BOOL
 #undef TEXT

@@ -32,7 +32,16 @@ void resolve_model(ModelSpec& m, const std::set<std::string>& given) {
   if (!given.contains("model.kv_heads")) m.kv_heads = m.heads;
   if (!given.contains("model.ffn_hidden")) m.ffn_hidden = bounded(product(4, m.hidden));
   if (!given.contains("model.head_dim")) m.head_dim = m.heads > 0 ? m.hidden / m.heads : 0;
-  if (!given.contains("model.norm_eps")) m.norm_eps = 1e-5;
+  if (!given.contains("model.norm_eps"))
+    m.norm_eps = m.family == ModelFamily::deepseek_v3 ? 1e-6 : 1e-5;
+}
+
+// After the degrees.
+void resolve_experts(Scenario& s, const std::set<std::string>& given) {
+  MoeSpec& moe = s.model.moe;
+  if (!given.contains("model.moe.drop_groups"))
+    moe.drop_groups = bounded(product(s.parallel.tp, s.parallel.cp));
+  if (!given.contains("model.moe.balance.device_groups")) moe.device_groups = s.parallel.ep;
 }
 
 void resolve_devices(Scenario& s, const std::set<std::string>& given) {
@@ -83,6 +92,7 @@ void resolve(Scenario& s, const std::set<std::string>& given) {
   if (!given.contains("name")) s.name = stem_of(s.file);
   resolve_model(s.model, given);
   resolve_devices(s, given);
+  resolve_experts(s, given);
   resolve_training(s, given);
   resolve_network(s.cluster, given);
   if (!given.contains("schedule.stages_per_rank")) s.schedule.stages_per_rank = 1;

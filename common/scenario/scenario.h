@@ -26,12 +26,42 @@ enum class Sampler { random, sequential };
 enum class Receive { early, deferred, deferred_parity };
 enum class P2pCommunicators { edge, pair, world };
 enum class Grouping { none, runs };
+enum class RouterKind { softmax, sigmoid };
+enum class BalanceScope { sequence, microbatch };
+enum class Mapping { megatron, nano_train };
+enum class Style { tandem, nano_train };
+enum class ExpertData { split, replicate };
+enum class ZeroReduce { automatic, last, every };
+enum class WeightStash { automatic, full, shard };
+enum class Residency { visit, window };
 enum class Fidelity { automatic, closed_form, flow, message };
 enum class DeviceKind { cpu, cuda, rehearsal };
 enum class TransportKind { automatic, local, mpi, nccl };
 enum class CollectiveLibrary { nccl, host };
 enum class TimelineFormat { perfetto, chrome, csv };
 enum class RankSelection { representatives, all, listed };
+
+// Mixture of experts (models.md 2.5). experts 0: none.
+struct MoeSpec {
+  int experts = 0, top_k = 1, expert_hidden = 0, shared_experts = 0;
+  RouterKind router = RouterKind::softmax;
+  int groups = 1, groups_kept = 1;  // group-limited choice
+  double scale = 1.0;               // of the routing weights
+  int dense_first = 0, every = 1;   // layers below are dense; of the others every n-th has experts
+  std::optional<double> capacity_factor;  // nullopt: nothing is dropped
+  int drop_groups = 0;                    // resolved: tp * cp
+  double expert_loss = 0, device_loss = 0, bias_update = 0;
+  BalanceScope scope = BalanceScope::sequence;
+  int device_groups = 0;  // resolved: ep
+  bool operator==(const MoeSpec&) const = default;
+};
+
+// Multi-head latent attention (models.md 2.3). kv_rank 0: ordinary attention; q_rank 0: one q
+// matrix.
+struct MlaSpec {
+  int q_rank = 0, kv_rank = 0, nope_dim = 0, rope_dim = 0, v_dim = 0;
+  bool operator==(const MlaSpec&) const = default;
+};
 
 struct ModelSpec {
   std::string preset;  // name of the preset it started from; empty: none
@@ -42,6 +72,8 @@ struct ModelSpec {
   Gelu gelu = Gelu::erf;
   double norm_eps = 1e-5;  // resolved
   double rope_base = 10000;
+  MoeSpec moe;
+  MlaSpec mla;
 };
 
 struct OptimizerSpec {
@@ -84,6 +116,15 @@ struct ParallelSpec {
   int dp = 1;  // resolved
   bool sequence_parallel = false, vocab_parallel = true;
   int zero = 0;
+  Mapping mapping = Mapping::megatron;
+  Style style = Style::tandem;
+  ExpertData ep_data = ExpertData::split;
+  ZeroReduce zero_reduce = ZeroReduce::automatic;  // last for levels 0, 1; every for 2, 3
+  WeightStash weight_stash = WeightStash::automatic;
+  int gather_prefetch = 1;  // ZeRO-3: units gathered ahead
+  bool gather_overlap = true;
+  Residency gather_residency = Residency::visit;
+  int gather_window = 3;
   std::vector<std::string> order = {"tp", "cp", "ep", "dp", "pp"};  // fastest first
   std::vector<int> layer_split;                                     // resolved: one entry per stage
   Bytes gradient_bucket = 40LL << 20;
