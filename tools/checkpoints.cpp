@@ -25,7 +25,8 @@ Result<std::string> choose(const std::string& dir, const std::string& path) {
   if (!path.empty()) {
     std::string out = fs::path(path).lexically_normal().string();
     while (out.size() > 1 && out.ends_with('/')) out.pop_back();
-    return out;
+    const std::vector<int> steps = exec::list_checkpoints(out);  // of a folder of checkpoints
+    return steps.empty() ? out : exec::checkpoint_path(out, steps.back());
   }
   if (dir.empty())
     return usage("E-CKPT-002", "there is no checkpoint to resume from",

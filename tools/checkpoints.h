@@ -13,7 +13,8 @@ namespace tandem::tools {
 
 struct ResumeRequest {
   bool resume = false;
-  std::string path;  // the folder of one checkpoint; empty: the newest of the scenario's folder
+  // The folder of a checkpoint, or of several: then the newest. Empty: of the scenario's folder.
+  std::string path;
 };
 
 struct Checkpoints {

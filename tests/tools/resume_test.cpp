@@ -157,6 +157,10 @@ TEST_CASE("resume: what is refused, and that nothing is touched then") {
   r = t.run(6, "other", {"--resume", t.checkpoint("ck", 2)});
   CHECK_MESSAGE(r.code == 0, r.out);
   CHECK(r.json()["first_step"] == 2);
+  // A folder of checkpoints stands for its newest.
+  r = t.run(6, "third", {"--resume", (folder / "ck") + "/"});
+  CHECK_MESSAGE(r.code == 0, r.out);
+  CHECK(r.json()["first_step"] == 4);
   // A shard that is cut: named before any rank starts.
   const std::string shard = t.checkpoint("ck", 4) + "/rank-0000.shard";
   fs::resize_file(shard, fs::file_size(shard) - 1);

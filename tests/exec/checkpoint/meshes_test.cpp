@@ -93,3 +93,17 @@ TEST_CASE("owners: an element is saved once, by coordinate 0 of what does not cu
   // gpt: L (4H^2 + 2HF + 9H + F) + VH + Smax H + 2H   (models.md 2.2)
   CHECK(elements == 4 * (4 * 16 * 16 + 2 * 16 * 32 + 9 * 16 + 32) + 251 * 16 + 8 * 16 + 2 * 16);
 }
+
+TEST_CASE("where checkpoints go is no part of a plan") {
+  Scenario s;
+  s.model.layers = 2, s.model.hidden = 16, s.model.heads = s.model.kv_heads = 4;
+  s.model.head_dim = 4, s.model.ffn_hidden = 32, s.model.vocab = 256, s.model.max_sequence = 8;
+  s.training.sequence = 8, s.training.global_batch = 8;
+  s.parallel.layer_split = {2};
+  const Result<Plan> without = build_plan(s);
+  s.training.checkpoint = {"somewhere", 5};
+  const Result<Plan> with = build_plan(s);
+  REQUIRE(without.ok());
+  REQUIRE(with.ok());
+  CHECK(with->header.digest == without->header.digest);
+}
