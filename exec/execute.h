@@ -6,13 +6,16 @@
 //   RUN/ranks/K.json       losses, norms, rates, times, peaks, bytes by communicator and tag
 //   RUN/ranks/K.timeline   spans of the timed steps (common/timeline/rank_file.h)
 //   RUN/ranks/K.grads      with `verify`: reduced gradients of each step, parameters at the end
-//   RUN/metrics.jsonl      rank 0: one line a step, as it ends
+//   RUN/ranks/K.shard.json what it has saved of a checkpoint (exec/checkpoint/save.h)
+//   RUN/metrics.jsonl      rank 0: one line a step, as it ends; RUN/tensorboard/: the same
+//                          (exec/train/metrics_files.h)
 #pragma once
 
 #include <string>
 
 #include "common/plan/plan.h"
 #include "common/plan/training.h"
+#include "exec/runtime/barrier.h"
 #include "exec/runtime/comm.h"
 
 namespace tandem::exec {
@@ -24,8 +27,9 @@ struct RunInput {
 };
 [[nodiscard]] Result<RunInput> read_run(const std::string& run_dir);
 
-// Runs all steps of one rank and writes its files. K.json is written on failure too.
-[[nodiscard]] Status run_rank(const RunInput& input, Rank rank, CommBackend& comm,
+// Runs the steps of one rank, from the start or from a checkpoint, saves checkpoints, and writes
+// the rank's files. K.json is written on failure too.
+[[nodiscard]] Status run_rank(const RunInput& input, Rank rank, CommBackend& comm, Barrier& barrier,
                               OpObserver* observer, const std::string& run_dir);
 
 // Puts the ranks' files together, computes the reference and writes RUN/verify.json.

@@ -21,9 +21,10 @@ Result<RunInput> read_run(const std::string& run_dir) {
   Result<TrainingConfig> config = training_from_json(*text, training_path);
   if (!config) return config.error();
   in.config = std::move(*config);
-  // A file of the run lies in its folder, wherever that is and whoever opens it.
-  if (!in.config.data_path.starts_with('/'))
-    in.config.data_path = run_dir + "/" + in.config.data_path;
+  // Paths are seen from the run's folder, wherever that is and whoever opens them.
+  for (std::string* path :
+       {&in.config.data_path, &in.config.checkpoint_directory, &in.config.resume_from})
+    if (!path->empty() && !path->starts_with('/')) *path = run_dir + "/" + *path;
   return in;
 }
 

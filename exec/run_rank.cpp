@@ -1,13 +1,10 @@
 // Steps and files of one rank; see execute.h. No LibTorch header, no host layer.
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <malloc.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <cmath>
-#include <cstring>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <tuple>
@@ -16,11 +13,16 @@
 #include "common/base/limits.h"
 #include "common/base/text.h"
 #include "common/timeline/rank_file.h"
+#include "exec/checkpoint/load.h"
+#include "exec/checkpoint/save.h"
+#include "exec/device/clock.h"
 #include "exec/device/loaded_pages.h"
 #include "exec/device/torch_memory.h"
 #include "exec/execute.h"
 #include "exec/runtime/interpreter.h"
+#include "exec/train/metrics_files.h"
 #include "exec/train/rank_tensors.h"
+#include "exec/train/replicas.h"
 #include "exec/train/shard.h"
 #include "exec/train/verify.h"
 
@@ -72,53 +74,10 @@ Json communication(const Plan& plan, Rank rank, const std::vector<std::int64_t>&
   return out;
 }
 
-// RUN/metrics.jsonl: a line a step, flushed as it ends, so that progress can be watched. A failure
-// to write never stops training: it is returned at the end.
-class MetricsFile {
- public:
-  MetricsFile(const std::string& run_dir, bool wanted) : path_(run_dir + "/metrics.jsonl") {
-    if (!wanted) return;
-    fd_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (fd_ < 0) error_ = errno;
-  }
-  ~MetricsFile() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  MetricsFile(const MetricsFile&) = delete;
-  MetricsFile& operator=(const MetricsFile&) = delete;
-  void add(int step, const StepResult& r, bool timed) {
-    if (fd_ < 0) return;
-    const double seconds = static_cast<double>(r.ended - r.started) * 1e-9;
-    const Json line = {{"step", step},
-                       {"loss", r.loss},
-                       {"grad_norm", r.norm},
-                       {"lr", r.lr},
-                       {"tokens", r.tokens},
-                       {"step_s", seconds},
-                       {"tokens_per_s", seconds > 0 ? r.tokens / seconds : 0.0},
-                       {"timed", timed}};
-    const std::string text = line.dump() + "\n";
-    if (::write(fd_, text.data(), text.size()) == static_cast<ssize_t>(text.size())) return;
-    error_ = errno;
-    ::close(fd_);
-    fd_ = -1;
-  }
-  [[nodiscard]] Status status() const {
-    if (error_ == 0) return Ok{};
-    return make_error(Failure::output, "E-IO-010", "cannot write the file", std::strerror(error_),
-                      "room and permission for the run directory", "choose another -o",
-                      Location{path_});
-  }
-
- private:
-  std::string path_;
-  int fd_ = -1;
-  int error_ = 0;
-};
-
 // What becomes K.json.
 struct Outcome {
   std::vector<StepResult> steps;
+  Nanoseconds saving = 0;  // time spent on checkpoints
   std::optional<Error> error;
 };
 
@@ -136,7 +95,9 @@ Status write_outcome(const RunInput& in, Rank rank, const Outcome& outcome,
                {"plan_id", in.plan_id},
                {"ok", !outcome.error}};
   if (outcome.error) root["error"] = describe_error(*outcome.error);
-  root["warmup_steps"] = in.config.warmup_steps;
+  root["first_step"] = in.config.first_step;
+  root["warmup_steps"] = untimed_steps(in.config);
+  root["checkpoint_s"] = static_cast<double>(outcome.saving) * 1e-9;
   for (const char* key : {"losses", "norms", "lr", "tokens", "step_ns"}) root[key] = Json::array();
   for (const StepResult& s : outcome.steps) {
     root["losses"].push_back(s.loss);
@@ -163,37 +124,149 @@ Status write_outcome(const RunInput& in, Rank rank, const Outcome& outcome,
   return write_file_atomic(rank_path(run_dir, rank.value, "json"), root.dump(1) + "\n");
 }
 
-// Steps until the end or the first failure.
-void run_steps(const RunInput& in, Rank rank, Interpreter& interpreter, MetricsFile& metrics,
-               RankTensorWriter* tensors, OpObserver* observer, Outcome& outcome) {
-  const ProgramId program = in.plan.program_of(rank);
-  const int total = in.config.warmup_steps + in.config.steps;
-  for (int step = 0; step < total; ++step) {
-    const bool timed = step >= in.config.warmup_steps;
-    Result<StepResult> result = interpreter.run_step(timed);
-    if (!result) {
-      outcome.error = result.error();
+BufferMemory memory_of(const Interpreter& interpreter) {
+  return [&interpreter](BufferId id) { return interpreter.view(id).data; };
+}
+
+// Reads the checkpoint that the run resumes from; the state of a new run otherwise.
+Result<TrainingState> start_state(const RunInput& in, Rank rank, const Interpreter& interpreter) {
+  if (in.config.resume_from.empty()) return TrainingState{};
+  const Result<CheckpointManifest> manifest = read_manifest(in.config.resume_from);
+  if (!manifest) return manifest.error();
+  if (manifest->state.step != in.config.first_step)
+    return make_error(Failure::bad_input, "E-CKPT-003", "the manifest of a checkpoint is damaged",
+                      fmt::format("step {}", manifest->state.step),
+                      fmt::format("step {}, as the tool found it", in.config.first_step),
+                      "change no checkpoint while a run reads it", Location{in.config.resume_from});
+  if (Status s = load_rank(*manifest, in.config.resume_from, in.plan, rank, memory_of(interpreter));
+      !s)
+    return s.error();
+  return manifest->state;
+}
+
+StepValues values_of(const StepResult& r) {
+  return {r.loss, r.norm, r.lr, r.tokens, r.ended - r.started, r.data_wait};
+}
+
+// The norm was finite, or the step had stopped before its update.
+Status check_loss(const StepResult& r, int step) {
+  if (std::isfinite(r.loss) && r.non_finite == 0) return Ok{};
+  return make_error(Failure::execution, "E-EXEC-031", "a value that must be finite is not",
+                    fmt::format("loss = {} in step {}", r.loss, step), "a finite value",
+                    "lower training.optimizer.lr; --resume goes on from the last checkpoint");
+}
+
+void say(const Diagnostics& warnings) {
+  const std::string text = to_text(warnings);
+  if (::write(STDERR_FILENO, text.data(), text.size()) < 0) return;
+}
+
+bool is_save_due(const TrainingConfig& c, int steps_done) {
+  if (c.checkpoint_directory.empty()) return false;
+  return steps_done == total_steps(c) ||
+         (c.checkpoint_every > 0 && steps_done % c.checkpoint_every == 0);
+}
+
+// One rank of a run: its steps, and what is done between them.
+class RankRun {
+ public:
+  RankRun(const RunInput& in, Rank rank, Interpreter& interpreter, Barrier& barrier,
+          std::string run_dir)
+      : in_(in),
+        rank_(rank),
+        interpreter_(interpreter),
+        barrier_(barrier),
+        run_dir_(std::move(run_dir)) {}
+
+  // Until the end or the first failure.
+  void run(MetricsFiles* metrics, RankTensorWriter* tensors, OpObserver* observer,
+           Outcome& outcome) {
+    Result<TrainingState> state = start_state(in_, rank_, interpreter_);
+    if (!state) {
+      outcome.error = state.error();
       return;
     }
-    outcome.steps.push_back(*result);
-    metrics.add(step, *result, timed);
-    if (observer)
-      observer->step_ended(step, result->loss, result->tokens, result->ended - result->started);
+    const ProgramId program = in_.plan.program_of(rank_);
+    const int first_timed = in_.config.first_step + untimed_steps(in_.config);
+    for (int step = state->step; step < total_steps(in_.config); ++step) {
+      const bool timed = step >= first_timed;
+      Result<StepResult> result = interpreter_.run_step(timed);
+      if (!result) {
+        outcome.error = result.error();
+        return;
+      }
+      if (Status s = check_loss(*result, step); !s) {
+        outcome.error = s.error();
+        return;
+      }
+      outcome.steps.push_back(*result);
+      const StepValues values = values_of(*result);
+      if (metrics) note(*metrics, metrics_of(values, *state, in_.config), timed, outcome.saving);
+      advance(*state, values);
+      if (observer)
+        observer->step_ended(step, result->loss, result->tokens, result->ended - result->started);
+      if (tensors)
+        for (BufferId id : reduced_gradients(in_.plan, program))
+          tensors->add(TensorKind::gradient, step, id, interpreter_.view(id));
+      if (Status s = between_steps(*state, outcome); !s) {
+        outcome.error = s.error();
+        return;
+      }
+    }
     if (tensors)
-      for (BufferId id : reduced_gradients(in.plan, program))
-        tensors->add(TensorKind::gradient, step, id, interpreter.view(id));
+      for (BufferId id : exec::tensors(in_.plan, program, BufferClass::param))
+        tensors->add(TensorKind::parameter, state->step - 1, id, interpreter_.view(id));
   }
-  if (tensors)
-    for (BufferId id : exec::tensors(in.plan, program, BufferClass::param))
-      tensors->add(TensorKind::parameter, total - 1, id, interpreter.view(id));
-}
+
+ private:
+  void note(MetricsFiles& files, StepMetrics m, bool timed, Nanoseconds saving) const {
+    m.timed = timed;
+    m.checkpoint_s = static_cast<double>(saving) * 1e-9;
+    m.peak_bytes = interpreter_.peak_bytes();
+    files.add(m);
+    if (const Diagnostics alerts = files.new_alerts(m); !alerts.empty()) say(alerts);
+  }
+  Status between_steps(const TrainingState& state, Outcome& outcome) {
+    if (in_.config.check_replicas > 0 && state.step % in_.config.check_replicas == 0)
+      if (Status s = check_replicas(state.step); !s) return s;
+    if (!is_save_due(in_.config, state.step)) return Ok{};
+    const Nanoseconds start = now_ns();
+    const Status saved = save(state);
+    outcome.saving += now_ns() - start;
+    return saved;
+  }
+  // In both, no rank can come here again before rank 0 has done its part: a step needs rank 0.
+  Status check_replicas(int step) {
+    if (Status s = write_replica_hashes(in_.plan, rank_, memory_of(interpreter_), step, run_dir_);
+        !s)
+      return s;
+    if (Status s = barrier_.meet(); !s) return s;
+    return rank_.value == 0 ? compare_replicas(in_.plan, step, run_dir_) : Status(Ok{});
+  }
+  Status save(const TrainingState& state) {
+    if (Status s = save_shard(in_.plan, rank_, memory_of(interpreter_),
+                              in_.config.checkpoint_directory, state.step, run_dir_);
+        !s)
+      return s;
+    if (Status s = barrier_.meet(); !s) return s;
+    if (rank_.value != 0) return Ok{};
+    return commit_checkpoint(in_.plan, in_.plan_id, in_.config, state, run_dir_);
+  }
+
+  const RunInput& in_;
+  const Rank rank_;
+  Interpreter& interpreter_;
+  Barrier& barrier_;
+  const std::string run_dir_;
+};
 
 }  // namespace
 
-Status run_rank(const RunInput& in, Rank rank, CommBackend& comm, OpObserver* observer,
-                const std::string& run_dir) {
+Status run_rank(const RunInput& in, Rank rank, CommBackend& comm, Barrier& barrier,
+                OpObserver* observer, const std::string& run_dir) {
   Outcome outcome;
-  MetricsFile metrics(run_dir, rank.value == 0);
+  std::optional<MetricsFiles> metrics;
+  if (rank.value == 0) metrics.emplace(run_dir, in.config.first_step);
   std::optional<RankTensorWriter> tensors;
   if (in.config.verify) {
     Result<RankTensorWriter> writer =
@@ -211,7 +284,8 @@ Status run_rank(const RunInput& in, Rank rank, CommBackend& comm, OpObserver* ob
   }
   ::malloc_trim(0);  // what parsing the plan left behind
   drop_loaded_pages();
-  run_steps(in, rank, **interpreter, metrics, tensors ? &*tensors : nullptr, observer, outcome);
+  RankRun(in, rank, **interpreter, barrier, run_dir)
+      .run(metrics ? &*metrics : nullptr, tensors ? &*tensors : nullptr, observer, outcome);
   if (outcome.error) {
     // Workers may still run: nothing of the interpreter is read, and it ends first.
     interpreter->reset();
@@ -230,7 +304,7 @@ Status run_rank(const RunInput& in, Rank rank, CommBackend& comm, OpObserver* ob
     return s;
   if (tensors)
     if (Status s = tensors->commit(); !s) return s;
-  return metrics.status();
+  return metrics ? metrics->status() : Status(Ok{});
 }
 
 Status verify_files(const std::string& run_dir) {

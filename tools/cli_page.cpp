@@ -137,7 +137,7 @@ file, anything else is refused without `--force`, and links are not followed.
 | `training.json`, `corpus.txt` | what ranks need beside the plan, and the built-in text |
 | `calibration.cal.json` | a copy of the calibration that was used |
 | `predicted.pftrace`, `measured.pftrace` | timelines, for ui.perfetto.dev and for `compare` |
-| `metrics.jsonl`, `verify.json`, `ranks/` | of an execution |
+| `metrics.jsonl`, `tensorboard/`, `verify.json`, `ranks/` | of an execution; metrics of each step as lines of JSON and for TensorBoard |
 | `summary.json` | the numbers: `predicted`, `measured`, `comparison` |
 | `report.html` | one page that needs no network |
 )";

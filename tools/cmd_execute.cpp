@@ -16,6 +16,9 @@ struct Options {
   int ranks = 0;  // 0: not given
   std::string device;
   bool verify = false;
+  int check_replicas = 0;
+  bool resume = false;
+  std::string resume_path;  // empty: the newest checkpoint of the scenario's folder
 };
 
 Status check_ranks(const Scenario& scenario, int ranks) {
@@ -39,11 +42,17 @@ int execute_file(Context& context, const Options& options) {
   if (Status s = check_ranks(scenario, options.ranks); !s) return context.fail(s.error());
   if (Status s = check_executable_here(scenario, options.device); !s)
     return context.fail(s.error());
+  Result<Checkpoints> checkpoints =
+      open_checkpoints(context, *in, {.resume = options.resume, .path = options.resume_path});
+  if (!checkpoints) return context.fail(checkpoints.error());
   auto dir = RunDir::open(run_folder(context, *in), in->id, context.options.force);
   if (!dir) return context.fail(dir.error());
   if (Status s = write_plan_files(*dir, *in); !s) return context.fail(s.error());
   const Result<ExecuteSummary> summary =
-      execute_in_folder(context, *in, dir->folder(), {.verify = options.verify});
+      execute_in_folder(context, *in, dir->folder(),
+                        {.verify = options.verify,
+                         .checkpoints = std::move(*checkpoints),
+                         .check_replicas = options.check_replicas});
   // A run that failed gets no manifest: it is no complete run.
   if (!summary) return context.fail(summary.error());
   context.result.update(to_json(*summary));
@@ -67,10 +76,13 @@ void add_execute(CLI::App& app, Context& context) {
            "Starts one process a rank, trains the steps of the scenario with LibTorch, and writes\n"
            "losses, the measured timeline and peak memory into the run's folder. --verify repeats\n"
            "the steps in one process with plain autograd and compares losses and every gradient;\n"
-           "exit 1 where they differ.",
+           "exit 1 where they differ. --resume goes on from a checkpoint, on the same mesh or on\n"
+           "another one; without it a folder that holds checkpoints is refused.",
        .examples = "  tandem execute scenarios/quickstart.yaml\n"
                    "  tandem execute scenarios/learn/05_1f1b.yaml --verify --set "
-                   "training.precision=fp64"},
+                   "training.precision=fp64\n"
+                   "  tandem execute scenarios/learn/10_checkpoints.yaml --resume --set "
+                   "parallel.tp=2"},
       kUsesAll);
   sub->add_option("scenario", options->file, "Scenario file")->required()->type_name("S.yaml");
   sub->add_option("--ranks", options->ranks, "Refuse unless the scenario has N ranks")
@@ -81,7 +93,17 @@ void add_execute(CLI::App& app, Context& context) {
       ->check(CLI::IsMember({"cpu", "cuda", "rehearsal"}));
   sub->add_flag("--verify", options->verify,
                 "Compare losses and gradients with one process and plain autograd");
-  sub->callback([&context, options] {
+  sub->add_option("--check-replicas", options->check_replicas,
+                  "Every N steps, prove that all replicas of every parameter are equal")
+      ->type_name("N")
+      ->check(CLI::Range(1, static_cast<int>(limits::kSteps)));
+  sub->add_option("--resume", options->resume_path,
+                  "Go on from the newest checkpoint of training.checkpoint.directory, or from PATH")
+      ->type_name("[PATH]")
+      ->expected(0, 1)
+      ->excludes("--verify");
+  sub->callback([&context, options, sub] {
+    options->resume = sub->count("--resume") > 0;
     context.action = [&context, options] { return execute_file(context, *options); };
   });
 }

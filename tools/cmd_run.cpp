@@ -123,6 +123,8 @@ int run_file(Context& context, const Options& o) {
                                    o.file, "a scenario: it says what is trained, and how",
                                    "tandem simulate takes plan files"));
   if (Status s = check_executable_here(in->scenario, ""); !s) return context.fail(s.error());
+  Result<Checkpoints> checkpoints = open_checkpoints(context, *in, {});
+  if (!checkpoints) return context.fail(checkpoints.error());
   auto dir = RunDir::open(run_folder(context, *in), in->id, context.options.force);
   if (!dir) return context.fail(dir.error());
   const Result<Basis> basis = choose_calibration(context, *in);
@@ -140,8 +142,11 @@ int run_file(Context& context, const Options& o) {
   context.print(basis_line(*basis, *p));
   context.print(fmt::format("predicted  {:.2f} ms a step\n", predicted_s * 1e3));
 
-  const Result<ExecuteSummary> summary = execute_in_folder(
-      context, *in, dir->folder(), {.verify = o.verify, .predicted_step_s = predicted_s});
+  const Result<ExecuteSummary> summary =
+      execute_in_folder(context, *in, dir->folder(),
+                        {.verify = o.verify,
+                         .predicted_step_s = predicted_s,
+                         .checkpoints = std::move(*checkpoints)});
   // A run that failed gets no manifest: it is no complete run.
   if (!summary) return context.fail(summary.error());
   if (Status s = adopt_results(*dir); !s) return context.fail(s.error());

@@ -47,9 +47,12 @@ Result<ExecuteSummary> execute_in_folder(Context& context, const PlanInput& in,
   request.plan = &in.plan;
   request.plan_id = in.id;
   request.config = training_config(in.scenario, flags.verify);
+  request.config.resume_from = flags.checkpoints.resume_from;
+  request.config.first_step = flags.checkpoints.first_step;
+  request.config.check_replicas = flags.check_replicas;
   request.run_dir = folder;
   request.predicted_step_s = flags.predicted_step_s;
-  if (Status s = remove_old_results(folder); !s) return s.error();
+  if (Status s = remove_old_results(folder, request.config.first_step); !s) return s.error();
   if (Status s = write_training(folder, request.config); !s) return s.error();
   ExecuteSink sink;
   sink.line = [&](int rank, bool, std::string_view line) {
@@ -81,12 +84,14 @@ Json to_json(const ExecuteSummary& s) {
               {"losses", s.losses},
               {"peak_bytes", s.peak_bytes},
               {"ranks", s.ranks},
+              {"first_step", s.first_step},
               {"warmup_steps", s.warmup_steps},
               {"step_s", s.step_s},
               {"tokens_per_s", s.tokens_per_s},
               {"peak_by_class", s.peak_by_class},
               {"kernel_scratch_bytes", s.kernel_scratch_bytes},
               {"pinned", s.pinned},
+              {"checkpoint_s", s.checkpoint_s},
               {"wall_s", s.wall_s}};
   out["communication"] = Json::object();
   for (const auto& [name, moved] : s.communication)
@@ -108,7 +113,7 @@ Json to_json(const ExecuteSummary& s) {
 std::string to_text(const ExecuteSummary& s) {
   std::string out = fmt::format("step {:.2f} ms on {} ranks, {:.0f} tokens/s (median of {})\n",
                                 s.iteration_s * 1e3, s.ranks, s.tokens_per_s, s.step_s.size());
-  out += "losses";
+  out += s.first_step > 0 ? fmt::format("losses from step {} on", s.first_step + 1) : "losses";
   for (std::size_t i = 0; i < s.losses.size(); ++i)
     out += fmt::format(" {:.4f}{}", s.losses[i], static_cast<int>(i) < s.warmup_steps ? "*" : "");
   out += s.warmup_steps > 0 ? "   (* warm-up)\n" : "\n";

@@ -6,6 +6,7 @@
 
 #include "common/base/result.h"
 #include "common/scenario/scenario.h"
+#include "tools/checkpoints.h"
 #include "tools/context.h"
 #include "tools/execute_run.h"
 #include "tools/inputs.h"
@@ -21,6 +22,8 @@ namespace tandem::tools {
 struct ExecuteFlags {
   bool verify = false;
   double predicted_step_s = 0;  // 0: not known
+  Checkpoints checkpoints;      // of open_checkpoints()
+  int check_replicas = 0;       // steps; 0: never
 };
 
 // Writes training.json, ranks/, metrics.jsonl, measured.pftrace, verify.json and the section

@@ -16,6 +16,7 @@
 
 #include "common/base/file.h"
 #include "common/base/limits.h"
+#include "common/base/text.h"
 #include "common/plan/print.h"
 #include "common/timeline/perfetto.h"
 #include "common/timeline/rank_file.h"
@@ -145,6 +146,7 @@ Status read_rank_files(const ExecuteRequest& request, ExecuteSummary& out) {
       const auto steps = root.at("step_ns").get<std::vector<double>>();
       if (rank == 0) {
         out.losses = root.at("losses").get<std::vector<double>>();
+        out.checkpoint_s = root.at("checkpoint_s").get<double>();
         slowest.assign(steps.size(), 0);
         const auto tokens = root.at("tokens").get<std::vector<double>>();
         out.tokens_per_s = tokens.empty() ? 0 : tokens.back();  // divided below
@@ -170,7 +172,7 @@ Status read_rank_files(const ExecuteRequest& request, ExecuteSummary& out) {
       return damaged(path, e.what());
     }
   }
-  const auto warmup = static_cast<std::size_t>(request.config.warmup_steps);
+  const auto warmup = static_cast<std::size_t>(untimed_steps(request.config));
   if (slowest.size() <= warmup) return damaged(rank_path(request.run_dir, 0, "json"), "no steps");
   out.step_s.assign(slowest.begin() + static_cast<std::ptrdiff_t>(warmup), slowest.end());
   std::vector<double> sorted = out.step_s;
@@ -240,12 +242,28 @@ Result<VerifySummary> verify(const ExecuteRequest& request, const std::string& p
   return v;
 }
 
+// Keeps the lines of steps before `first_step`: the training that a resumed run goes on with.
+Status cut_metrics(const std::string& path, int first_step) {
+  std::string kept;
+  if (const Result<std::string> text = read_file(path, limits::kTableBytes); text && first_step > 0)
+    for (std::string_view line : split(*text, '\n')) {
+      const Json row = Json::parse(line, nullptr, false);
+      if (row.is_object() && row.value("step", first_step) < first_step)
+        kept += std::string(line) + "\n";
+    }
+  std::error_code failed;
+  fs::remove(path, failed);
+  return kept.empty() ? Status(Ok{}) : write_file_atomic(path, kept);
+}
+
 }  // namespace
 
-Status remove_old_results(const std::string& run_dir) {
+Status remove_old_results(const std::string& run_dir, int first_step) {
   std::error_code failed;
-  for (const char* name : {"metrics.jsonl", "measured.pftrace", "verify.json"})
+  for (const char* name : {"measured.pftrace", "verify.json"})
     fs::remove(fs::path(run_dir) / name, failed);
+  if (Status s = cut_metrics(run_dir + "/metrics.jsonl", first_step); !s) return s;
+  if (first_step == 0) fs::remove_all(fs::path(run_dir) / "tensorboard", failed);
   fs::remove_all(fs::path(run_dir) / "ranks", failed);
   return make_directories(run_dir + "/ranks");
 }
@@ -255,7 +273,8 @@ Result<ExecuteSummary> execute_run(const ExecuteRequest& request, const ExecuteS
   const Plan& plan = *request.plan;
   ExecuteSummary out;
   out.ranks = plan.header.mesh.world();
-  out.warmup_steps = request.config.warmup_steps;
+  out.first_step = request.config.first_step;
+  out.warmup_steps = untimed_steps(request.config);
   const Result<std::string> program = own_program();
   if (!program) return program.error();
   Result<std::vector<std::vector<int>>> wires = make_wires(plan, request.config.deterministic);
@@ -277,7 +296,7 @@ Result<ExecuteSummary> execute_run(const ExecuteRequest& request, const ExecuteS
   options.listen = request.listen;
   out.pinned = !options.cores.empty();
 
-  const int total = request.config.warmup_steps + request.config.steps;
+  const int total = total_steps(request.config);
   exec::LaunchSink launch_sink;
   launch_sink.line = sink.line;
   launch_sink.note = [&](const std::string& text) {

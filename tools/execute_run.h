@@ -51,10 +51,12 @@ struct CommunicationTotal {
 };
 
 struct ExecuteSummary {
-  int ranks = 0, warmup_steps = 0;
+  int ranks = 0;
+  int first_step = 0;    // of training; above 0 where it resumed
+  int warmup_steps = 0;  // of this run
   double iteration_s = 0;
   std::vector<double> step_s;                         // of the slowest rank, counted steps
-  std::vector<double> losses;                         // every step, warm-up too
+  std::vector<double> losses;                         // every step of this run, warm-up too
   double tokens_per_s = 0;                            // of a step of iteration_s
   std::vector<std::int64_t> peak_bytes;               // by rank
   std::map<std::string, std::int64_t> peak_by_class;  // of the rank with most
@@ -63,11 +65,13 @@ struct ExecuteSummary {
   std::map<std::string, CommunicationTotal> communication;
   bool pinned = false;  // compute threads had cores of their own
   double wall_s = 0;
+  double checkpoint_s = 0;  // rank 0's time between steps for checkpoints
   std::optional<VerifySummary> verify;
 };
 
-// Files of an older run in the directory that this one will write again.
-[[nodiscard]] Status remove_old_results(const std::string& run_dir);
+// Files of an older run in the directory that this one will write again. Metrics of the steps
+// before `first_step` stay.
+[[nodiscard]] Status remove_old_results(const std::string& run_dir, int first_step);
 
 // An error names the first cause; K.json, K.ring and logs of the ranks stay. Must be called from
 // the main thread before any other thread exists.

@@ -94,7 +94,7 @@ Status run_probe(Context& context, const MachineRequest& request, const sim::Pro
   execute.plan_id = plan_id_of_text(text);
   execute.config = probe_config(request);
   execute.run_dir = path;
-  if (Status s = remove_old_results(path); !s) return s;
+  if (Status s = remove_old_results(path, 0); !s) return s;
   if (Status s = write_training(path, execute.config); !s) return s;
   context.progress("calibrating: " + what);
   const Result<ExecuteSummary> summary = execute_run(execute, {});

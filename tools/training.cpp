@@ -43,6 +43,8 @@ Status write_training(const std::string& run_dir, TrainingConfig& config) {
                         Location{config.data_path});
     config.data_path = seen_from(run_dir, config.data_path);
   }
+  for (std::string* folder : {&config.checkpoint_directory, &config.resume_from})
+    if (!folder->empty()) *folder = seen_from(run_dir, *folder);
   return write_file_atomic(run_dir + "/training.json", to_json(config));
 }
 

@@ -19,7 +19,7 @@ namespace tandem::tools {
 // The shipped text (scenarios/data/corpus.txt), compiled into the program.
 [[nodiscard]] std::string_view shipped_text();
 
-// Writes RUN/training.json, with the data path as seen from RUN; the built-in text becomes
+// Writes RUN/training.json, with paths as seen from RUN; the built-in text becomes
 // RUN/corpus.txt. E-IO-010, E-EXEC-016 where the named text is not there.
 [[nodiscard]] Status write_training(const std::string& run_dir, TrainingConfig& config);
 

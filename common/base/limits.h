@@ -19,6 +19,8 @@ inline constexpr std::int64_t kTensorElements = 1LL << 47;
 inline constexpr std::int64_t kTableBytes = 64LL << 20;
 // Timelines given to `compare` or `trace`.
 inline constexpr std::int64_t kTimelineBytes = 4LL << 30;
+// Manifest of a checkpoint: some 200 bytes for each piece of a tensor, so a million pieces fit.
+inline constexpr std::int64_t kCheckpointManifestBytes = 256LL << 20;
 // Training text: bytes are tokens, 1 GiB is a million sequences of 1,024.
 inline constexpr std::int64_t kTrainingTextBytes = 1LL << 30;
 

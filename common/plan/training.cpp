@@ -95,6 +95,11 @@ void for_each_field(Config& c, Visit&& visit) {
   visit("data_kind", c.data_kind);
   visit("data_path", c.data_path);
   visit("sampler", c.sampler);
+  visit("checkpoint_directory", c.checkpoint_directory);
+  visit("checkpoint_every", c.checkpoint_every);
+  visit("resume_from", c.resume_from);
+  visit("first_step", c.first_step);
+  visit("check_replicas", c.check_replicas);
 }
 
 Error bad(const std::string& file, std::string title, std::string found, std::string expected) {
@@ -311,6 +316,10 @@ std::string check(const TrainingConfig& c) {
   if (c.micro_batch < 1 || c.global_batch < 1 || c.global_batch % c.micro_batch)
     return "global_batch, a multiple of micro_batch";
   if (c.steps < 1 || c.warmup_steps < 0) return "steps of at least 1, warmup_steps of at least 0";
+  if (c.first_step < 0 || c.first_step >= total_steps(c))
+    return "first_step from 0 to below steps + warmup_steps";
+  if (c.checkpoint_every < 0 || c.check_replicas < 0)
+    return "checkpoint_every and check_replicas of at least 0";
   if (c.threads_per_rank < 1) return "threads_per_rank of at least 1";
   if (!(c.timeout_s > 0)) return "timeout_s above 0";
   if (!one_of(c.init, {"normal", "test"})) return "init normal or test";
@@ -386,6 +395,8 @@ TrainingConfig training_config(const Scenario& s) {
   c.data_kind = t.data.kind == DataKind::random ? "random" : "text";
   c.data_path = t.data.path;
   c.sampler = t.data.sampler == Sampler::sequential ? "sequential" : "random";
+  c.checkpoint_directory = t.checkpoint.directory;
+  c.checkpoint_every = t.checkpoint.every;
   return c;
 }
 

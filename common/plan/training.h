@@ -45,7 +45,21 @@ struct TrainingConfig {
   // In training.json relative to its folder; "builtin" becomes a file there (tools/run_files.h).
   std::string data_path = "builtin";
   std::string sampler = "random";  // random | sequential
+  // checkpoints (models.md 8.1). Folders in training.json are seen from its own; empty: none
+  std::string checkpoint_directory;
+  int checkpoint_every = 0;  // steps; 0: only at the end
+  std::string resume_from;   // the folder of one checkpoint
+  int first_step = 0;        // of this run: the steps that the checkpoint has done
+  int check_replicas = 0;    // steps between two comparisons of all replicas; 0: never
 };
+
+// Training has warmup_steps + steps steps; this run does those from first_step on.
+[[nodiscard]] inline int total_steps(const TrainingConfig& c) { return c.warmup_steps + c.steps; }
+// Of these the first ones are not timed: every process has to warm up.
+[[nodiscard]] inline int untimed_steps(const TrainingConfig& c) {
+  const int left = total_steps(c) - c.first_step;
+  return c.warmup_steps < left ? c.warmup_steps : left - 1;
+}
 
 // Key/value heads, and the width of a head, with the zeros above resolved.
 [[nodiscard]] inline int kv_heads_of(const TrainingConfig& c) {

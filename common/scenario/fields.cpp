@@ -206,8 +206,10 @@ constexpr Field kFields[] = {
     {"training.data.kind", kChoice, "text, random", 0, 0, false, "text", "", "Tokens from text bytes, or random ones.", ENUM(training.data.kind)},
     {"training.data.path", kText, "", 0, 0, false, "builtin", "", "File of training text; builtin: the shipped corpus.", TEXT(training.data.path)},
     {"training.data.sampler", kChoice, "random, sequential", 0, 0, false, "random", "", "Where in the text a sequence starts.", ENUM(training.data.sampler)},
-    {"training.checkpoint.directory", kText, "none", 0, 0, false, "none", "none", "Folder of checkpoints."},
-    {"training.checkpoint.every", kCount, "", 0, kSteps, false, "0", "0", "Steps between two checkpoints."},
+    {"training.checkpoint.directory", kText, "none", 0, 0, false, "none", "", "Folder that `execute` saves checkpoints into, from the working folder; the newest two stay.",
+     [](S& s, I, const V& v) { s.training.checkpoint.directory = v.index == 0 ? "" : v.word; },
+     [](const S& s, I) { const std::string& dir = s.training.checkpoint.directory; return dir.empty() ? of_index(0) : of_text(dir); }},
+    {"training.checkpoint.every", kCount, "", 0, kSteps, false, "0", "", "Steps between two checkpoints; 0: one at the end only.", INT(training.checkpoint.every)},
 
     {"parallel.tp", kCount, "", 1, kDevices, false, "1", "", "Tensor parallelism.", INT(parallel.tp)},
     {"parallel.pp", kCount, "", 1, kDevices, false, "1", "", "Pipeline parallelism.", INT(parallel.pp)},

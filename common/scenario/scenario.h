@@ -91,6 +91,11 @@ struct DataSpec {
   Sampler sampler = Sampler::random;
 };
 
+struct CheckpointSpec {
+  std::string directory;  // empty: none
+  int every = 0;          // steps; 0: only at the end
+};
+
 struct TrainingSpec {
   int sequence = 0;  // resolved: max_sequence
   Init init = Init::normal;
@@ -103,6 +108,7 @@ struct TrainingSpec {
   AttentionKind attention = AttentionKind::flash;
   OptimizerSpec optimizer;
   DataSpec data;
+  CheckpointSpec checkpoint;
 };
 
 struct ParallelSpec {

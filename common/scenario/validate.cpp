@@ -549,6 +549,9 @@ class Rules {
               "random tokens come from no file");
     no_effect("training.data.sampler", random && data.sampler != Sampler::random,
               "random tokens come from no file");
+    no_effect("training.checkpoint.every",
+              s_.training.checkpoint.every != 0 && s_.training.checkpoint.directory.empty(),
+              "there is no training.checkpoint.directory");
     no_effect("model.rope_base", gpt && s_.model.rope_base != 10000,
               "family gpt has learned positions");
     no_effect("model.gelu", !gpt && s_.model.gelu != Gelu::erf, "family llama has SwiGLU");

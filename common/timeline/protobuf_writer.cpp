@@ -23,6 +23,12 @@ void ProtoWriter::real(int field, double value) {
   fixed64(field, std::bit_cast<std::uint64_t>(value));
 }
 
+void ProtoWriter::real32(int field, float value) {
+  raw_varint(static_cast<std::uint64_t>(field) << 3 | 5);
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  for (int i = 0; i < 4; ++i) bytes_.push_back(static_cast<char>((bits >> (8 * i)) & 0xff));
+}
+
 void ProtoWriter::text(int field, std::string_view bytes) {
   raw_varint(static_cast<std::uint64_t>(field) << 3 | 2);
   raw_varint(bytes.size());

@@ -16,6 +16,7 @@ class ProtoWriter {
   void varint(int field, std::uint64_t value);  // int64, enum, bool too: cast, two's complement
   void fixed64(int field, std::uint64_t value);
   void real(int field, double value);
+  void real32(int field, float value);
   void text(int field, std::string_view bytes);  // string, bytes
   void message(int field, const ProtoWriter& inner) { text(field, inner.bytes()); }
   [[nodiscard]] const std::string& bytes() const { return bytes_; }

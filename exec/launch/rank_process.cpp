@@ -229,7 +229,7 @@ Status run(const RankArguments& arguments, const RankBody& body) {
                      (*client)->report(report);
                      comm.abort();
                    });
-  const Status status = body(*input, rank, comm, &observer, arguments.run_dir);
+  const Status status = body(*input, rank, comm, **client, &observer, arguments.run_dir);
   watchdog.reset();
   if (!status) {
     (*client)->report(fault_report(status.error(), **recorder, told_to_stop));

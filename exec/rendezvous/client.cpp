@@ -82,6 +82,24 @@ class Client::Impl : public std::enable_shared_from_this<Client::Impl> {
     });
   }
 
+  Status meet() {
+    const std::uint32_t number = barriers_++;
+    with_member([number](Member& m) { (void)m.barrier(number); });
+    std::unique_lock lock(mutex_);
+    const auto limit = std::chrono::duration<double>(config_.timeout_s);
+    const bool told = changed_.wait_for(
+        lock, limit, [&] { return barriers_passed_ > number || aborted_ || closed_; });
+    if (barriers_passed_ > number) return Ok{};
+    const std::string where = fmt::format("rank {}, barrier {}", config_.join.rank, number);
+    if (told)
+      return make_error(Failure::peer_lost, "E-EXEC-043", "the run was aborted", where,
+                        "all ranks of the run", "look at the first cause");
+    return make_error(Failure::peer_lost, "E-EXEC-042", "a peer did not answer in time",
+                      fmt::format("{}: not all ranks came within {:g} s", where, config_.timeout_s),
+                      "all ranks of the run",
+                      "raise execute.timeout where ranks write checkpoints at different speeds");
+  }
+
   void leave() {
     with_member([](Member& m) { (void)m.bye(now_ns()); });
     std::unique_lock lock(mutex_);
@@ -162,13 +180,9 @@ class Client::Impl : public std::enable_shared_from_this<Client::Impl> {
 
   void handle(const MemberEvent& event) {
     switch (event.kind) {
-      case MemberEvent::Kind::running: {
+      case MemberEvent::Kind::running:
         in_ = true;
-        const std::lock_guard lock(mutex_);
-        running_ = true;
-        changed_.notify_all();
-        return;
-      }
+        return wake([this] { running_ = true; });
       case MemberEvent::Kind::refused:
         return fail(cannot_join("E-RDZV-002", "the launcher refused the rank", event.text));
       case MemberEvent::Kind::abort:
@@ -176,14 +190,23 @@ class Client::Impl : public std::enable_shared_from_this<Client::Impl> {
           return fail(
               cannot_join("E-RDZV-004", "the run was stopped before it began", event.abort.text));
         if (config_.on_abort) config_.on_abort(event.abort);
-        return;
+        return wake([this] { aborted_ = true; });
       case MemberEvent::Kind::closed:
         return closed(event.text);
-      case MemberEvent::Kind::barrier:  // for transports that set themselves up over this plane
-      case MemberEvent::Kind::clock:
+      case MemberEvent::Kind::barrier:
+        return wake([&] { barriers_passed_ = event.barrier + 1; });
+      case MemberEvent::Kind::clock:  // for transports that set themselves up over this plane
       case MemberEvent::Kind::comm_id:
         return;
     }
+  }
+
+  // Changes what the callers' threads wait for.
+  template <class Change>
+  void wake(Change&& change) {
+    const std::lock_guard lock(mutex_);
+    change();
+    changed_.notify_all();
   }
 
   void closed(const std::string& why) {
@@ -194,9 +217,7 @@ class Client::Impl : public std::enable_shared_from_this<Client::Impl> {
     if (!greeted_) return again(why);
     if (!in_) return fail(cannot_join("E-RDZV-003", "not all ranks joined the run", why));
     if (!why.empty() && config_.on_lost) config_.on_lost(why);
-    const std::lock_guard lock(mutex_);
-    closed_ = true;
-    changed_.notify_all();
+    wake([this] { closed_ = true; });
   }
 
   void fail(Error error) {
@@ -204,10 +225,10 @@ class Client::Impl : public std::enable_shared_from_this<Client::Impl> {
     timer_.cancel();
     socket_.close(ignored);
     member_.reset();
-    const std::lock_guard lock(mutex_);
-    if (!failure_) failure_ = std::move(error);
-    closed_ = true;
-    changed_.notify_all();
+    wake([&] {
+      if (!failure_) failure_ = std::move(error);
+      closed_ = true;
+    });
   }
 
   void write() {
@@ -247,10 +268,12 @@ class Client::Impl : public std::enable_shared_from_this<Client::Impl> {
   int generation_ = 0;
   Nanoseconds end_ = 0, delay_ = 0;
   std::thread thread_;
+  std::uint32_t barriers_ = 0;  // meet() only
 
   std::mutex mutex_;  // below
   std::condition_variable changed_;
-  bool running_ = false, closed_ = false;
+  bool running_ = false, closed_ = false, aborted_ = false;
+  std::uint32_t barriers_passed_ = 0;
   std::optional<Error> failure_;
 };
 
@@ -269,6 +292,7 @@ void Client::report(const Report& report) {
 void Client::abort(const Abort& cause) {
   impl_->with_member([cause](Member& m) { (void)m.abort(cause); });
 }
+Status Client::meet() { return impl_->meet(); }
 void Client::leave() { impl_->leave(); }
 
 }  // namespace tandem::exec

@@ -10,6 +10,7 @@
 #include "common/base/result.h"
 #include "exec/rendezvous/auth.h"
 #include "exec/rendezvous/protocol.h"
+#include "exec/runtime/barrier.h"
 
 namespace tandem::exec {
 
@@ -25,19 +26,20 @@ struct ClientConfig {
   std::function<Heartbeat()> heartbeat;
 };
 
-// Thread-safe.
-class Client {
+// Thread-safe; meet() is for one thread.
+class Client final : public Barrier {
  public:
   // Blocks until all ranks are in. E-RDZV-001 no launcher there, -002 refused, -003 others did not
   // come, -004 the launcher stopped the run first.
   [[nodiscard]] static Result<std::unique_ptr<Client>> connect(ClientConfig config);
-  ~Client();  // ends the connection without BYE unless leave() was called
+  ~Client() override;  // ends the connection without BYE unless leave() was called
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;
 
   void report(const Report& report);
   // Tells all other ranks to stop.
   void abort(const Abort& cause);
+  [[nodiscard]] Status meet() override;
   // BYE; waits up to 1 s for the answer.
   void leave();
 

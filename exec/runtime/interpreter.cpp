@@ -51,7 +51,8 @@ Result<std::unique_ptr<Interpreter>> Interpreter::create(const Plan& plan, Rank 
   std::unique_ptr<Interpreter> out(
       new Interpreter(plan, rank, config, comm, observer, std::move(*data), std::move(*arena)));
   if (Status bound = out->bind(); !bound) return bound.error();
-  init_parameters(plan, rank, config, [&](BufferId id) { return out->view(id); });
+  if (config.first_step == 0)
+    init_parameters(plan, rank, config, [&](BufferId id) { return out->view(id); });
   out->start_streams();
   reset_torch_peak();
   return out;
@@ -214,7 +215,8 @@ Result<StepResult> Interpreter::run_step(bool timed) {
 }
 
 void Interpreter::set_optimizer_step() {
-  const double lr = learning_rate(config_, step_), k = step_ + 1;
+  const int step = of_training(step_);
+  const double lr = learning_rate(config_, step), k = step + 1;
   context_.adamw = {config_.beta1,
                     config_.beta2,
                     config_.eps,
@@ -252,9 +254,9 @@ void Interpreter::issue(std::int32_t op) {
   if (o.frees.count) pending_frees_.fetch_add(1, std::memory_order_relaxed);
   Span& span = span_of(op);
   span = {id_of(op), rank_.value, timed_step_, now_ns(), 0, 0, 0, 0};
-  if (observer_) observer_->queued(span.op, step_);
+  if (observer_) observer_->queued(span.op, of_training(step_));
   if (o.kind == OpKind::host_wait) {
-    if (observer_) observer_->started(span.op, step_);
+    if (observer_) observer_->started(span.op, of_training(step_));
   } else {
     stream_of_[static_cast<std::size_t>(op)]->issue();
   }
@@ -268,7 +270,7 @@ Bytes Interpreter::bytes_now(BufferId id) {
   const View counts = view(b.rows_of);
   for (std::int64_t i = 0; i < counts.shape.elements(); ++i) rows += counts.as<std::int32_t>()[i];
   if (rows < 0 || rows > b.max_rows)
-    fail(make_error(Failure::execution, "E-EXEC-036", "more rows than the plan has room for",
+    fail(make_error(Failure::execution, "E-EXEC-037", "more rows than the plan has room for",
                     fmt::format("{} rows of {} in step {}", rows, plan_.name(b.name), step_),
                     fmt::format("0 to {} rows", b.max_rows),
                     "the bound covers every routing: report this with the run folder"));
@@ -304,9 +306,10 @@ bool Interpreter::host_wait(std::int32_t op) {
   const double value = waited.dtype == DType::f64 ? *waited.as<double>() : 0.0;  // else row counts
   if (!std::isfinite(value)) {
     const Buffer& b = plan_.buffer(ops_[static_cast<std::size_t>(op)].buffer);
-    fail(make_error(Failure::execution, "E-EXEC-031", "a value that must be finite is not",
-                    fmt::format("{} = {} in step {}", plan_.name(b.name), value, step_),
-                    "a finite value", "lower training.optimizer.lr; nothing was updated"));
+    fail(
+        make_error(Failure::execution, "E-EXEC-031", "a value that must be finite is not",
+                   fmt::format("{} = {} in step {}", plan_.name(b.name), value, of_training(step_)),
+                   "a finite value", "lower training.optimizer.lr; nothing was updated"));
     return false;
   }
   end_op(op, step_, span);
@@ -329,12 +332,32 @@ Result<StepResult> Interpreter::end_step(Nanoseconds started) {
   result.tokens = metrics_[kMetricTokens];
   result.non_finite = metrics_[kMetricNonFinite];
   result.norm = std::sqrt(metrics_[kMetricNormSquared]);
-  result.lr = learning_rate(config_, step_);
+  result.lr = learning_rate(config_, of_training(step_));
+  result.data_wait = data_wait();
   if (timed_step_ >= 0)
     timeline_.steps.push_back({rank_.value, timed_step_, result.started, result.ended});
   kernel_scratch_peak_ = std::max(kernel_scratch_peak_, torch_memory().peak);
   ++step_;
   return result;
+}
+
+// For each op that waits for a copy of tokens: from when all else was there until the copy had
+// ended.
+Nanoseconds Interpreter::data_wait() {
+  Nanoseconds total = 0;
+  std::vector<Nanoseconds> stream_end(plan_.streams.size(), 0);  // of the op before on the stream
+  for (std::size_t i = 0; i < ops_.size(); ++i) {
+    const Span& span = span_of(static_cast<std::int32_t>(i));
+    Nanoseconds data = 0, rest = std::max(stream_end[ops_[i].stream.index()], span.issued);
+    for (std::int32_t w : prepared_[i].waits) {
+      const bool is_data = ops_[static_cast<std::size_t>(w)].kind == OpKind::copy;
+      Nanoseconds& last = is_data ? data : rest;
+      last = std::max(last, span_of(w).ended);
+    }
+    total += std::max<Nanoseconds>(0, data - rest);
+    stream_end[ops_[i].stream.index()] = span.ended;
+  }
+  return total;
 }
 
 void Interpreter::fail(Error error) {
@@ -357,7 +380,7 @@ void Interpreter::run_op(std::int32_t op, std::int32_t step) {
   Span& span = span_of(op);
   const Nanoseconds cpu = thread_cpu_ns();
   span.ready = span.started = now_ns();
-  if (observer_) observer_->started(span.op, step);
+  if (observer_) observer_->started(span.op, of_training(step));
   try {
     switch (o.kind) {
       case OpKind::compute:
@@ -374,8 +397,8 @@ void Interpreter::run_op(std::int32_t op, std::int32_t step) {
         if (!run_communication(op, step, span)) return;
         break;
       case OpKind::copy:
-        data_.fill(p.buffer.as<std::int64_t>(), step, o.microbatch, context_.at(Axis::dp),
-                   plan_.header.mesh.of(Axis::dp));
+        data_.fill(p.buffer.as<std::int64_t>(), of_training(step), o.microbatch,
+                   context_.at(Axis::dp), plan_.header.mesh.of(Axis::dp));
         break;
       case OpKind::host_wait:      // the host's
       case OpKind::post_validate:  // refused by bind()
@@ -415,7 +438,7 @@ void Interpreter::run_calls(std::int32_t op, std::int32_t) {
 
 bool Interpreter::run_communication(std::int32_t op, std::int32_t step, Span& span) {
   const PreparedOp& p = prepared_[static_cast<std::size_t>(op)];
-  Result<Nanoseconds> started = comm_.run(span.op, step, p.comm);
+  Result<Nanoseconds> started = comm_.run(span.op, of_training(step), p.comm);
   if (!started) {
     fail(started.error());
     return false;
@@ -436,7 +459,7 @@ void Interpreter::keep_metrics(const PreparedOp& p) {
 
 void Interpreter::end_op(std::int32_t op, std::int32_t step, Span& span) {
   span.ended = now_ns();
-  if (observer_) observer_->done(span.op, step);
+  if (observer_) observer_->done(span.op, of_training(step));
   if (ops_[static_cast<std::size_t>(op)].frees.count) free_buffers(op);
   latches_[static_cast<std::size_t>(op)].set(step + 1);
 }

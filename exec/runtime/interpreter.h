@@ -34,12 +34,14 @@ struct StepResult {
   double loss = 0, norm = 0, lr = 0;  // norm: of the gradient, before clipping
   double tokens = 0, non_finite = 0;
   Nanoseconds started = 0, ended = 0;
+  Nanoseconds data_wait = 0;  // ops waited for tokens and for nothing else
 };
 
 // The plan, configuration, backend and observer outlive the interpreter. One thread calls it.
 class Interpreter {
  public:
-  // Takes memory, fills parameters, binds kernels. `observer` may be null.
+  // Takes memory, fills parameters, binds kernels. `observer` may be null. A run that resumes
+  // (config.first_step > 0) gets zeros instead of initial values: the caller loads them.
   [[nodiscard]] static Result<std::unique_ptr<Interpreter>> create(const Plan& plan, Rank rank,
                                                                    const TrainingConfig& config,
                                                                    CommBackend& comm,
@@ -48,7 +50,8 @@ class Interpreter {
   Interpreter(const Interpreter&) = delete;
   Interpreter& operator=(const Interpreter&) = delete;
 
-  // Step 0, 1, ...; recorded in the timeline if `timed`. After a failure every call fails.
+  // Steps config.first_step, ...; recorded in the timeline if `timed`. After a failure every call
+  // fails.
   [[nodiscard]] Result<StepResult> run_step(bool timed);
 
   // Memory of a buffer: between steps those that live for the run hold their values.
@@ -58,6 +61,8 @@ class Interpreter {
   [[nodiscard]] Timeline take_timeline();
   // Most that LibTorch held beside the plan's buffers.
   [[nodiscard]] Bytes kernel_scratch_peak() const { return kernel_scratch_peak_; }
+  // Most bytes of the plan's buffers that were alive at once, over all steps so far.
+  [[nodiscard]] Bytes peak_bytes() const { return peak_.total; }
   [[nodiscard]] Bytes slab_bytes() const { return arena_.slab_bytes(); }
   // How often each op of the program has communicated, over all steps.
   [[nodiscard]] const std::vector<std::int64_t>& communication_calls() const { return comm_calls_; }
@@ -93,7 +98,10 @@ class Interpreter {
   void sample(std::int32_t op, Nanoseconds time);  // with memory_mutex_ held
   Span& span_of(std::int32_t op);
   [[nodiscard]] OpId id_of(std::int32_t op) const;
+  // What others call the step: of training, where the latches count those of this process.
+  [[nodiscard]] int of_training(int step) const { return config_.first_step + step; }
   [[nodiscard]] Result<StepResult> end_step(Nanoseconds started);
+  [[nodiscard]] Nanoseconds data_wait();
 
   const Plan& plan_;
   const Rank rank_;
@@ -116,7 +124,7 @@ class Interpreter {
   bool host_in_wait_ = false;                   // in the host_wait that is next
   std::atomic<std::int32_t> pending_frees_{0};  // issued ops whose frees are not carried out
 
-  int step_ = 0;         // of the run
+  int step_ = 0;         // of this process
   int timed_step_ = -1;  // of the timeline; -1: not recorded
   std::array<double, 8> metrics_{};
 

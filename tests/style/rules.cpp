@@ -47,6 +47,9 @@ const Layer* layer_of(std::string_view path) {
   return nullptr;
 }
 
+// Built into the host layer, and so without LibTorch, though it shares plain code with exec/train.
+bool is_checkpoint(std::string_view path) { return is_under(path, "exec/checkpoint"); }
+
 bool is_host_layer(std::string_view path) {
   return is_under(path, "exec/launch") || is_under(path, "exec/rendezvous") ||
          is_under(path, "exec/transport");
@@ -61,8 +64,9 @@ std::string_view refuse_foreign(std::string_view path, std::string_view header) 
   if (starts({"yaml-cpp/"}) && path != "common/scenario/yaml_reader.cpp")
     return "yaml-cpp stays in common/scenario/yaml_reader.cpp";
   if (starts({"torch/torch.h"})) return "torch/torch.h takes 40 s to compile: include ATen headers";
-  if (starts({"ATen/", "c10/", "torch/"}) && (!is_under(path, "exec") || is_host_layer(path)))
-    return "LibTorch stays in exec, outside launch, rendezvous and transport";
+  if (starts({"ATen/", "c10/", "torch/"}) &&
+      (!is_under(path, "exec") || is_host_layer(path) || is_checkpoint(path)))
+    return "LibTorch stays in exec, outside checkpoint, launch, rendezvous and transport";
   if (starts({"cuda", "nccl"}) && !is_under(path, "exec/cuda"))
     return "CUDA and NCCL stay in exec/cuda";
   if (starts({"boost/"}) && !is_under(path, "exec")) return "Boost.Asio stays in exec";

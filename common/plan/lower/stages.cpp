@@ -28,7 +28,7 @@ PlanTypes types_of(Precision p) {
 // Fields that change no op and no buffer of the plan.
 bool outside_the_plan(std::string_view path) {
   return path == "training.steps" || path == "training.init" ||
-         path.starts_with("training.data.") ||
+         path.starts_with("training.data.") || path.starts_with("training.checkpoint.") ||
          (path.starts_with("training.optimizer.") && path != "training.optimizer.clip");
 }
 

@@ -143,6 +143,29 @@ TEST_CASE("training config: a scenario's experts, latent attention and parts of 
   CHECK(training_config(s).family == "mixtral");
 }
 
+TEST_CASE("training.json: where a run resumes and saves; how many steps it times") {
+  TrainingConfig c = sample();
+  c.steps = 10, c.warmup_steps = 2;
+  c.checkpoint_directory = "../ck", c.checkpoint_every = 4;
+  c.resume_from = "../ck/step-0000000008", c.first_step = 8, c.check_replicas = 3;
+  const std::string text = to_json(c);
+  const Result<TrainingConfig> read = training_from_json(text, "training.json");
+  REQUIRE(read.ok());
+  CHECK(to_json(*read) == text);
+  CHECK(read->checkpoint_directory == "../ck");
+  CHECK(read->first_step == 8);
+  CHECK(total_steps(*read) == 12);
+  CHECK(untimed_steps(*read) == 2);  // steps 8 and 9 of this process
+  c.first_step = 11;
+  CHECK(untimed_steps(c) == 0);  // one step is left, and is timed
+  c.first_step = 0;
+  CHECK(untimed_steps(c) == 2);
+  CHECK(code_of(replaced(text, "\"first_step\": 8", "\"first_step\": 12")) == "E-EXEC-030");
+  CHECK(code_of(replaced(text, "\"first_step\": 8", "\"first_step\": -1")) == "E-EXEC-030");
+  CHECK(code_of(replaced(text, "\"checkpoint_every\": 4", "\"checkpoint_every\": -4")) ==
+        "E-EXEC-030");
+}
+
 TEST_CASE("training.json: wrong content is refused") {
   const std::string good = to_json(sample());
   CHECK(code_of(good) == "ok");

@@ -149,6 +149,9 @@ TEST_CASE("warnings: fields without effect, latency 0, few microbatches") {
   REQUIRE(effect.size() == 1);
   CHECK(effect[0].code == "W-SCEN-001");
   CHECK(effect[0].where.line == 3);
+  const auto every = warnings(kSmallest + "training: {checkpoint: {every: 9}}\n");
+  REQUIRE(every.size() == 1);
+  CHECK(every[0].title == "training.checkpoint.every has no effect");
   const auto few = warnings(kSmallest + "training: {global_batch: 2}\nparallel: {pp: 4}\n");
   REQUIRE(few.size() == 1);
   CHECK(few[0].code == "W-SCEN-002");

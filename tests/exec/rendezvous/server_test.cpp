@@ -303,6 +303,54 @@ TEST_CASE("client: the run is stopped while it waits for others, and while it ru
   CHECK(since(start) < 1);
 }
 
+TEST_CASE("client: ranks meet; one that does not come is waited for so long, an abort ends it") {
+  Running server(3);
+  std::vector<std::unique_ptr<Client>> clients(3);
+  const auto on_all = [](int count, auto&& work) {
+    std::vector<std::thread> threads;
+    for (int r = 0; r < count; ++r) threads.emplace_back([&, r] { work(r); });
+    for (std::thread& t : threads) t.join();
+  };
+  on_all(3, [&](int r) {
+    ClientConfig config = config_of(server, r, 3);
+    if (r < 2) config.timeout_s = 2;
+    Result<std::unique_ptr<Client>> client = Client::connect(std::move(config));
+    if (client) clients[static_cast<std::size_t>(r)] = std::move(*client);
+  });
+  for (const auto& client : clients) REQUIRE(client);
+  // Nobody leaves the n-th meeting before everybody has come to it.
+  std::atomic<int> arrived{0}, early{0}, failed{0};
+  on_all(3, [&](int r) {
+    for (int n = 1; n <= 50; ++n) {
+      if (r == n % 3) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      ++arrived;
+      failed += clients[static_cast<std::size_t>(r)]->meet() ? 0 : 1;
+      early += arrived < 3 * n ? 1 : 0;
+    }
+  });
+  CHECK(failed == 0);
+  CHECK(early == 0);
+  CHECK(arrived == 150);
+
+  const auto start = Clock::now();
+  const Status missed = clients[0]->meet();  // alone
+  REQUIRE(!missed.ok());
+  CHECK(missed.error().diagnostics[0].code == "E-EXEC-042");
+  CHECK(missed.error().failure == Failure::peer_lost);
+  CHECK(since(start) > 1.9);
+  CHECK(since(start) < 4);
+  std::thread stopper([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    server.abort("rank 1: crashed");
+  });
+  const Status stopped = clients[2]->meet();
+  stopper.join();
+  REQUIRE(!stopped.ok());
+  CHECK(stopped.error().diagnostics[0].code == "E-EXEC-043");
+  CHECK(!clients[2]->meet().ok());  // and later ones end at once
+  CHECK(since(start) < 6);
+}
+
 TEST_CASE("server: an honest run among hostile peers") {
   Running calm(3);
   const double alone = honest_run(calm, 3);

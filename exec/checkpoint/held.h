@@ -1,0 +1,36 @@
+// What a rank holds of the parameters and their optimizer state, and which of it the rank saves:
+// read off the plan's slice rules, its optimizer calls and the mesh. Pure; no LibTorch.
+//
+//   An element is saved once, by the rank with coordinate 0 on every axis over which it is
+//   replicated (models.md 4.9): those that do not cut it, and of several programs that hold a
+//   tensor (a tied embedding) the first one.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "common/plan/plan.h"
+#include "exec/checkpoint/piece.h"
+
+namespace tandem::exec {
+
+struct HeldPiece {
+  Piece piece;
+  // Main parameter and moments; `param` is the copy in the compute type, or `main` itself.
+  BufferId param, main, m, v;
+  std::int64_t element = 0;        // of the piece's first element in main, m and v
+  std::int64_t param_element = 0;  // and in param
+  bool is_owner = false;
+};
+
+// In the order of the plan's buffers.
+[[nodiscard]] std::vector<HeldPiece> held_pieces(const Plan& plan, Rank rank);
+
+// All parameters of the model that the plan trains.
+[[nodiscard]] TensorShapes tensor_shapes(const Plan& plan);
+
+// SHA-256 over the lines "NAME SHAPE DTYPE EXPERT\n" of all parameters, sorted by name: equal for
+// every mesh and schedule of a model (docs/formats/checkpoint.md).
+[[nodiscard]] std::string model_digest(const Plan& plan);
+
+}  // namespace tandem::exec

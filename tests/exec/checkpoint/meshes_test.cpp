@@ -1,0 +1,109 @@
+// Goal    what is saved on one mesh is there on another, bit by bit: parameter, m, v on every rank.
+// Method  ranks are memory filled by an oracle that knows names and full indices (fake_ranks.h);
+//         every pair of meshes, tied and untied, padded vocabulary, two families, three types.
+#include <fmt/format.h>
+
+#include "exec/checkpoint/folder.h"
+#include "tests/exec/checkpoint/fake_ranks.h"
+
+using namespace tandem;
+using namespace tandem::exec;
+
+namespace {
+
+std::vector<FakeLayout> meshes(FakeLayout base) {
+  std::vector<FakeLayout> out;
+  for (const auto& [tp, pp, dp] :
+       {std::array{1, 1, 1}, {2, 2, 1}, {1, 1, 2}, {1, 4, 1}, {4, 1, 1}, {2, 2, 2}, {2, 1, 4}}) {
+    base.tp = tp, base.pp = pp, base.dp = dp;
+    out.push_back(base);
+  }
+  return out;
+}
+
+void check_all_pairs(const FakeLayout& base) {
+  for (const FakeLayout& from : meshes(base)) {
+    const TestFolder folder;
+    FakeRanks saved(from);
+    saved.fill(10);
+    REQUIRE(saved.difference(10) == "");
+    REQUIRE(saved.difference(11) != "");
+    REQUIRE(message_of(saved.save(folder, 10)) == "");
+    const std::string checkpoint = checkpoint_path(folder.dir(), 10);
+    const auto manifest = read_manifest(checkpoint);
+    REQUIRE(manifest.ok());
+    CHECK(message_of(check_files(*manifest, checkpoint)) == "");
+    CHECK(manifest->files.size() == static_cast<std::size_t>(saved.world()));
+    for (const FakeLayout& to : meshes(base)) {
+      const std::string pair = fmt::format("tp {} pp {} dp {} -> tp {} pp {} dp {}", from.tp,
+                                           from.pp, from.dp, to.tp, to.pp, to.dp);
+      CAPTURE(pair);
+      FakeRanks loaded(to);
+      CHECK(model_digest(loaded.plan()) == manifest->model_digest);
+      Diagnostics warnings;
+      CHECK(message_of(check_continues(*manifest, checkpoint, loaded.plan(),
+                                       config_of(to, folder.dir()), warnings)) == "");
+      CHECK(warnings.empty());
+      CHECK(message_of(loaded.load(checkpoint)) == "");
+      CHECK(loaded.difference(10) == "");
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("every mesh to every mesh: gpt, tied, padded vocabulary") { check_all_pairs({}); }
+TEST_CASE("every mesh to every mesh: gpt, untied, fp64, no padding") {
+  check_all_pairs({.tied = false, .vocab = 256, .precision = Precision::fp64});
+}
+TEST_CASE("every mesh to every mesh: llama, untied") {
+  check_all_pairs({.tied = false, .family = ModelFamily::llama});
+}
+TEST_CASE("every mesh to every mesh: bf16 parameters are cast from their main copies") {
+  check_all_pairs({.precision = Precision::bf16});
+}
+TEST_CASE("vocabulary split or whole: the same tensors") {
+  FakeLayout split{.tp = 2}, whole{.tp = 2, .vocab_parallel = false};
+  for (const auto& [from, to] : {std::pair(split, whole), std::pair(whole, split)}) {
+    const TestFolder folder;
+    FakeRanks saved(from), loaded(to);
+    saved.fill(3);
+    REQUIRE(message_of(saved.save(folder, 3)) == "");
+    CHECK(message_of(loaded.load(checkpoint_path(folder.dir(), 3))) == "");
+    CHECK(loaded.difference(3) == "");
+  }
+}
+
+TEST_CASE("owners: an element is saved once, by coordinate 0 of what does not cut it") {
+  const FakeRanks ranks({.tp = 2, .pp = 2, .dp = 2});
+  std::int64_t elements = 0;
+  for (int r = 0; r < ranks.world(); ++r) {
+    const Mesh& mesh = ranks.plan().header.mesh;
+    for (const HeldPiece& h : held_pieces(ranks.plan(), Rank{r})) {
+      const bool cut = h.piece.length != h.piece.shape;
+      const bool first =
+          mesh.coordinate(Rank{r}, Axis::dp) == 0 &&
+          (cut || mesh.coordinate(Rank{r}, Axis::tp) == 0) &&
+          (h.piece.name != "embed.weight" || mesh.coordinate(Rank{r}, Axis::pp) == 0);
+      CAPTURE(h.piece.name);
+      CHECK(h.is_owner == first);
+      if (h.is_owner) elements += h.piece.elements();
+    }
+  }
+  // gpt: L (4H^2 + 2HF + 9H + F) + VH + Smax H + 2H   (models.md 2.2)
+  CHECK(elements == 4 * (4 * 16 * 16 + 2 * 16 * 32 + 9 * 16 + 32) + 251 * 16 + 8 * 16 + 2 * 16);
+}
+
+TEST_CASE("where checkpoints go is no part of a plan") {
+  Scenario s;
+  s.model.layers = 2, s.model.hidden = 16, s.model.heads = s.model.kv_heads = 4;
+  s.model.head_dim = 4, s.model.ffn_hidden = 32, s.model.vocab = 256, s.model.max_sequence = 8;
+  s.training.sequence = 8, s.training.global_batch = 8;
+  s.parallel.layer_split = {2};
+  const Result<Plan> without = build_plan(s);
+  s.training.checkpoint = {"somewhere", 5};
+  const Result<Plan> with = build_plan(s);
+  REQUIRE(without.ok());
+  REQUIRE(with.ok());
+  CHECK(with->header.digest == without->header.digest);
+}

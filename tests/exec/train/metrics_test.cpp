@@ -1,0 +1,344 @@
+// Goal    metrics of a step by their definitions, alerts at their thresholds, and event files that
+//         TensorBoard reads: the worked bytes of its format, and a decoder written here from the
+//         TFRecord and protocol-buffer specifications that shares no code with the writer.
+#include "exec/train/metrics.h"
+
+#include <doctest/doctest.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "exec/train/metrics_files.h"
+
+using namespace tandem;
+using namespace tandem::exec;
+namespace fs = std::filesystem;
+
+namespace {
+
+struct Folder {
+  std::string path;
+  Folder() {
+    std::string pattern = (fs::temp_directory_path() / "tandem_metrics_XXXXXX").string();
+    path = ::mkdtemp(pattern.data());
+  }
+  ~Folder() { fs::remove_all(path); }
+};
+
+std::string slurp(const std::string& path) {
+  std::ostringstream text;
+  text << std::ifstream(path, std::ios::binary).rdbuf();
+  return text.str();
+}
+
+std::string from_hex(std::string_view hex) {
+  std::string out;
+  int high = -1;
+  for (char c : hex) {
+    if (c == ' ' || c == '\n') continue;
+    const int digit = c <= '9' ? c - '0' : c - 'a' + 10;
+    if (high < 0) {
+      high = digit;
+    } else {
+      out.push_back(static_cast<char>(high * 16 + digit));
+      high = -1;
+    }
+  }
+  return out;
+}
+
+// --- the independent reader ---------------------------------------------------------------------
+
+// CRC-32C bit by bit.
+std::uint32_t slow_crc32c(std::string_view bytes) {
+  std::uint32_t crc = 0xffffffffu;
+  for (char c : bytes) {
+    crc ^= static_cast<unsigned char>(c);
+    for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1) ? 0x82f63b78u : 0);
+  }
+  return ~crc;
+}
+std::uint32_t slow_masked(std::string_view bytes) {
+  const std::uint32_t crc = slow_crc32c(bytes);
+  return ((crc >> 15) | (crc << 17)) + 0xa282ead8u;
+}
+template <class T>
+T fixed(std::string_view bytes) {
+  T value{};
+  REQUIRE(bytes.size() >= sizeof value);
+  std::memcpy(&value, bytes.data(), sizeof value);
+  return value;
+}
+
+std::vector<std::string> records_of(const std::string& file) {
+  std::vector<std::string> out;
+  std::string_view left = file;
+  while (!left.empty()) {
+    REQUIRE(left.size() >= 16);
+    const auto size = fixed<std::uint64_t>(left);
+    CHECK(fixed<std::uint32_t>(left.substr(8)) == slow_masked(left.substr(0, 8)));
+    REQUIRE(left.size() >= 16 + size);
+    out.emplace_back(left.substr(12, size));
+    CHECK(fixed<std::uint32_t>(left.substr(12 + size)) == slow_masked(out.back()));
+    left.remove_prefix(16 + size);
+  }
+  return out;
+}
+
+// Field number -> its values: bytes of wire type 2, raw little-endian bytes of the others.
+using Message = std::multimap<int, std::string>;
+Message message_of(std::string_view bytes) {
+  Message out;
+  const auto varint = [&] {
+    std::uint64_t value = 0;
+    for (int shift = 0;; shift += 7) {
+      REQUIRE(!bytes.empty());
+      const auto byte = static_cast<unsigned char>(bytes.front());
+      bytes.remove_prefix(1);
+      value |= std::uint64_t{byte & 0x7fu} << shift;
+      if (byte < 0x80) return value;
+    }
+  };
+  while (!bytes.empty()) {
+    const std::uint64_t tag = varint();
+    const int wire = static_cast<int>(tag & 7), field = static_cast<int>(tag >> 3);
+    if (wire == 0) {
+      const std::uint64_t value = varint();
+      out.emplace(field, std::string(reinterpret_cast<const char*>(&value), 8));
+      continue;
+    }
+    const std::uint64_t size = wire == 1 ? 8 : wire == 5 ? 4 : varint();
+    REQUIRE((wire == 1 || wire == 2 || wire == 5));
+    REQUIRE(bytes.size() >= size);
+    out.emplace(field, bytes.substr(0, size));
+    bytes.remove_prefix(size);
+  }
+  return out;
+}
+
+struct Event {
+  double time = 0;
+  std::int64_t step = 0;
+  std::string version;
+  bool restart = false;
+  std::map<std::string, float> scalars;
+};
+std::vector<Event> events_of(const std::string& file) {
+  std::vector<Event> out;
+  for (const std::string& record : records_of(file)) {
+    const Message m = message_of(record);
+    Event e;
+    REQUIRE(m.count(1) == 1);
+    e.time = fixed<double>(m.find(1)->second);
+    if (m.count(2)) e.step = fixed<std::int64_t>(m.find(2)->second);
+    if (m.count(3)) e.version = m.find(3)->second;
+    if (m.count(7)) e.restart = message_of(m.find(7)->second).find(1)->second[0] == 1;
+    if (m.count(5)) {
+      const Message summary = message_of(m.find(5)->second);
+      for (auto [it, end] = summary.equal_range(1); it != end; ++it) {
+        const Message value = message_of(it->second);
+        e.scalars[value.find(1)->second] = fixed<float>(value.find(2)->second);
+      }
+    }
+    out.push_back(std::move(e));
+  }
+  return out;
+}
+
+std::string only_file_of(const std::string& folder) {
+  std::string out;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    CHECK(out.empty());
+    out = entry.path().string();
+  }
+  return out;
+}
+
+StepValues values(double loss, double norm = 2) {
+  return {loss, norm, 1e-3, 256, 500'000'000, 50'000'000};
+}
+
+}  // namespace
+
+TEST_CASE("metrics of a step by their definitions") {
+  TrainingConfig config;
+  config.clip = 1.0;
+  TrainingState state;
+  state.step = 7;
+  state.tokens = 1792;
+  state.recent_losses = {2, 8, 4, 100, 6};
+  StepMetrics m = metrics_of(values(3), state, config);
+  CHECK(m.step == 7);
+  CHECK(m.perplexity == std::exp(3.0));
+  CHECK(m.spike_ratio == 3.0 / 6);  // the median of 2 4 6 8 100
+  CHECK(m.clip_coef == 1.0 / (2 + 1e-6));
+  CHECK(m.tokens_seen == 2048);
+  CHECK(m.step_s == doctest::Approx(0.5));
+  CHECK(m.data_wait_s == doctest::Approx(0.05));
+  CHECK(m.tokens_per_s == doctest::Approx(512));
+  state.recent_losses.push_back(1);
+  CHECK(metrics_of(values(3), state, config).spike_ratio == 3.0 / 5);  // of 1 2 4 6 8 100
+  state.recent_losses = {1, 2, 3, 4};
+  CHECK_FALSE(metrics_of(values(3), state, config).spike_ratio);
+  CHECK(metrics_of(values(3, 0.5), state, config).clip_coef == 1);
+  config.clip.reset();
+  CHECK(metrics_of(values(3, 1e9), state, config).clip_coef == 1);
+}
+
+TEST_CASE("the state of training behind a step") {
+  TrainingState state;
+  for (int k = 0; k < 40; ++k) advance(state, values(k == 20 ? 0.5 : 5 - 0.01 * k));
+  CHECK(state.step == 40);
+  CHECK(state.tokens == 40 * 256);
+  CHECK(state.best_loss == 0.5);
+  CHECK(state.best_step == 21);
+  REQUIRE(state.recent_losses.size() == 32);
+  CHECK(state.recent_losses.front() == 5 - 0.01 * 8);
+  CHECK(state.recent_losses.back() == 5 - 0.01 * 39);
+}
+
+TEST_CASE("alerts at their thresholds, and not below") {
+  const auto levels = [](double spike, double norm, double wait) {
+    StepMetrics m;
+    m.spike_ratio = spike;
+    m.grad_norm = norm;
+    m.step_s = 1;
+    m.data_wait_s = wait;
+    std::string out;
+    for (const Alert& a : alerts_of(m))
+      out += std::string(a.name) + " " + std::string(name_of(a.level)) + "; ";
+    return out;
+  };
+  CHECK(levels(2.99, 99.9, 0.29) == "");
+  CHECK(levels(3, 99, 0) == "loss_spike warning; ");
+  CHECK(levels(9.99, 0, 0) == "loss_spike warning; ");
+  CHECK(levels(10, 0, 0) == "loss_spike severe; ");
+  CHECK(levels(1, 100, 0) == "grad_norm warning; ");
+  CHECK(levels(1, 1000, 0) == "grad_norm severe; ");
+  CHECK(levels(1, 1, 0.3) == "data_wait warning; ");
+  CHECK(levels(11, 1e4, 0.5) == "loss_spike severe; grad_norm severe; data_wait severe; ");
+  StepMetrics tiny;  // 0.9 of a step, and still no more than a thread takes to wake up
+  tiny.step_s = 1e-3, tiny.data_wait_s = 0.9e-3;
+  CHECK(alerts_of(tiny).empty());
+  const Diagnostic d = to_diagnostic({"grad_norm", AlertLevel::severe, 1234, 1000}, 5);
+  CHECK(d.code == "W-EXEC-001");
+  CHECK(d.title == "severe: the gradient norm is large");
+  CHECK(d.found == "step 5: grad_norm 1234");
+  CHECK(d.expected == "below 1000");
+}
+
+TEST_CASE("the log is told when an alert appears or grows, not at every step") {
+  const Folder folder;
+  MetricsFiles files(folder.path, 0);
+  const auto told = [&](double norm) {
+    StepMetrics m;
+    m.grad_norm = norm;
+    return files.new_alerts(m).size();
+  };
+  CHECK(told(1) == 0);
+  CHECK(told(200) == 1);
+  CHECK(told(300) == 0);
+  CHECK(told(2000) == 1);
+  CHECK(told(200) == 0);
+  CHECK(told(1) == 0);
+  CHECK(told(200) == 1);
+}
+
+TEST_CASE("metrics.jsonl: a line a step; what is not finite is null; alerts stand in it") {
+  StepMetrics m;
+  m.step = 3;
+  m.loss = std::numeric_limits<double>::infinity();
+  m.grad_norm = 250;
+  const std::string line = to_json_line(m);
+  CHECK(line.back() == '\n');
+  const auto json = nlohmann::json::parse(line);
+  CHECK(json["step"] == 3);
+  CHECK(json["loss"].is_null());
+  CHECK(json["spike_ratio"].is_null());
+  REQUIRE(json["alerts"].size() == 1);
+  CHECK(json["alerts"][0]["name"] == "grad_norm");
+  CHECK(json["alerts"][0]["level"] == "warning");
+  CHECK(json["alerts"][0]["limit"] == 100);
+  CHECK_FALSE(nlohmann::json::parse(to_json_line({})).contains("alerts"));
+}
+
+TEST_CASE("event records: the worked bytes of TensorBoard's format") {
+  CHECK(slow_crc32c("123456789") == 0xe3069283u);
+  CHECK(slow_masked("") == 0xa282ead8u);
+  CHECK(tfrecord(version_event(1.0)) ==
+        from_hex("18 00 00 00 00 00 00 00 a3 7f 4b 22 09 00 00 00 00 00 00 f0 3f 1a 0d 62 72 61 69 "
+                 "6e 2e 45 76 65 6e 74 3a 32 86 bf 57 7a"));
+  CHECK(tfrecord(scalar_event(1.0, 1, {{"loss", 2.5}})) ==
+        from_hex("1a 00 00 00 00 00 00 00 12 9b d8 2d 09 00 00 00 00 00 00 f0 3f 10 01 2a 0d 0a 0b "
+                 "0a 04 6c 6f 73 73 15 00 00 20 40 26 99 10 bb"));
+}
+
+TEST_CASE("an event file, read by other code") {
+  const Folder folder;
+  {
+    MetricsFiles files(folder.path, 0);
+    for (int step = 0; step < 200; ++step) {
+      StepMetrics m;
+      m.step = step;
+      m.loss = 5 - 0.01 * step;
+      m.lr = 1e-3;
+      if (step > 4) m.spike_ratio = 0.5;
+      files.add(m);
+    }
+    CHECK(files.status().ok());
+  }
+  const std::string path = only_file_of(folder.path + "/tensorboard");
+  CHECK(fs::path(path).filename().string().starts_with("events.out.tfevents.1"));
+  const std::vector<Event> events = events_of(slurp(path));
+  REQUIRE(events.size() == 201);
+  CHECK(events[0].version == "brain.Event:2");
+  CHECK(events[0].time > 1.7e9);  // seconds since 1970
+  for (int step = 0; step < 200; ++step) {
+    const Event& e = events[static_cast<std::size_t>(step) + 1];
+    CHECK(e.step == step);
+    CHECK(e.scalars.at("loss/ce") == static_cast<float>(5 - 0.01 * step));
+    CHECK(e.scalars.at("optimizer/lr") == 1e-3f);
+    CHECK(e.scalars.count("loss/spike_ratio") == (step > 4 ? 1 : 0));
+    CHECK(e.time >= events[0].time);
+  }
+  std::istringstream lines(slurp(folder.path + "/metrics.jsonl"));
+  int count = 0;
+  for (std::string line; std::getline(lines, line); ++count)
+    CHECK(nlohmann::json::parse(line)["step"] == count);
+  CHECK(count == 200);
+}
+
+TEST_CASE("a run that resumes goes on behind the lines, and tells readers of events") {
+  const Folder folder;
+  std::ofstream(folder.path + "/metrics.jsonl") << "{\"step\":0}\n";
+  {
+    MetricsFiles files(folder.path, 1);
+    StepMetrics m;
+    m.step = 1;
+    files.add(m);
+  }
+  CHECK(slurp(folder.path + "/metrics.jsonl").starts_with("{\"step\":0}\n{\"step\":1,"));
+  const auto events = events_of(slurp(only_file_of(folder.path + "/tensorboard")));
+  REQUIRE(events.size() == 3);
+  CHECK(events[1].restart);
+  CHECK(events[1].step == 1);
+  CHECK(events[2].step == 1);
+}
+
+TEST_CASE("files that cannot be written: the metrics go on, the status says so") {
+  const Folder folder;
+  std::ofstream(folder.path + "/tensorboard") << "a file where the folder goes";
+  MetricsFiles files(folder.path, 0);
+  files.add({});
+  const Status s = files.status();
+  REQUIRE_FALSE(s.ok());
+  CHECK(s.error().failure == Failure::output);
+  CHECK(!slurp(folder.path + "/metrics.jsonl").empty());
+}
