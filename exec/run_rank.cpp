@@ -214,7 +214,7 @@ class RankRun {
       }
     }
     if (tensors)
-      for (BufferId id : exec::tensors(in_.plan, program, BufferClass::param))
+      for (BufferId id : holders(in_.plan, program, BufferClass::param))
         tensors->add(TensorKind::parameter, state->step - 1, id, interpreter_.view(id));
   }
 

@@ -193,6 +193,8 @@ constexpr CodeInfo kCodes[] = {
      "The value is read, but nothing in this scenario uses it.", "decay_steps without decay"},
     {"W-SCEN-002", kInput, "fewer microbatches than pipeline stages",
      "It runs, with a large bubble.", "pp 4, 2 microbatches"},
+    {"W-SCEN-003", kInput, "ZeRO has nothing to share",
+     "Optimizer state, gradients and parameters are shared by the ranks that sum gradients; here that is one.", "zero: 2 with dp: 1"},
 
     // --- UNIT: quantities ------------------------------------------------------------------------
     {"E-UNIT-001", kInput, "the quantity needs a unit",
@@ -227,6 +229,8 @@ constexpr CodeInfo kCodes[] = {
      "mixtral and deepseek_v3 models have routed experts, gpt and llama models have none.", "family: mixtral without moe"},
     {"E-MODEL-009", kInfeasible, "sizes of the experts do not fit each other",
      "The router chooses top_k of the experts in groups_kept of equal groups; capacity holds in equal slices.", "top_k: 9 of 8 experts"},
+    {"E-MODEL-010", kInfeasible, "latent attention and family do not fit",
+     "deepseek_v3 models have latent attention with all of its widths, the others have none.", "family: deepseek_v3 without mla"},
     {"E-CLUS-001", kInput, "unknown cluster preset",
      "The nearest one, and all, are shown.", "cluster: dgx-h1000"},
     {"E-CLUS-002", kInput, "unknown device preset",

@@ -10,6 +10,7 @@
 
 #include "common/base/limits.h"
 #include "common/base/text.h"
+#include "common/parallel/groups.h"
 #include "common/scenario/locate.h"
 
 namespace tandem {
@@ -44,6 +45,8 @@ class Rules {
     degrees();
     heads_and_widths();
     experts();
+    latents();
+    shares();
     training();
     schedule();
     cluster();
@@ -225,6 +228,55 @@ class Rules {
       multiple_of_tp("model.moe.expert_hidden", "E-SCEN-033",
                      moe.shared_experts * moe.expert_hidden, p.tp,
                      std::max(1, moe.shared_experts) * moe.expert_hidden);
+  }
+
+  // Latent attention (models.md 2.3), row 15.
+  void latents() {
+    const MlaSpec& mla = s_.model.mla;
+    if (!good({"model.family"})) return;
+    const bool has = s_.model.family == ModelFamily::deepseek_v3;
+    if (has != (mla.kv_rank > 0)) {
+      if (good({"model.mla.kv_rank"}))
+        refuse({"model.mla.kv_rank", "model.family"}, "E-MODEL-010",
+               has ? "this family needs model.mla" : "this family has no latent attention",
+               fmt::format("kv_rank: {}", mla.kv_rank),
+               has ? "q_rank, kv_rank, nope_dim, rope_dim and v_dim" : "no model.mla",
+               has ? "add mla: {q_rank: 32, kv_rank: 16, nope_dim: 8, rope_dim: 4, v_dim: 8}"
+                   : "use family: deepseek_v3, or delete model.mla");
+      return;
+    }
+    if (!has) return;
+    for (const auto& [field, size] :
+         {std::pair{"q_rank", mla.q_rank}, std::pair{"nope_dim", mla.nope_dim},
+          std::pair{"rope_dim", mla.rope_dim}, std::pair{"v_dim", mla.v_dim}}) {
+      const std::string path = fmt::format("model.mla.{}", field);
+      if (size < 1 && good({path}))
+        refuse({path, "model.mla.kv_rank"}, "E-MODEL-010",
+               fmt::format("{} must be at least 1", path), fmt::format("{}", size), "a width",
+               fmt::format("give {}", field));
+    }
+    if (mla.rope_dim % 2 != 0 && good({"model.mla.rope_dim"}))
+      refuse({"model.mla.rope_dim"}, "E-MODEL-007",
+             fmt::format("rope dimension {} must be even", mla.rope_dim),
+             fmt::format("rope_dim {}", mla.rope_dim), "pairs of values to rotate",
+             fmt::format("use rope_dim: {}", mla.rope_dim + 1));
+  }
+
+  // Row 18: nothing to share.
+  void shares() {
+    const ParallelSpec& p = s_.parallel;
+    if (p.zero == 0 || !degrees_fit_ || !good({"parallel.zero"})) return;
+    const Mesh mesh = mesh_of(s_);
+    using enum TensorClass;
+    for (TensorClass c : {tp_cut, whole, router, routed_expert}) {
+      const bool has = s_.model.moe.experts > 0 || c == tp_cut || c == whole;
+      if (has && mesh.size_of_group(reducing_group(s_, c).group.axes) > 1) return;
+    }
+    refuse({"parallel.zero", "parallel.dp"}, "W-SCEN-003",
+           fmt::format("parallel.zero = {} has no effect: the {} group has one member, no "
+                       "collective will run",
+                       p.zero, reducing_group(s_, tp_cut).group.name),
+           "one rank holds all", "two or more data-parallel ranks", "raise dp, or use zero: 0");
   }
 
   void expert_shape() {

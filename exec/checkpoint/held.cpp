@@ -12,62 +12,83 @@
 namespace tandem::exec {
 namespace {
 
-// What one optimizer call updates.
-struct State {
-  BufferId main, m, v;
+// What one optimizer call updates: all of `param`, or the own part of it.
+struct Update {
+  BufferId param, main, m, v;
+  AxisSet axes;  // of the group whose members share it; empty: all
 };
 
-// By the bucket of parameters that an `adamw` of the program writes.
-std::map<BufferId, State> optimizer_states(const Plan& plan, ProgramId program) {
-  std::map<BufferId, State> out;
+std::vector<Update> updates_of(const Plan& plan, ProgramId program) {
+  std::vector<Update> out;
   for (const Op& op : plan.ops_of(program))
     for (const Call& c : plan.calls_of(op)) {
       const Kernel& k = plan.kernel(c.kernel);
       if (k.kind != KernelKind::adamw) continue;
       const auto outputs = plan.operands_of(c.outputs);
-      const BufferId bucket = outputs[k.flags & kCast ? 3 : 0].id;
-      out[bucket] = {outputs[0].id, outputs[1].id, outputs[2].id};
+      out.push_back({outputs[k.flags & kCast ? 3 : 0].id, outputs[0].id, outputs[1].id,
+                     outputs[2].id, k.coords});
     }
   return out;
 }
 
-Piece piece_of(const Shard& s, int dims) {
+Piece piece_of(const HeldRange& h) {
+  const Shard& s = h.shard;
   Piece p;
   p.name = s.name;
-  p.dims = dims;
+  p.dims = h.dims;
   p.shape = {s.full_rows, s.full_columns};
   p.start = {s.row_begin, s.column_begin};
   p.length = {s.rows, s.columns};
-  p.flat_end = s.rows * s.columns;
+  p.flat_begin = h.begin, p.flat_end = h.end;
   return p;
+}
+
+// Calls visit(shard, dims, dtype) for every tensor of a program, for all local stacks of experts.
+template <class Visit>
+void for_each_tensor(const Plan& plan, ProgramId program, Visit&& visit) {
+  for (BufferId id : holders(plan, program, BufferClass::param)) {
+    const Buffer& holder = plan.buffer(id);
+    const BufferId whole = holder.shard_of.valid() ? holder.shard_of : id;
+    const std::int64_t all = plan.buffer(whole).shape.elements();
+    for (int ep = 0; ep < plan.header.mesh.of(Axis::ep); ++ep) {
+      const Rank rank = plan.header.mesh.with(
+          plan.header.mesh.with(Rank{0}, Axis::pp, static_cast<int>(program.value)), Axis::ep, ep);
+      for (const HeldRange& h : ranges_in(plan, whole, rank, 0, all))
+        visit(h.shard, h.dims, holder.dtype);
+    }
+  }
+}
+
+// The biases of sigmoid routers: no parameters, but state of training. They are saved as a piece
+// whose moments are the bias again.
+std::vector<BufferId> router_biases(const Plan& plan, ProgramId program) {
+  std::vector<BufferId> out;
+  for (BufferId id : holders(plan, program, BufferClass::optim))
+    if (plan.name(plan.buffer(id).name).ends_with(".router_bias")) out.push_back(id);
+  return out;
 }
 
 // Names of the parameters that a program before `program` holds too.
 std::set<std::string> names_before(const Plan& plan, ProgramId program) {
   std::set<std::string> out;
   for (std::int64_t p = 0; p < program.value; ++p)
-    for (BufferId id : tensors(plan, ProgramId{p}, BufferClass::param))
-      out.insert(plan.name(plan.buffer(id).name));
+    for_each_tensor(plan, ProgramId{p}, [&](const Shard& s, int, DType) { out.insert(s.name); });
   return out;
 }
 
-bool is_zero_elsewhere(const std::array<int, kNumAxes>& coordinate, const SliceRule& rule) {
-  for (int a = 0; a < kNumAxes; ++a) {
-    const auto axis = static_cast<Axis>(a);
-    if (axis == Axis::pp || (rule.dim >= 0 && axis == rule.axis)) continue;
-    if (coordinate[static_cast<std::size_t>(a)] != 0) return false;
+// Whether the rank is the first of those that hold the same elements after the update: coordinate 0
+// on the axes that neither cut the tensor nor share the bucket.
+bool is_first_copy(const Plan& plan, const std::array<int, kNumAxes>& coordinate,
+                   const SliceRule& rule, AxisSet shared) {
+  const bool experts = rule.experts > 0 && !plan.header.mesh.expert_order.empty();
+  const std::vector<Axis>& grid = experts ? plan.header.mesh.expert_order : plan.header.mesh.order;
+  for (Axis axis : grid) {
+    const bool cuts =
+        (rule.dim >= 0 && axis == rule.axis) || (rule.experts > 0 && axis == Axis::ep);
+    if (axis == Axis::pp || cuts || shared.has(axis)) continue;
+    if (coordinate[static_cast<std::size_t>(axis)] != 0) return false;
   }
   return true;
-}
-
-// Calls visit(buffer, shard) for every parameter of every program, of the ranks with coordinate 0.
-template <class Visit>
-void for_each_tensor(const Plan& plan, Visit&& visit) {
-  for (std::size_t p = 0; p < plan.programs.size(); ++p) {
-    const ProgramId program{static_cast<std::int64_t>(p)};
-    for (BufferId id : tensors(plan, program, BufferClass::param))
-      for (const Shard& s : shards_of(plan, plan.buffer(id), {})) visit(plan.buffer(id), s);
-  }
 }
 
 }  // namespace
@@ -75,45 +96,71 @@ void for_each_tensor(const Plan& plan, Visit&& visit) {
 std::vector<HeldPiece> held_pieces(const Plan& plan, Rank rank) {
   const ProgramId program = plan.program_of(rank);
   const auto coordinate = coordinates(plan, rank);
-  const auto states = optimizer_states(plan, program);
   const auto before = names_before(plan, program);
   std::vector<HeldPiece> out;
-  for (BufferId id : tensors(plan, program, BufferClass::param)) {
-    const Buffer& b = plan.buffer(id);
-    const BufferId bucket = b.alias_of.valid() ? b.alias_of : id;
-    const auto state = states.find(bucket);
-    TANDEM_CHECK(state != states.end(), "no optimizer updates {}", plan.name(b.name));
-    const std::int64_t first = b.alias_offset / size_of(b.dtype);
-    for (const Shard& s : shards_of(plan, b, coordinate)) {
-      if (s.rows * s.columns == 0) continue;  // nothing but padding
-      TANDEM_CHECK(s.columns == s.local_columns, "{} is not contiguous", s.name);
-      HeldPiece h;
-      h.piece = piece_of(s, b.shape.rank);
-      h.param = bucket, h.main = state->second.main, h.m = state->second.m, h.v = state->second.v;
-      h.element = h.param_element = first + s.local_begin;
-      h.is_owner = is_zero_elsewhere(coordinate, b.slice) && !before.contains(plan.name(b.name));
-      out.push_back(std::move(h));
+  for (const Update& u : updates_of(plan, program)) {
+    const Buffer& param = plan.buffer(u.param);
+    const std::int64_t n = param.shape.elements(), own = plan.buffer(u.m).shape.elements();
+    const std::int64_t first = own < n ? own * part_of(plan, rank, u.axes) : 0;
+    // A shard of parameters has one window; a whole bucket one for each part.
+    const bool is_shard = param.shard_of.valid();
+    for (std::int64_t at = 0; at < n; at += own) {
+      const bool mine = is_shard || at == first;
+      const bool main_is_whole = plan.buffer(u.main).shape.elements() == n;
+      for (const HeldRange& h : is_shard ? ranges_in(plan, u.param, rank)
+                                         : ranges_in(plan, u.param, rank, at, at + own)) {
+        HeldPiece p;
+        p.piece = piece_of(h);
+        p.param = u.param;
+        p.param_element = h.element;
+        if (mine) p.m = u.m, p.v = u.v, p.state_element = h.element - (is_shard ? 0 : first);
+        if (mine || main_is_whole) {
+          p.main = u.main;
+          p.main_element = main_is_whole ? h.element : p.state_element;
+        }
+        p.is_owner = mine && is_first_copy(plan, coordinate, h.slice, u.axes) &&
+                     !before.contains(h.shard.name);
+        out.push_back(std::move(p));
+      }
     }
+  }
+  for (BufferId id : router_biases(plan, program)) {
+    const Buffer& b = plan.buffer(id);
+    HeldPiece p;
+    p.piece.name = plan.name(b.name);
+    p.piece.dims = 1;
+    p.piece.shape = p.piece.length = {b.shape.elements(), 1};
+    p.piece.flat_end = b.shape.elements();
+    p.param = p.main = p.m = p.v = id;
+    p.is_owner = is_first_copy(plan, coordinate, {}, {});
+    out.push_back(std::move(p));
   }
   return out;
 }
 
 TensorShapes tensor_shapes(const Plan& plan) {
   TensorShapes out;
-  for_each_tensor(plan, [&](const Buffer&, const Shard& s) {
-    out[s.name] = {s.full_rows, s.full_columns};
-  });
+  for (std::size_t p = 0; p < plan.programs.size(); ++p)
+    for (BufferId id : router_biases(plan, ProgramId{static_cast<std::int64_t>(p)}))
+      out[plan.name(plan.buffer(id).name)] = {plan.buffer(id).shape.elements(), 1};
+  for (std::size_t p = 0; p < plan.programs.size(); ++p)
+    for_each_tensor(plan, ProgramId{static_cast<std::int64_t>(p)}, [&](const Shard& s, int, DType) {
+      out[s.name] = {s.full_rows, s.full_columns};
+    });
   return out;
 }
 
 std::string model_digest(const Plan& plan) {
   std::map<std::string, std::string> lines;
-  for_each_tensor(plan, [&](const Buffer& b, const Shard& s) {
-    std::string shape = fmt::format("{}", s.full_rows);
-    if (b.shape.rank == 2) shape += fmt::format("x{}", s.full_columns);
-    const bool expert = s.name.find(".moe.experts.") != std::string::npos;
-    lines[s.name] = fmt::format("{} {} {} {}\n", s.name, shape, name_of(b.dtype), expert ? 1 : 0);
-  });
+  for (std::size_t p = 0; p < plan.programs.size(); ++p)
+    for_each_tensor(
+        plan, ProgramId{static_cast<std::int64_t>(p)}, [&](const Shard& s, int dims, DType dtype) {
+          std::string shape = fmt::format("{}", s.full_rows);
+          if (dims == 2) shape += fmt::format("x{}", s.full_columns);
+          const bool expert = s.name.find(".moe.experts.") != std::string::npos;
+          lines[s.name] =
+              fmt::format("{} {} {} {}\n", s.name, shape, name_of(dtype), expert ? 1 : 0);
+        });
   std::string text;
   for (const auto& [name, line] : lines) text += line;
   return sha256_hex(text);

@@ -27,15 +27,14 @@ std::uint16_t to_bf16(float value) {
   return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
 }
 
-// The compute copy of a parameter whose main copy has been loaded.
-Status cast_parameter(const Plan& plan, const HeldPiece& h, const BufferMemory& memory) {
-  const DType from = plan.buffer(h.main).dtype, to = plan.buffer(h.param).dtype;
-  if (h.param == h.main) return Ok{};
+// The parameter in the compute type, from its main values.
+Status cast_parameter(const Plan& plan, const HeldPiece& h, const std::string& values,
+                      const BufferMemory& memory) {
+  const DType from = plan.header.types.main, to = plan.buffer(h.param).dtype;
   const std::int64_t n = h.piece.elements();
   std::byte* out = memory(h.param) + h.param_element * size_of(to);
-  const std::byte* in = memory(h.main) + h.element * size_of(from);
   if (from == to) {
-    std::memcpy(out, in, static_cast<std::size_t>(n * size_of(to)));
+    std::memcpy(out, values.data(), values.size());
     return Ok{};
   }
   if (from != DType::f32 || to != DType::bf16)
@@ -45,11 +44,24 @@ Status cast_parameter(const Plan& plan, const HeldPiece& h, const BufferMemory& 
                       "bf16 and f32", "use another training.precision");
   for (std::int64_t i = 0; i < n; ++i) {
     float value = 0;
-    std::memcpy(&value, in + 4 * i, 4);
+    std::memcpy(&value, values.data() + 4 * i, 4);
     const std::uint16_t word = to_bf16(value);
     std::memcpy(out + 2 * i, &word, 2);
   }
   return Ok{};
+}
+
+// Main values, m and v of a piece go where the rank holds them.
+Status store(const Plan& plan, const HeldPiece& h, const std::array<std::string, kNumParts>& values,
+             const BufferMemory& memory) {
+  const int size = size_of(plan.header.types.main);
+  const auto put = [&](BufferId id, std::int64_t element, const std::string& bytes) {
+    if (id.valid()) std::memcpy(memory(id) + element * size, bytes.data(), bytes.size());
+  };
+  put(h.main, h.main_element, values[0]);
+  put(h.m, h.state_element, values[1]);
+  put(h.v, h.state_element, values[2]);
+  return h.param == h.main ? Status(Ok{}) : cast_parameter(plan, h, values[0], memory);
 }
 
 }  // namespace
@@ -148,6 +160,8 @@ Status load_rank(const CheckpointManifest& manifest, const std::string& checkpoi
   for (const SavedPiece& s : manifest.pieces) by_name[s.piece.name].push_back(&s);
   const int size = size_of(plan.header.types.main);
   for (const HeldPiece& h : held_pieces(plan, rank)) {
+    std::array<std::string, kNumParts> values;
+    for (std::string& v : values) v.resize(static_cast<std::size_t>(h.piece.elements() * size));
     std::int64_t found = 0;
     for (const SavedPiece* s : by_name[h.piece.name]) {
       const std::vector<Run> runs = shared_runs(s->piece, h.piece);
@@ -156,11 +170,10 @@ Status load_rank(const CheckpointManifest& manifest, const std::string& checkpoi
           checkpoint + "/" + manifest.files[static_cast<std::size_t>(s->file)].name;
       const Result<ShardReader> file = ShardReader::open(path, manifest.state.step, size);
       if (!file) return file.error();
-      const std::array<BufferId, kNumParts> to = {h.main, h.m, h.v};
-      for (int part = 0; part < kNumParts; ++part) {
+      for (int part = 0; part < (h.m.valid() ? kNumParts : 1); ++part) {
         const Result<std::string> bytes = file->read(*s, static_cast<StatePart>(part));
         if (!bytes) return bytes.error();
-        std::byte* out = memory(to[static_cast<std::size_t>(part)]) + h.element * size;
+        char* out = values[static_cast<std::size_t>(part)].data();
         for (const Run& r : runs)
           std::memcpy(out + r.to * size, bytes->data() + r.from * size,
                       static_cast<std::size_t>(r.elements * size));
@@ -173,7 +186,7 @@ Status load_rank(const CheckpointManifest& manifest, const std::string& checkpoi
                                 h.piece.elements(), rank.value, h.piece.name),
                     "every element of the model once",
                     "resume from another checkpoint: --resume PATH", checkpoint);
-    if (Status s = cast_parameter(plan, h, memory); !s) return s;
+    if (Status s = store(plan, h, values, memory); !s) return s;
   }
   return Ok{};
 }

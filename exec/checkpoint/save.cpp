@@ -44,8 +44,9 @@ Status save_shard(const Plan& plan, Rank rank, const BufferMemory& memory, const
   if (!writer) return writer.error();
   for (const HeldPiece& h : held_pieces(plan, rank)) {
     if (!h.is_owner) continue;
-    const std::int64_t at = h.element * size;
-    writer->add(h.piece, {memory(h.main) + at, memory(h.m) + at, memory(h.v) + at});
+    const std::int64_t at = h.state_element * size;
+    writer->add(h.piece,
+                {memory(h.main) + h.main_element * size, memory(h.m) + at, memory(h.v) + at});
   }
   const Result<ShardReceipt> receipt = writer->commit();
   if (!receipt) return receipt.error();

@@ -10,6 +10,7 @@
 #include "exec/device/clock.h"
 #include "exec/device/torch_memory.h"
 #include "exec/train/init.h"
+#include "exec/train/shard.h"
 
 namespace tandem::exec {
 namespace {
@@ -20,20 +21,40 @@ Error cannot_run(const Plan& plan, OpId op, std::string found) {
                     "simulate it, or change the schedule");
 }
 
-// Elements of a bucket that lie in tensors of two dimensions: those decay.
-std::vector<ElementRange> decaying(const Plan& plan, BufferId bucket) {
-  const Buffer& root = plan.buffer(bucket);
+// Elements [begin, end) of a bucket, or of the bucket that it is a shard of, in the tensors that
+// `chosen` accepts; counted from `begin`.
+template <class Chosen>
+std::vector<ElementRange> ranges_of(const Plan& plan, BufferId bucket, std::int64_t begin,
+                                    std::int64_t end, Chosen&& chosen) {
+  const Buffer& asked = plan.buffer(bucket);
+  const BufferId id = asked.shard_of.valid() ? asked.shard_of : bucket;
+  const Buffer& root = plan.buffer(id);
   std::vector<ElementRange> out;
+  const auto add = [&](const Buffer& b, std::int64_t first) {
+    const std::int64_t from = std::max(begin, first),
+                       to = std::min(end, first + b.shape.elements());
+    if (from < to && chosen(b)) out.emplace_back(from - begin, to - begin);
+  };
   bool has_views = false;
   for (const Buffer& b : plan.buffers) {
-    if (!b.alias_of.valid() || b.alias_of != bucket) continue;
+    if (!b.alias_of.valid() || b.alias_of != id) continue;
     has_views = true;
-    const std::int64_t begin = b.alias_offset / size_of(root.dtype);
-    if (b.shape.rank >= 2) out.emplace_back(begin, begin + b.shape.elements());
+    add(b, b.alias_offset / size_of(root.dtype));
   }
-  if (!has_views && root.shape.rank >= 2) out.emplace_back(0, root.shape.elements());
+  if (!has_views) add(root, 0);
   std::sort(out.begin(), out.end());
   return out;
+}
+
+// Matrices decay (models.md 5); stacks of experts are matrices.
+bool decays(const Buffer& tensor) { return tensor.shape.rank >= 2; }
+bool is_cut(const Buffer& tensor) { return tensor.slice.dim >= 0 || tensor.slice.experts > 0; }
+
+// `count` elements of a view, from `first` on.
+View part_of_view(View v, std::int64_t first, std::int64_t count) {
+  v.data += first * size_of(v.dtype);
+  v.shape = {count};
+  return v;
 }
 
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
@@ -150,13 +171,38 @@ Status Interpreter::bind_calls(const Op& op, PreparedOp& prepared) {
     for (const OperandRef& o : plan_.operands_of(c.scratch)) call.scratch.push_back(view(o.id));
     // One rank alone has no all-reduce after it; else that overwrites these values.
     if (call.kernel.kind == KernelKind::metrics_pack) prepared.metrics = call.outputs[0];
-    if (call.kernel.kind == KernelKind::adamw)
-      call.decay = decaying(plan_, plan_.operands_of(c.outputs)[0].id);
+    own_parts(c, call);
     Result<Prepared> bound = prepare(call);
     if (!bound) return bound.error();
     prepared.calls.push_back(std::move(*bound));
   }
   return Ok{};
+}
+
+// ZeRO: of operands that hold the bucket of a whole group the part of this rank; and which elements
+// of it an update decays, or a norm counts.
+void Interpreter::own_parts(const Call& c, KernelCall& call) const {
+  const KernelKind kind = call.kernel.kind;
+  const bool flat =
+      kind == KernelKind::adamw || kind == KernelKind::sum_squares || kind == KernelKind::grad_add;
+  if (!flat) return;
+  const std::int64_t n = call.kernel.dims[0];
+  const bool shared = !call.kernel.coords.empty();
+  const std::int64_t first = shared ? n * part_of(plan_, rank_, call.kernel.coords) : 0;
+  if (shared)
+    for (std::vector<View>* list : {&call.inputs, &call.outputs})
+      for (View& v : *list)
+        if (v.shape.elements() > n) v = part_of_view(v, first, n);
+  if (kind == KernelKind::adamw)
+    call.decay = ranges_of(plan_, plan_.operands_of(c.outputs)[0].id, first, first + n, decays);
+  if (kind != KernelKind::sum_squares || !shared) return;
+  const bool cut = (call.kernel.flags & kTpCut) != 0;
+  const View own = call.inputs[0];
+  call.inputs.clear();
+  for (const auto& [begin, end] :
+       ranges_of(plan_, plan_.operands_of(c.inputs)[0].id, first, first + n,
+                 [&](const Buffer& tensor) { return is_cut(tensor) == cut; }))
+    call.inputs.push_back(part_of_view(own, begin, end - begin));
 }
 
 void Interpreter::start_streams() {

@@ -79,6 +79,7 @@ class Interpreter {
               OpObserver* observer, BatchSource data, Arena arena);
   [[nodiscard]] Status bind();
   [[nodiscard]] CommOperands operands_of(const Op& op) const;
+  void own_parts(const Call& c, KernelCall& call) const;
   [[nodiscard]] Status bind_calls(const Op& op, PreparedOp& prepared);
   void start_streams();
   void set_optimizer_step();

@@ -18,39 +18,43 @@ InitRule init_rule(const TrainingConfig& config, const std::string& name) {
   return {0, output ? 0.02 / std::sqrt(2.0 * config.layers) : 0.02};
 }
 
-void fill_block(const TrainingConfig& config, const Shard& s,
+void fill_block(const TrainingConfig& config, const Shard& s, std::int64_t begin, std::int64_t end,
                 const std::function<void(std::int64_t, double)>& put) {
   const InitRule rule = init_rule(config, s.name);
   const std::uint64_t hash = fnv1a64(s.name);
   std::uint64_t quad = ~0ULL;
   std::array<double, 4> normals{};
-  for (std::int64_t r = 0; r < s.rows; ++r)
-    for (std::int64_t c = 0; c < s.columns; ++c) {
-      double value = rule.mean;
-      if (rule.deviation != 0) {
-        const auto index =
-            static_cast<std::uint64_t>((s.row_begin + r) * s.full_columns + s.column_begin + c);
-        if (index / 4 != quad) {
-          quad = index / 4;
-          normals = philox_normals(config.seed, hash, quad);
-        }
-        value += rule.deviation * normals[index % 4];
+  for (std::int64_t i = begin; i < end; ++i) {
+    double value = rule.mean;
+    if (rule.deviation != 0) {
+      const std::int64_t row = s.row_begin + i / s.columns;
+      const auto index =
+          static_cast<std::uint64_t>(row * s.full_columns + s.column_begin + i % s.columns);
+      if (index / 4 != quad) {
+        quad = index / 4;
+        normals = philox_normals(config.seed, hash, quad);
       }
-      put(s.local_begin + r * s.local_columns + c, value);
+      value += rule.deviation * normals[index % 4];
     }
+    put(i, value);
+  }
 }
 
 void init_parameters(const Plan& plan, Rank rank, const TrainingConfig& config,
                      const std::function<View(BufferId)>& view) {
-  const auto coordinate = coordinates(plan, rank);
-  for (BufferId id : tensors(plan, plan.program_of(rank), BufferClass::param)) {
+  for (BufferId id : holders(plan, plan.program_of(rank), BufferClass::param)) {
     const View v = view(id);
-    for (const Shard& shard : shards_of(plan, plan.buffer(id), coordinate)) {
+    for (const HeldRange& h : ranges_in(plan, id, rank)) {
+      const std::int64_t shift = h.element - h.begin;  // from the slice to the buffer
+      const auto fill = [&](auto* p) {
+        fill_block(config, h.shard, h.begin, h.end, [=](std::int64_t i, double x) {
+          p[shift + i] = static_cast<std::remove_pointer_t<decltype(p)>>(x);
+        });
+      };
       if (v.dtype == DType::f64)
-        fill_block(config, shard, [p = v.as<double>()](std::int64_t i, double x) { p[i] = x; });
+        fill(v.as<double>());
       else
-        fill_block(config, shard,
-                   [p = v.as<float>()](std::int64_t i, double x) { p[i] = static_cast<float>(x); });
+        fill(v.as<float>());
     }
   }
 }

@@ -18,11 +18,11 @@ struct InitRule {
 };
 [[nodiscard]] InitRule init_rule(const TrainingConfig& config, const std::string& name);
 
-// Values of one block, row by row, as fp64.
-void fill_block(const TrainingConfig& config, const Shard& shard,
-                const std::function<void(std::int64_t local_index, double value)>& put);
+// Values [begin, end) of a block, counted row by row, as fp64.
+void fill_block(const TrainingConfig& config, const Shard& shard, std::int64_t begin,
+                std::int64_t end, const std::function<void(std::int64_t index, double value)>& put);
 
-// Every parameter tensor of the rank's program. Memory starts as zeros: padding stays 0.
+// Every parameter that the rank holds. Memory starts as zeros: padding stays 0.
 void init_parameters(const Plan& plan, Rank rank, const TrainingConfig& config,
                      const std::function<View(BufferId)>& view);
 

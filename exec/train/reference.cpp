@@ -29,7 +29,7 @@ Parameters initial(const TrainingConfig& config) {
     double* p = t.mutable_data_ptr<double>();
     const bool rounded = config.precision != "fp64";
     Shard whole{name, rows, columns, 0, rows, 0, columns, 0, columns};
-    fill_block(config, whole, [&](std::int64_t i, double x) {
+    fill_block(config, whole, 0, rows * columns, [&](std::int64_t i, double x) {
       p[i] = rounded ? static_cast<double>(static_cast<float>(x)) : x;
     });
     t.requires_grad_(true);

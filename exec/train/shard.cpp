@@ -67,16 +67,57 @@ std::vector<Shard> shards_of(const Plan& plan, const Buffer& b,
   return out;
 }
 
-std::vector<BufferId> tensors(const Plan& plan, ProgramId program, BufferClass cls) {
-  std::vector<bool> is_bucket(plan.buffers.size(), false);
-  for (const Buffer& b : plan.buffers)
-    if (b.alias_of.valid()) is_bucket[b.alias_of.index()] = true;
+std::vector<BufferId> holders(const Plan& plan, ProgramId program, BufferClass cls) {
   std::vector<BufferId> out;
   for (std::size_t i = 0; i < plan.buffers.size(); ++i) {
     const Buffer& b = plan.buffers[i];
-    if (b.program == program && b.cls == cls && !is_bucket[i])
+    if (b.program == program && b.cls == cls && !b.alias_of.valid())
       out.push_back(BufferId{static_cast<std::int64_t>(i)});
   }
+  return out;
+}
+
+std::int64_t part_of(const Plan& plan, Rank rank, AxisSet axes) {
+  const std::vector<Rank> group = plan.header.mesh.group_of(rank, axes);
+  return std::find(group.begin(), group.end(), rank) - group.begin();
+}
+
+std::vector<HeldRange> ranges_in(const Plan& plan, BufferId buffer, Rank rank, std::int64_t begin,
+                                 std::int64_t end) {
+  const auto coordinate = coordinates(plan, rank);
+  std::vector<HeldRange> out;
+  const auto add = [&](const Buffer& b, std::int64_t first) {
+    for (Shard& s : shards_of(plan, b, coordinate)) {
+      TANDEM_CHECK(s.columns == s.local_columns, "{} is not contiguous", s.name);
+      const std::int64_t at = first + s.local_begin;  // of the slice in the buffer
+      const std::int64_t from = std::max(begin, at), to = std::min(end, at + s.rows * s.columns);
+      if (from >= to) continue;
+      HeldRange h;
+      h.dims = b.shape.rank - (b.slice.experts > 0 ? 1 : 0);
+      h.slice = b.slice;
+      h.begin = from - at, h.end = to - at;
+      h.element = from;
+      h.shard = std::move(s);
+      out.push_back(std::move(h));
+    }
+  };
+  bool has_views = false;
+  for (const Buffer& b : plan.buffers) {
+    if (b.alias_of != buffer || !b.alias_of.valid()) continue;
+    has_views = true;
+    add(b, b.alias_offset / size_of(b.dtype));
+  }
+  if (!has_views) add(plan.buffer(buffer), 0);
+  return out;
+}
+
+std::vector<HeldRange> ranges_in(const Plan& plan, BufferId buffer, Rank rank) {
+  const Buffer& b = plan.buffer(buffer);
+  const std::int64_t n = b.shape.elements();
+  if (!b.shard_of.valid()) return ranges_in(plan, buffer, rank, 0, n);
+  const std::int64_t first = n * part_of(plan, rank, b.shard_axes);
+  std::vector<HeldRange> out = ranges_in(plan, b.shard_of, rank, first, first + n);
+  for (HeldRange& h : out) h.element -= first;
   return out;
 }
 

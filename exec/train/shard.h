@@ -24,8 +24,26 @@ struct Shard {
 [[nodiscard]] std::vector<Shard> shards_of(const Plan& plan, const Buffer& buffer,
                                            const std::array<int, kNumAxes>& coordinate);
 
-// Buffers of `program` that are tensors of class `cls` (param or grad), not buckets of others.
-[[nodiscard]] std::vector<BufferId> tensors(const Plan& plan, ProgramId program, BufferClass cls);
+// Buffers of `program` that hold tensors of class `cls` (param or grad) for the run: buckets,
+// shards of buckets (ZeRO), and tensors that are in none. No views.
+[[nodiscard]] std::vector<BufferId> holders(const Plan& plan, ProgramId program, BufferClass cls);
+
+// A run of elements of one tensor's local slice, counted row by row, and where it stands.
+struct HeldRange {
+  Shard shard;
+  int dims = 2;                     // of the tensor: 1 or 2
+  SliceRule slice;                  // of the buffer that holds it
+  std::int64_t begin = 0, end = 0;  // of the slice
+  std::int64_t element = 0;         // of `begin` in the buffer that was asked for
+};
+// All of it for a whole buffer, the own part for a shard. Padding is left out.
+[[nodiscard]] std::vector<HeldRange> ranges_in(const Plan& plan, BufferId buffer, Rank rank);
+// Of elements [begin, end) of a whole buffer; `element` counts from its start.
+[[nodiscard]] std::vector<HeldRange> ranges_in(const Plan& plan, BufferId buffer, Rank rank,
+                                               std::int64_t begin, std::int64_t end);
+
+// Place of the rank in its group of `axes`: which of equal parts it owns (ZeRO).
+[[nodiscard]] std::int64_t part_of(const Plan& plan, Rank rank, AxisSet axes);
 
 [[nodiscard]] std::array<int, kNumAxes> coordinates(const Plan& plan, Rank rank);
 

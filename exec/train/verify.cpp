@@ -32,65 +32,83 @@ struct Assembled {
   FullTensor tensor;
   std::int64_t filled = 0;
 };
-// The block of a shard that a rank brought first: others must equal it.
+// The elements that a rank brought first: others must equal them.
 struct FirstCopy {
   int rank = 0;
   const RankTensor* tensor = nullptr;
-  Shard shard;
+  std::int64_t element = 0;
 };
 
 class Assembler {
  public:
-  Assembler(const Plan& plan, VerifyReport& report) : plan_(plan), report_(report) {}
+  Assembler(const Plan& plan, VerifyReport& report) : plan_(plan), report_(report) {
+    for (const Op& op : plan.ops)  // ZeRO-1: the other parts of the bucket hold no sums
+      if (op.kind == OpKind::reduce_scatter && !op.source.valid())
+        scattered_[op.buffer] = plan.communicators[op.comm.index()].axes;
+  }
 
   void add(Rank rank, const RankTensor& t, TensorKind kind) {
-    const auto coordinate = coordinates(plan_, rank);
-    for (Shard& s : shards_of(plan_, plan_.buffer(t.buffer), coordinate)) {
-      const auto key = std::tuple(s.name, s.row_begin, s.column_begin);
-      const auto [it, is_new] = first_.try_emplace(key, FirstCopy{rank.value, &t, s});
+    for (const HeldRange& h : ranges_of(rank, t, kind)) {
+      const auto key =
+          std::tuple(h.shard.name, h.shard.row_begin, h.shard.column_begin, h.begin, h.end);
+      const auto [it, is_new] = first_.try_emplace(key, FirstCopy{rank.value, &t, h.element});
       if (is_new)
-        place(s, t);
+        place(h, t);
       else
-        compare(it->second, rank, s, t, kind);
+        compare(it->second, rank, h, t, kind);
     }
   }
   [[nodiscard]] const std::map<std::string, Assembled>& tensors() const { return tensors_; }
 
  private:
-  void place(const Shard& s, const RankTensor& t) {
+  [[nodiscard]] std::vector<HeldRange> ranges_of(Rank rank, const RankTensor& t,
+                                                 TensorKind kind) const {
+    const auto it = scattered_.find(t.buffer);
+    if (kind == TensorKind::parameter || it == scattered_.end())
+      return ranges_in(plan_, t.buffer, rank);
+    const std::int64_t part =
+        plan_.buffer(t.buffer).shape.elements() / plan_.header.mesh.size_of_group(it->second);
+    const std::int64_t first = part * part_of(plan_, rank, it->second);
+    return ranges_in(plan_, t.buffer, rank, first, first + part);
+  }
+  void place(const HeldRange& h, const RankTensor& t) {
+    const Shard& s = h.shard;
     Assembled& a = tensors_[s.name];
     if (a.tensor.values.empty()) {
       a.tensor.rows = s.full_rows;
       a.tensor.columns = s.full_columns;
       a.tensor.values.assign(static_cast<std::size_t>(s.full_rows * s.full_columns), 0);
     }
-    for (std::int64_t r = 0; r < s.rows; ++r)
-      for (std::int64_t c = 0; c < s.columns; ++c)
-        a.tensor.values[static_cast<std::size_t>((s.row_begin + r) * s.full_columns +
-                                                 s.column_begin + c)] =
-            element(t, s.local_begin + r * s.local_columns + c);
-    a.filled += s.rows * s.columns;
+    for (std::int64_t i = h.begin; i < h.end; ++i) {
+      const std::int64_t row = s.row_begin + i / s.columns, column = s.column_begin + i % s.columns;
+      a.tensor.values[static_cast<std::size_t>(row * s.full_columns + column)] =
+          element(t, h.element + i - h.begin);
+    }
+    a.filled += h.end - h.begin;
   }
-  void compare(const FirstCopy& first, Rank rank, const Shard& s, const RankTensor& t,
+  void compare(const FirstCopy& first, Rank rank, const HeldRange& h, const RankTensor& t,
                TensorKind kind) {
-    const auto bytes = static_cast<std::size_t>(s.rows * s.local_columns * t.element_bytes);
-    const auto begin = [](const Shard& shard, const RankTensor& tensor) {
-      return tensor.data.data() + shard.local_begin * tensor.element_bytes;
+    const auto bytes = static_cast<std::size_t>((h.end - h.begin) * t.element_bytes);
+    const auto begin = [](std::int64_t at, const RankTensor& tensor) {
+      return tensor.data.data() + at * tensor.element_bytes;
     };
-    if (first.tensor->element_bytes == t.element_bytes && first.shard.rows == s.rows &&
-        std::memcmp(begin(first.shard, *first.tensor), begin(s, t), bytes) == 0)
+    if (first.tensor->element_bytes == t.element_bytes &&
+        std::memcmp(begin(first.element, *first.tensor), begin(h.element, t), bytes) == 0)
       return;
     if (report_.replicas_equal)
       report_.replica_difference =
           fmt::format("{} of {}, step {}: ranks {} and {}",
-                      kind == TensorKind::gradient ? "gradient" : "parameter", s.name, t.step,
+                      kind == TensorKind::gradient ? "gradient" : "parameter", h.shard.name, t.step,
                       first.rank, rank.value);
     report_.replicas_equal = false;
   }
 
   const Plan& plan_;
   VerifyReport& report_;
-  std::map<std::tuple<std::string, std::int64_t, std::int64_t>, FirstCopy> first_;
+  std::map<BufferId, AxisSet> scattered_;
+  std::map<std::tuple<std::string, std::int64_t, std::int64_t, std::int64_t, std::int64_t>,
+           FirstCopy>
+      first_;
   std::map<std::string, Assembled> tensors_;
 };
 
@@ -138,7 +156,7 @@ std::vector<BufferId> reduced_gradients(const Plan& plan, ProgramId program) {
       if (plan.kernel(c.kernel).kind == KernelKind::grad_add)
         parts.insert(plan.operands_of(c.inputs)[1].id);
   std::vector<BufferId> out;
-  for (BufferId id : tensors(plan, program, BufferClass::grad))
+  for (BufferId id : holders(plan, program, BufferClass::grad))
     if (!parts.contains(id)) out.push_back(id);
   return out;
 }

@@ -127,6 +127,8 @@ std::array<double, kNumDims> octaves(const Kernel& k) {
   return out;
 }
 
+}  // namespace
+
 KernelTable::KernelTable(std::span<const KernelSample> samples, PlanTypes types, bool accumulate)
     : types_(types), accumulate_(accumulate) {
   TANDEM_CHECK(!samples.empty(), "a table without points");

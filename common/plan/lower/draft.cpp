@@ -50,6 +50,14 @@ Sizes sizes_of(const Scenario& s) {
   z.kv = z.kv_heads * z.head_dim;
   z.qkv = z.attention + 2 * z.kv;
   z.ffn = m.ffn_hidden / z.tp;
+  if (m.mla.kv_rank > 0) {
+    z.q_rank = m.mla.q_rank, z.kv_rank = m.mla.kv_rank;
+    z.nope_dim = m.mla.nope_dim, z.rope_dim = m.mla.rope_dim, z.v_dim = m.mla.v_dim;
+    z.latent_q = z.heads * (z.nope_dim + z.rope_dim);
+    z.latent_kv = z.heads * (z.nope_dim + z.v_dim);
+    z.attention = z.heads * z.v_dim;
+    z.qkv = z.heads * (2 * (z.nope_dim + z.rope_dim) + z.v_dim);
+  }
   if (m.moe.experts > 0) expert_sizes(s, z);
   z.vocab = m.vocab;
   z.vocab_cut = s.parallel.vocab_parallel && z.tp > 1;

@@ -28,6 +28,9 @@ struct Sizes {
   std::int64_t ffn = 1;                         // local width F/t
   std::int64_t classes = 1, vocab = 1;          // local rows Vp/t; V
   bool vocab_cut = false;                       // embedding and head are split over tp
+  // latent attention: kv_rank 0 without it; widths of q_b's and kv_b's output on this rank
+  std::int64_t q_rank = 0, kv_rank = 0, nope_dim = 0, rope_dim = 0, v_dim = 0;
+  std::int64_t latent_q = 0, latent_kv = 0;
   // routed and shared experts
   std::int64_t ep = 1, local_experts = 0, expert_ffn = 0, shared_ffn = 0;
   std::int64_t expert_rows = 0, max_expert_rows = 0;  // of this rank's experts: balanced; bound

@@ -103,8 +103,22 @@ class Inventory {
     cut(at + "down.weight", {z_.hidden, width}, 1);
     cut(at + "gate_up.weight", {2 * width, z_.hidden}, 0, "gate,up");
   }
+  void vector(const std::string& name, std::int64_t width) {
+    whole(name + ".weight", {width}, norm_type_);
+  }
   void attention(const std::string& at) {
     cut(at + "attn.o.weight", {z_.hidden, z_.attention}, 1);
+    if (z_.kv_rank > 0) {
+      cut(at + "attn.kv_b.weight", {z_.latent_kv, z_.kv_rank}, 0);
+      cut(at + "attn.q_b.weight", {z_.latent_q, z_.q_rank}, 0);
+      vector(at + "attn.kv_norm", z_.kv_rank);
+      vector(at + "attn.q_norm", z_.q_rank);
+      whole(at + "attn.qkv_a.weight", {z_.q_rank + z_.kv_rank + z_.rope_dim, z_.hidden},
+            weight_type_);
+      plain.back().slice.parts =
+          d_.name(fmt::format("q_a:{},kv_a:{}", z_.q_rank, z_.kv_rank + z_.rope_dim));
+      return;
+    }
     cut(at + "attn.qkv.weight", {z_.qkv, z_.hidden}, 0,
         z_.kv == z_.attention ? "q,k,v"
                               : fmt::format("q:{},k:{},v:{}", z_.attention, z_.kv, z_.kv));

@@ -43,12 +43,12 @@ Ref VisitBuilder::attention_backward(int layer, Ref dy, const SavedAttention& s)
   const Ref dx = left("attn.in", partial, "d_norm1_own", BufferClass::grad_activation, layer);
   // for weights
   cut(layer);
-  const Ref core = scratch("scratch_attn", {z_.qkv, z_.hidden}, layer);
+  const auto core = scratch("scratch_attn", {z_.qkv, z_.hidden}, layer);
   call(linear(KernelKind::linear_bwd_weight, z_.attention, z_.hidden), {d_all, s.out},
-       {grad(at("attn.o.weight"))}, {core});
+       {grad(at("attn.o.weight"))}, core);
   if (gpt_) call(rows(KernelKind::bias_residual_bwd_weight), {dy}, {grad(at("attn.o.bias"))});
   call(linear(KernelKind::linear_bwd_weight, z_.hidden, z_.qkv, true), {d_qkv, in},
-       weight_gradients(at("attn.qkv")), {core});
+       weight_gradients(at("attn.qkv")), core);
   return dx;
 }
 

@@ -199,7 +199,7 @@ void VisitBuilder::embed_backward(Ref dy) {
   const bool whole_rows = z_.sp && !z_.vocab_cut;
   if (gpt_ && z_.sp)  // before the gather, with the op that made dy
     call(positions(KernelKind::pos_add_bwd_weight), {dy}, {grad("pos_embed.weight")},
-         {scratch("scratch_pos", {z_.own_sequence, z_.hidden})});
+         scratch("scratch_pos", {z_.own_sequence, z_.hidden}));
   const Ref d_rows =
       whole_rows ? dy : entered("embed", dy, "d_embed_all", BufferClass::grad_activation);
   Kernel k = vocabulary(KernelKind::embed_bwd_weight,
@@ -208,7 +208,7 @@ void VisitBuilder::embed_backward(Ref dy) {
   call(k, {d_rows, batch()}, {grad("embed.weight")});
   if (gpt_ && !z_.sp)
     call(positions(KernelKind::pos_add_bwd_weight), {dy}, {grad("pos_embed.weight")},
-         {scratch("scratch_pos", {z_.sequence, z_.hidden})});
+         scratch("scratch_pos", {z_.sequence, z_.hidden}));
 }
 
 Kernel VisitBuilder::positions(KernelKind kind) const {
@@ -263,7 +263,8 @@ Ref VisitBuilder::layer_forward(int layer, Ref x) {
   unit_ = 1 + layer;
   SavedLayer& s = saved_.emplace_back();
   s.input = x;
-  const Ref attended = attention_forward(layer, x, s.attention);
+  const Ref attended = has_latents() ? latent_forward(layer, x, s.attention)
+                                     : attention_forward(layer, x, s.attention);
   cut(layer);
   s.middle = kept("h_mid", BufferClass::saved_input, own_, layer);
   residual(layer, attended, "attn.o.bias", x, s.middle);
@@ -356,7 +357,8 @@ Ref VisitBuilder::layer_backward(int layer, Ref dy) {
   const Ref d_middle = gradient("d_h_mid", own_, layer);
   norm_backward(d_norm2, s.middle, moe ? s.moe.norm_stat : s.mlp.norm_stat, at("norm2"), d_middle);
   call(rows(KernelKind::residual_bwd_input), {d_middle, dy}, {d_middle});
-  const Ref d_norm1 = attention_backward(layer, d_middle, s.attention);
+  const Ref d_norm1 = has_latents() ? latent_backward(layer, d_middle, s.attention)
+                                    : attention_backward(layer, d_middle, s.attention);
   cut(layer);
   const Ref dx = layer_gradient(layer);
   norm_backward(d_norm1, s.input, s.attention.norm_stat, at("norm1"), dx);
@@ -382,7 +384,7 @@ Ref VisitBuilder::head_backward() {
     d_weight = grad(head_weight());
   }
   call(head_product(KernelKind::linear_bwd_weight), {logits_, in}, {d_weight},
-       {scratch("scratch_head", {z_.classes, z_.hidden})});
+       scratch("scratch_head", {z_.classes, z_.hidden}));
   cut(v_.last_layer);
   const Ref dx = gradient("d_h_out", own_, v_.last_layer);
   norm_backward(d_final, head_input_, final_stat_, "final_norm", dx);
@@ -402,8 +404,6 @@ BufferId VisitBuilder::tied_head() {
 }
 
 Visit stage_visit(Draft& d, int program, int stage, int first_layer, int num_layers) {
-  const ModelFamily family = d.scenario.model.family;
-  TANDEM_CHECK(family != ModelFamily::deepseek_v3, "validate() let another family through");
   return VisitBuilder(d, program, stage, first_layer, num_layers).build();
 }
 

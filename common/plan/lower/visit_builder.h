@@ -4,6 +4,7 @@
 //   file                  holds
 //   visit_builder.cpp     small words, embedding, norms, head, the order of layers
 //   visit_attention.cpp   attention with query and key/value heads: qkv, [rope], core, o
+//   visit_latent.cpp      latent attention (MLA)
 //   visit_mlp.cpp         the dense feed-forward half: fc1, gelu, fc2 or gate and up, swiglu, down
 //   visit_moe.cpp         the half with experts: router, exchange of rows, experts, weighted sum
 //
@@ -25,6 +26,7 @@
 #include <map>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "common/plan/lower/visit.h"
@@ -44,6 +46,7 @@ class VisitBuilder {
   // Slots of one layer that its backward reads.
   struct SavedAttention {
     Ref norm_stat, norm_out, qkv, core, out;
+    Ref raw, latent_stat, latents, ql, kl;  // latent attention
   };
   struct SavedDense {
     Ref in, out;  // of gelu or swiglu
@@ -104,6 +107,13 @@ class VisitBuilder {
   Ref attention_forward(int layer, Ref x, SavedAttention& s);
   // dy of the half's output; returns d_norm1_out, reduced.
   Ref attention_backward(int layer, Ref dy, const SavedAttention& s);
+  Ref latent_forward(int layer, Ref x, SavedAttention& s);
+  Ref latent_backward(int layer, Ref dy, const SavedAttention& s);
+  std::pair<Ref, Ref> kept_latents(int layer, const SavedAttention& s);
+  [[nodiscard]] Kernel latents(KernelKind kind, std::int64_t tokens, bool rope) const;
+  [[nodiscard]] Kernel latent_heads(KernelKind kind) const;
+  [[nodiscard]] Kernel latent_core(KernelKind kind) const;
+  [[nodiscard]] bool has_latents() const { return z_.kv_rank > 0; }
   Ref mlp_forward(int layer, Ref x, SavedMlp& s);
   Ref mlp_backward(int layer, Ref dy, const SavedMlp& s);
   Ref dense_forward(int layer, DensePart part, Ref x, SavedDense& s);

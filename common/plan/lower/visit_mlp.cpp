@@ -91,12 +91,12 @@ Ref VisitBuilder::dense_backward(int layer, DensePart part, Ref dy, Ref x, const
   const Ref dx = left(w.tag_in, partial, w.d_own, BufferClass::grad_activation, layer);
   // for weights
   cut(layer);
-  const Ref product = scratch(w.product, {wide_in, z_.hidden}, layer);
+  const auto product = scratch(w.product, {wide_in, z_.hidden}, layer);
   call(linear(KernelKind::linear_bwd_weight, width, z_.hidden), {d_all, s.out},
-       {grad(at(w.out) + ".weight")}, {product});
+       {grad(at(w.out) + ".weight")}, product);
   if (gpt_) call(rows(KernelKind::bias_residual_bwd_weight), {dy}, {grad(at("mlp.fc2.bias"))});
   call(linear(KernelKind::linear_bwd_weight, z_.hidden, wide_in, true), {d_in, in},
-       weight_gradients(at(w.in)), {product});
+       weight_gradients(at(w.in)), product);
   return dx;
 }
 

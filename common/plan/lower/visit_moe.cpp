@@ -83,7 +83,7 @@ Ref VisitBuilder::moe_forward(int layer, Ref x, SavedMoe& s) {
   Kernel route =
       routed(KernelKind::route_fwd, {z_.micro_batch, z_.own_sequence, E, moe.top_k, moe.groups,
                                      moe.groups_kept, z_.expert_capacity, z_.drop_slices});
-  if (moe.scope == BalanceScope::microbatch) route.flags |= kScopeMicrobatch;
+  route.flags |= moe.scope == BalanceScope::microbatch ? kScopeMicrobatch : kScopeSequence;
   std::vector<Ref> inputs = {s.scores};
   if (moe.router == RouterKind::sigmoid) inputs.push_back(whole(tensors_.router_bias(layer)));
   call(route, inputs,
@@ -207,13 +207,13 @@ Ref VisitBuilder::moe_backward(int layer, Ref dy, const SavedMoe& s) {
   call(kernel(KernelKind::router_bwd_input, {n, z_.hidden, E}),
        {d_scores, param(at("moe.router.weight")), dx}, {dx});
   // for weights
-  const Ref product = scratch("scratch_experts", {2 * Fe, z_.hidden}, layer);
+  const auto product = scratch("scratch_experts", {2 * Fe, z_.hidden}, layer);
   call(expert_product(KernelKind::experts_linear_bwd_weight, Fe, z_.hidden),
-       {d_rows, s.inner, s.received}, {grad(at("moe.experts.down.weight"))}, {product});
+       {d_rows, s.inner, s.received}, {grad(at("moe.experts.down.weight"))}, product);
   call(expert_product(KernelKind::experts_linear_bwd_weight, z_.hidden, 2 * Fe),
-       {d_gate_up, s.rows, s.received}, {grad(at("moe.experts.gate_up.weight"))}, {product});
+       {d_gate_up, s.rows, s.received}, {grad(at("moe.experts.gate_up.weight"))}, product);
   call(kernel(KernelKind::router_bwd_weight, {n, z_.hidden, E}), {d_scores, s.norm_out},
-       {grad(at("moe.router.weight"))}, {scratch("scratch_router", {E, z_.hidden}, layer)});
+       {grad(at("moe.router.weight"))}, scratch("scratch_router", {E, z_.hidden}, layer));
   if (moe.shared_experts == 0) return dx;
   const Ref d_shared = dense_backward(layer, DensePart::shared, dy, s.norm_out, s.shared);
   cut(layer);

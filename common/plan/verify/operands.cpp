@@ -51,6 +51,11 @@ class Operands {
                  {}});
   }
 
+  static bool shares_buckets(const Kernel& k) {
+    return !k.coords.empty() && (k.kind == KernelKind::adamw || k.kind == KernelKind::sum_squares ||
+                                 k.kind == KernelKind::grad_add);
+  }
+
   // Factors of the largest operand, or more (a fourth of it, for parts of one row): the sequence of
   // attention counts twice, key/value heads are no more than heads; the divisor of a loss, its
   // valid classes and what bounds rows do not count.
@@ -197,7 +202,10 @@ class Operands {
       // A step may use the first positions of the table only.
       const bool table = operand.role == "pos" || operand.role == "dpos";
       const std::int64_t has = b.shape.elements(), needs = operand.shape.elements();
-      if (may_be_larger || table ? has < needs : has != needs)
+      // A bucket whose group shares it (ZeRO): the kernel takes the own part.
+      const bool part =
+          shares_buckets(k) && has == needs * plan_.header.mesh.size_of_group(k.coords);
+      if (may_be_larger || table ? has < needs : has != needs && !part)
         fail("has an operand of a wrong size", fmt::format("{}: {} elements", who(), has),
              fmt::format("{}", needs));
       return;
@@ -214,6 +222,10 @@ class Operands {
   template <class Fail>
   void sum_of_inputs(const Fail& fail, std::span<const OperandRef> inputs, const Kernel& k) {
     std::int64_t sum = 0;
+    if (shares_buckets(k) && inputs.size() == 1 &&
+        plan_.buffer(inputs[0].id).shape.elements() ==
+            k.dims[0] * plan_.header.mesh.size_of_group(k.coords))
+      return;
     for (const OperandRef& ref : inputs) {
       const Buffer& b = plan_.buffer(ref.id);
       if (b.dtype != plan_.header.types.main)

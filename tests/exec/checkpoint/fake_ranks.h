@@ -168,20 +168,17 @@ class FakeRanks {
   template <class Visit>
   void for_each(Visit&& visit, int step) {
     for (int r = 0; r < world(); ++r) {
-      const auto coordinate = coordinates(plan_, Rank{r});
       const ProgramId program = plan_.program_of(Rank{r});
-      for (BufferId id : tensors(plan_, program, BufferClass::param)) {
-        const Buffer& b = plan_.buffer(id);
-        const BufferId bucket = b.alias_of.valid() ? b.alias_of : id;
+      for (BufferId bucket : holders(plan_, program, BufferClass::param)) {
         const auto [main, m, v] = state_of(program, bucket);
-        const std::int64_t first = b.alias_offset / size_of(b.dtype);
-        for (const Shard& s : shards_of(plan_, b, coordinate)) {
+        for (const HeldRange& h : ranges_in(plan_, bucket, Rank{r})) {
+          const Shard& s = h.shard;
           const std::uint64_t hash = fnv1a64(s.name);
-          for (std::int64_t i = 0; i < s.rows * s.columns; ++i) {
+          for (std::int64_t i = h.begin; i < h.end; ++i) {
             const std::int64_t row = s.row_begin + i / s.columns,
                                column = s.column_begin + i % s.columns;
             const auto index = static_cast<std::uint64_t>(row * s.full_columns + column);
-            const std::int64_t at = first + s.local_begin + i;
+            const std::int64_t at = h.element + i - h.begin;
             int part = 0;
             for (BufferId to : {main, m, v, bucket}) {
               if (part == 3 && bucket == main) break;

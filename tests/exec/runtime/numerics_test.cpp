@@ -89,7 +89,7 @@ void copy_tensors(const Plan& plan, Rank rank, const Interpreter& interpreter, T
                   int step, RankTensors& out, std::vector<std::unique_ptr<std::string>>& keep) {
   const ProgramId program = plan.program_of(rank);
   const auto ids = kind == TensorKind::gradient ? reduced_gradients(plan, program)
-                                                : tensors(plan, program, BufferClass::param);
+                                                : holders(plan, program, BufferClass::param);
   for (BufferId id : ids) {
     const View v = interpreter.view(id);
     keep.push_back(std::make_unique<std::string>(

@@ -79,11 +79,11 @@ class SpoilingComm final : public CommBackend {
  public:
   SpoilingComm(const Plan& plan, Meeting& meeting, Rank rank, int step)
       : plan_(plan), inner_(meeting, rank), step_(step) {}
-  Result<Nanoseconds> run(OpId op, int step, std::byte* data, Bytes bytes) override {
-    Result<Nanoseconds> out = inner_.run(op, step, data, bytes);
+  Result<Nanoseconds> run(OpId op, int step, const CommOperands& operands) override {
+    Result<Nanoseconds> out = inner_.run(op, step, operands);
     if (step == step_ && plan_.name(plan_.op(op).tag) == "grad.dp" && !done_) {
       done_ = true;
-      data[4 * 1000 + 3] ^= std::byte{0x80};
+      operands.data[4 * 1000 + 3] ^= std::byte{0x80};
     }
     return out;
   }
