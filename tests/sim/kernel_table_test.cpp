@@ -75,6 +75,21 @@ TEST_CASE("kernel table: key/value heads are told apart by how many heads share 
   CHECK(*table.seconds(attention(4, 1)) < 0.75 * *table.seconds(attention(4, 0)));
 }
 
+// The same for v: a core of half the width with a v of half its q is the neighbour of the narrow
+// one, and a v as wide as q, written or left out, is one and the same point.
+TEST_CASE("kernel table: a narrow v is told apart by how much narrower it is than q and k") {
+  const auto attention = [](std::int64_t width, std::int64_t v) {
+    return Kernel{
+        KernelKind::attention_fwd, {1, 8, 128, width, 0, v}, kCausal | kFlash, {}, {}, {}};
+  };
+  const std::vector<KernelSample> samples = {{attention(64, 0), 80e-6}, {attention(64, 32), 40e-6}};
+  const KernelTable table(samples, kF32, false);
+  for (const KernelSample& s : samples)
+    CHECK(*table.seconds(s.kernel) == doctest::Approx(s.seconds).epsilon(1e-9));
+  CHECK(*table.seconds(attention(64, 64)) == *table.seconds(attention(64, 0)));
+  CHECK(*table.seconds(attention(32, 16)) < 0.75 * *table.seconds(attention(32, 0)));
+}
+
 // Bytes of the kernels of llama by hand, fp32 (models.md 2.7: passes over the tensor): S 16, b 2,
 // 4 heads and 2 key/value heads of 8, n = 32 tokens.
 TEST_CASE("kernel costs: grouped attention, rope, swiglu, rms norm") {
