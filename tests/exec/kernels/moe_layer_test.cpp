@@ -3,6 +3,7 @@
 // inside the tensor-parallel group; the all-to-alls and the sum of the balance statistics are made
 // by hand. Buffers of rows are as large as their bound and hold NaN where nothing arrived, so
 // reading beyond the true rows shows. The reference sees all tokens and experts at once.
+#include <ATen/ATen.h>
 #include <doctest/doctest.h>
 
 #include <cmath>

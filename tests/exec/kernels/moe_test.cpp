@@ -1,5 +1,6 @@
 // The kernels for experts one by one, where their rules can be seen: ties, groups, drops, balance,
 // the bias, empty experts. The gradients are held to autograd by moe_layer_test.cpp.
+#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <doctest/doctest.h>
 

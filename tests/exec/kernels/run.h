@@ -1,5 +1,6 @@
 // What the tests of kernels share: calls whose operands live in tensors, the two precisions and
-// their tolerances, and the measure of an error.
+// their tolerances, and the measure of an error. A test includes ATen/ATen.h before doctest: both
+// name a macro CHECK, and the last one counts.
 #pragma once
 
 #include <ATen/ATen.h>
