@@ -261,7 +261,7 @@ int fail_process(const Error& error) {
 
 int rank_process(int argc, char** argv, const RankBody& body) {
   return guard_process([&] {
-    ::signal(SIGPIPE, SIG_IGN);
+    for (int signal : {SIGPIPE, SIGXFSZ}) ::signal(signal, SIG_IGN);  // the calls fail instead
     const std::optional<RankArguments> arguments = parse_arguments(argc, argv);
     if (!arguments)
       return fail_process(make_error(

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
@@ -176,6 +177,26 @@ TEST_CASE("resume: what is refused, and that nothing is touched then") {
                            -1, 60);
   CHECK(again.code == 2);
   CHECK(code_of(again) == "E-CKPT-001");
+}
+
+TEST_CASE("no room for a shard: exit 7, its name, and the checkpoint before stays") {
+  const TempDir folder;
+  const Training t{folder, "scenarios/learn/01_one_rank.yaml"};
+  REQUIRE(t.run(2, "ck").code == 0);
+  const Json before = t.shards("ck", 2);
+  // 4,000 blocks of 512 bytes: less than the 5 MB that a checkpoint of gpt-tiny takes.
+  const std::string command =
+      "cd " TANDEM_SOURCE_DIR " && ulimit -f 4000 && " TANDEM_PROGRAM " execute " + t.scenario +
+      " --resume -o " + (folder / "run") +
+      " --set execute.warmup_steps=0 --set training.steps=4 --set training.checkpoint.directory=" +
+      (folder / "ck") + " > " + (folder / "out") + " 2>&1";
+  const int status = std::system(command.c_str());
+  CHECK(WEXITSTATUS(status) == 7);
+  const std::string said = slurp(folder / "out");
+  CHECK_MESSAGE(said.find("rank-0000.shard: error E-IO-010") != std::string::npos, said);
+  CHECK(t.shards("ck", 2) == before);
+  CHECK_FALSE(fs::exists(t.checkpoint("ck", 4)));
+  CHECK(t.run(4, "ck", {"--resume"}).code == 0);
 }
 
 namespace {
