@@ -154,8 +154,9 @@ Ref VisitBuilder::moe_forward(int layer, Ref x, SavedMoe& s) {
   if (moe.shared_experts == 0) return out;
   const Ref shared = dense_forward(layer, DensePart::shared, s.norm_out, s.shared);
   cut(layer);
-  call(rows(KernelKind::residual_fwd), {out, shared}, {out});
-  return out;
+  const Ref both = moving("ffn_out", own_, layer);
+  call(rows(KernelKind::residual_fwd), {out, shared}, {both});
+  return both;
 }
 
 Ref VisitBuilder::moe_backward(int layer, Ref dy, const SavedMoe& s) {
