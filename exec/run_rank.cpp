@@ -55,8 +55,8 @@ Json communication(const Plan& plan, Rank rank, const std::vector<std::int64_t>&
     const Communicator& c = plan.communicators[ops[i].comm.index()];
     Sum& s = sums[{plan.name(c.name), plan.name(ops[i].tag), std::string(name_of(ops[i].kind))}];
     s.calls += calls[i];
-    if (ops[i].kind != OpKind::recv) s.bytes_in += calls[i] * Plan::bytes_in(ops[i]);
     const MovedBytes moved = comm.moved(OpId{first + static_cast<std::int64_t>(i)});
+    s.bytes_in += moved.handed_over;
     s.moved.sent += moved.sent;
     s.moved.received += moved.received;
     s.moved.lawful_sent += moved.lawful_sent;

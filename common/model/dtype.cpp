@@ -5,7 +5,8 @@
 namespace tandem {
 namespace {
 constexpr std::array<std::string_view, 6> kDTypes = {"f64", "f32", "bf16", "f16", "i64", "i32"};
-constexpr std::array<std::string_view, kNumAxes> kAxes = {"tp", "cp", "dp", "pp"};
+constexpr std::array<std::string_view, kNumAxes> kAxes = {"tp",  "cp", "dp", "pp",
+                                                          "etp", "ep", "edp"};
 }  // namespace
 
 std::string_view name_of(DType t) { return kDTypes[static_cast<std::size_t>(t)]; }

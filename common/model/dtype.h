@@ -37,9 +37,10 @@ struct PlanTypes {
   bool operator==(const PlanTypes&) const = default;
 };
 
-// Axes of the dense mesh. `tp` is the fastest by default (models.md 3.1).
-enum class Axis : std::uint8_t { tp, cp, dp, pp };
-inline constexpr int kNumAxes = 4;
+// Axes of the mesh: tp, cp, dp, pp of everything but routed experts; etp, ep, edp of these, which
+// see the ranks of a stage through a grid of their own (models.md 3.1).
+enum class Axis : std::uint8_t { tp, cp, dp, pp, etp, ep, edp };
+inline constexpr int kNumAxes = 7;
 [[nodiscard]] std::string_view name_of(Axis axis);
 [[nodiscard]] std::optional<Axis> axis_from(std::string_view name);
 

@@ -22,8 +22,8 @@ constexpr std::array<std::string_view, kNumDims> kHeads = {"batch", "heads", "se
                                                            "kv_heads"};
 
 constexpr std::array<CatalogueEntry, kNumKernelKinds> kCatalogue = {{
-    {K::embed_fwd, "embed_fwd", C::embedding, {"tokens", "rows", "width"}, 0, ""},
-    {K::pos_add_fwd, "pos_add_fwd", C::elementwise, {"seq", "batch", "width"}, 0, ""},
+    {K::embed_fwd, "embed_fwd", C::embedding, {"tokens", "rows", "width"}, kPositions, ""},
+    {K::pos_add_fwd, "pos_add_fwd", C::elementwise, {"seq", "batch", "width"}, kPositions, ""},
     {K::layernorm_fwd, "layernorm_fwd", C::norm, {"tokens", "width"}, 0, "eps"},
     {K::rmsnorm_fwd, "rmsnorm_fwd", C::norm, {"tokens", "width"}, 0, "eps"},
     {K::linear_fwd, "linear_fwd", C::matmul, {"tokens", "in", "out"}, kBias, ""},
@@ -34,8 +34,8 @@ constexpr std::array<CatalogueEntry, kNumKernelKinds> kCatalogue = {{
     {K::gelu_fwd, "gelu_fwd", C::elementwise, {"elements"}, kGeluFlags, ""},
     {K::swiglu_fwd, "swiglu_fwd", C::elementwise, {"tokens", "width"}, 0, ""},
     {K::ce_max, "ce_max", C::loss, {"tokens", "classes", "valid"}, 0, ""},
-    {K::ce_sum, "ce_sum", C::loss, {"tokens", "classes"}, 0, ""},
-    {K::ce_grad, "ce_grad", C::loss, {"tokens", "classes", "divisor"}, 0, ""},
+    {K::ce_sum, "ce_sum", C::loss, {"tokens", "classes"}, kPositions, ""},
+    {K::ce_grad, "ce_grad", C::loss, {"tokens", "classes", "divisor"}, kPositions, ""},
     {K::linear_bwd_input, "linear_bwd_input", C::matmul, {"tokens", "in", "out"}, 0, ""},
     {K::gelu_bwd_input, "gelu_bwd_input", C::elementwise, {"elements"}, kGeluFlags, ""},
     {K::swiglu_bwd_input, "swiglu_bwd_input", C::elementwise, {"tokens", "width"}, 0, ""},
@@ -51,8 +51,18 @@ constexpr std::array<CatalogueEntry, kNumKernelKinds> kCatalogue = {{
      {"tokens", "width"},
      0,
      ""},
-    {K::embed_bwd_weight, "embed_bwd_weight", C::embedding, {"tokens", "rows", "width"}, 0, ""},
-    {K::pos_add_bwd_weight, "pos_add_bwd_weight", C::elementwise, {"seq", "batch", "width"}, 0, ""},
+    {K::embed_bwd_weight,
+     "embed_bwd_weight",
+     C::embedding,
+     {"tokens", "rows", "width"},
+     kPositions,
+     ""},
+    {K::pos_add_bwd_weight,
+     "pos_add_bwd_weight",
+     C::elementwise,
+     {"seq", "batch", "width"},
+     kPositions,
+     ""},
     {K::grad_add, "grad_add", C::elementwise, {"elements"}, 0, ""},
     {K::sum_squares, "sum_squares", C::reduction, {"elements"}, kTpCut | kWhole, ""},
     {K::clip_coef, "clip_coef", C::reduction, {}, 0, "max_norm"},
@@ -63,9 +73,10 @@ constexpr std::array<CatalogueEntry, kNumKernelKinds> kCatalogue = {{
 constexpr std::array<std::string_view, kNumCostClasses> kCostClasses = {
     "matmul", "attention", "norm", "elementwise", "embedding", "loss", "optimizer", "reduction"};
 
-constexpr std::array<std::string_view, 14> kFlagWords = {
-    "bias",        "causal",   "flash",     "materialised", "erf",      "tanh",   "class=tp_cut",
-    "class=whole", "decay=2d", "decay=all", "decay=none",   "has=norm", "has=ce", "cast"};
+constexpr std::array<std::string_view, 15> kFlagWords = {
+    "bias",       "causal",       "flash",       "materialised", "erf",
+    "tanh",       "class=tp_cut", "class=whole", "decay=2d",     "decay=all",
+    "decay=none", "has=norm",     "has=ce",      "cast",         "positions"};
 
 // "tp,dp"
 std::string axes_text(AxisSet set) {

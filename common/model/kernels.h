@@ -108,6 +108,8 @@ enum KernelFlag : std::uint32_t {
   kHasNorm = 1u << 11,      // "has=norm": metrics_pack takes norm_sq
   kHasLoss = 1u << 12,      // "has=ce": metrics_pack takes the loss and counts tokens
   kCast = 1u << 13,         // "cast": adamw also writes the parameter in the compute type
+  kPositions = 1u << 14,    // "positions": its rows are the slice of positions that the rank's
+                            // coordinates on `coords` (tp, cp) choose (models.md 4.2, 4.7)
 };
 
 inline constexpr std::size_t kNumDims = 5;

@@ -8,6 +8,7 @@
 
 #include "common/base/check.h"
 #include "common/model/flops.h"  // local_vocabulary
+#include "common/parallel/groups.h"
 
 namespace tandem {
 namespace {
@@ -37,7 +38,7 @@ Symbols symbols(const Scenario& sc) {
   x.qkv = x.ad + 2 * (sc.model.kv_heads / x.t) * sc.model.head_dim;
   x.ins = x.gpt ? x.F : 2 * x.F, x.stat = x.gpt ? 2 : 1;
   x.w = size_of(types.compute), x.s = size_of(types.statistic());
-  x.sp = sc.parallel.sequence_parallel && x.t > 1;
+  x.sp = cuts_sequence(sc);
   x.n1 = x.sp ? x.n / x.t : x.n;
   x.flash = sc.training.attention == AttentionKind::flash;
   return x;
@@ -66,41 +67,46 @@ class Locals {
   std::vector<LocalTensor> all() {
     const bool tied = s_.model.tied_embeddings;
     const I rows = local_vocabulary(s_);
+    const TensorClass vocabulary =
+        s_.parallel.vocab_parallel && x_.t > 1 ? TensorClass::tp_cut : TensorClass::whole;
     if (holds_first(s_, pp_)) {
-      add("embed.weight", {rows, x_.H}, tied);
-      if (x_.gpt) add("pos_embed.weight", {s_.model.max_sequence, x_.H});
+      add("embed.weight", {rows, x_.H}, vocabulary, tied);
+      if (x_.gpt) add("pos_embed.weight", {s_.model.max_sequence, x_.H}, TensorClass::whole);
     }
     for (int layer : layers_of(s_, pp_)) layer_tensors(fmt::format("layers.{}.", layer));
     if (holds_last(s_, pp_)) {
       norm("final_norm");
       if (!tied)
-        add("head.weight", {rows, x_.H});
+        add("head.weight", {rows, x_.H}, vocabulary);
       else if (!holds_first(s_, pp_))
-        add("embed.weight", {rows, x_.H}, true);  // the copy of the head
+        add("embed.weight", {rows, x_.H}, vocabulary, true);  // the copy of the head
     }
     return std::move(list_);
   }
 
  private:
-  void add(const std::string& name, Shape shape, bool tied = false) {
-    list_.push_back({name, shape, types_.compute, tied});
+  void add(const std::string& name, Shape shape, TensorClass cls, bool tied = false) {
+    list_.push_back({name, shape, types_.compute, tied, cls});
   }
   // Never below fp32, else the statistics come out in two bytes (models.md 2.1).
   void norm(const std::string& name) {
-    list_.push_back({name + ".weight", {x_.H}, types_.statistic(), false});
-    if (x_.gpt) list_.push_back({name + ".bias", {x_.H}, types_.statistic(), false});
+    const TensorClass cls = TensorClass::whole;
+    list_.push_back({name + ".weight", {x_.H}, types_.statistic(), false, cls});
+    if (x_.gpt) list_.push_back({name + ".bias", {x_.H}, types_.statistic(), false, cls});
   }
-  void linear(const std::string& name, I out, I in) {
-    add(name + ".weight", {out, in});
-    if (x_.gpt) add(name + ".bias", {out});
+  // `bias`: cut with the rows of the output, or added behind the reduction.
+  void linear(const std::string& name, I out, I in, TensorClass bias) {
+    add(name + ".weight", {out, in}, TensorClass::tp_cut);
+    if (x_.gpt) add(name + ".bias", {out}, bias);
   }
   void layer_tensors(const std::string& prefix) {
     norm(prefix + "norm1");
-    linear(prefix + "attn.qkv", x_.qkv, x_.H);
-    linear(prefix + "attn.o", x_.H, x_.ad);
+    using enum TensorClass;
+    linear(prefix + "attn.qkv", x_.qkv, x_.H, tp_cut);
+    linear(prefix + "attn.o", x_.H, x_.ad, whole);
     norm(prefix + "norm2");
-    linear(prefix + (x_.gpt ? "mlp.fc1" : "mlp.gate_up"), x_.ins, x_.H);
-    linear(prefix + (x_.gpt ? "mlp.fc2" : "mlp.down"), x_.H, x_.F);
+    linear(prefix + (x_.gpt ? "mlp.fc1" : "mlp.gate_up"), x_.ins, x_.H, tp_cut);
+    linear(prefix + (x_.gpt ? "mlp.fc2" : "mlp.down"), x_.H, x_.F, whole);
   }
 
   const Scenario& s_;
@@ -109,6 +115,11 @@ class Locals {
   PlanTypes types_;
   std::vector<LocalTensor> list_;
 };
+
+// Tokens whose logits the rank makes: its own ones where SP is on and the vocabulary is not cut.
+I head_tokens(const Scenario& s, const Symbols& x) {
+  return x.sp && !s.parallel.vocab_parallel ? x.n1 : x.n;
+}
 
 // What the final norm and the head keep on the rank of the last stage.
 SavedBytes head_saved(const Scenario& sc) {
@@ -166,33 +177,41 @@ std::int64_t local_parameters(const Scenario& s, int pp) {
 }
 
 std::vector<BucketSize> bucket_sizes(const Scenario& s, int pp) {
-  const I end = kAlign * s.parallel.dp, main = size_of(plan_types(s).main);
+  const Mesh mesh = mesh_of(s);
+  const I main = size_of(plan_types(s).main);
   std::vector<BucketSize> closed;
-  std::map<DType, I> open;
+  std::map<std::pair<DType, int>, I> open;  // by type and axes of the reducing group
   std::vector<LocalTensor> tensors = local_tensors(s, pp);
   std::reverse(tensors.begin(), tensors.end());
+  std::map<int, int> members;
   for (const LocalTensor& t : tensors) {
+    const ReducingGroup by = reducing_group(s, t.cls);
+    const int key = by.group.axes.bits, g = mesh.size_of_group(by.group.axes);
+    members[key] = g;
     const I elements = t.shape.elements();
     if (t.tied) {
-      closed.push_back({round_up(elements, end), t.dtype, true});
+      closed.push_back({round_up(elements, kAlign * g), t.dtype, true, g});
       continue;
     }
-    I& fill = open[t.dtype];
+    I& fill = open[{t.dtype, key}];
     fill = round_up(fill, kAlign) + elements;
     if (fill * main < s.parallel.gradient_bucket) continue;
-    closed.push_back({round_up(fill, end), t.dtype, false});
+    closed.push_back({round_up(fill, kAlign * g), t.dtype, false, g});
     fill = 0;
   }
-  for (const auto& [dtype, fill] : open)
-    if (fill > 0) closed.push_back({round_up(fill, end), dtype, false});
+  for (const auto& [key, fill] : open) {
+    const int g = members[key.second];
+    if (fill > 0) closed.push_back({round_up(fill, kAlign * g), key.first, false, g});
+  }
   return closed;
 }
 
 StaticBytes static_bytes(const Scenario& s, int pp, int zero) {
   TANDEM_CHECK(zero >= 0 && zero <= 3, "zero {}", zero);
-  const I main = size_of(plan_types(s).main), g = s.parallel.dp;
+  const I main = size_of(plan_types(s).main);
   StaticBytes out;
   for (const BucketSize& b : bucket_sizes(s, pp)) {
+    const I g = b.members;
     const bool copies = size_of(b.dtype) < main;  // bf16 parameters have main copies
     out.param += b.elements * size_of(b.dtype) / (zero >= 3 ? g : 1);
     out.grad += b.elements * main / (zero >= 2 ? g : 1);
@@ -223,7 +242,7 @@ KeptBytes kept_bytes(const Scenario& s, int pp, int visits) {
   if (holds_last(s, pp)) {
     out.saved_input += head_saved(s).for_input;
     out.saved_weight += head_saved(s).for_weight;
-    out.logits = x.n * local_vocabulary(s) * x.w;
+    out.logits = head_tokens(s, x) * local_vocabulary(s) * x.w;
   }
   if (holds_first(s, pp)) out.batch = 8 * x.b * (x.S + 1);
   out.saved_input *= visits, out.saved_weight *= visits, out.logits *= visits;
@@ -242,14 +261,20 @@ TransientBytes transient_bytes(const Scenario& s, int pp) {
   TransientBytes out;
   out.activation = 2 * stream;
   out.grad_activation = std::max((last ? 3 : 2) * stream + ffn, 4 * stream + core);
+  if (x.sp) {
+    const I own = x.n1 * x.H * x.w;
+    out.grad_activation =
+        2 * stream + own + std::max({ffn, x.n * x.ins * x.w + own, core, x.n * x.qkv * x.w + own});
+  }
   I product = 0;  // of the weight gradients that are added to what is there
   if (s.num_microbatches() > 1) {
     product = std::max(x.ins, x.qkv) * x.H;
     if (last) product = std::max(product, local_vocabulary(s) * x.H);
-    if (first && x.gpt) product = std::max(product, x.S * x.H);  // positions
+    if (first && x.gpt) product = std::max(product, x.n1 / x.b * x.H);  // positions
   }
   const I loss = last ? 8 : 0, norm = 8;
-  out.scratch = std::max({product * main, last ? 3 * x.s * x.n : 0, norm + main}) + loss;
+  out.scratch =
+      std::max({product * main, last ? 3 * x.s * head_tokens(s, x) : 0, norm + main}) + loss;
   out.comm = 8 * 8;
   return out;
 }

@@ -53,6 +53,7 @@ struct LocalTensor {
   Shape shape;
   DType dtype = DType::f32;  // of the parameter
   bool tied = false;
+  TensorClass cls = TensorClass::whole;
 };
 // In forward order. A stage's first layer is the sum of the stages before it.
 [[nodiscard]] std::vector<LocalTensor> local_tensors(const Scenario& scenario, int pp);
@@ -63,6 +64,7 @@ struct BucketSize {
   std::int64_t elements = 0;  // padded
   DType dtype = DType::f32;   // of the parameters in it
   bool tied = false;
+  int members = 1;  // of the group that sums it
 };
 [[nodiscard]] std::vector<BucketSize> bucket_sizes(const Scenario& scenario, int pp);
 
@@ -71,7 +73,7 @@ struct StaticBytes {
   [[nodiscard]] Bytes sum() const { return param + grad + optim; }
 };
 // `zero` 0 is what the plan holds. 1 to 3 is what the level would hold (models.md 6), without the
-// bucket or unit that is gathered at the moment; g = dp.
+// bucket or unit that is gathered at the moment; g of each bucket's group.
 [[nodiscard]] StaticBytes static_bytes(const Scenario& scenario, int pp, int zero = 0);
 
 // Microbatches that are open on a rank (forward begun, backward not ended): gpipe m, 1f1b min(p-r,
@@ -88,9 +90,11 @@ struct KeptBytes {
 // The greatest bytes of each class that lives only for a moment, for the cuts of a stage visit
 // (plan_reference.md, "Lowering"). A receive posted ahead of its consumer adds X w to saved_input
 // (act) or grad_activation (grad); A = n a dh/t w, Q and G as above, M = 2 G (gpt) or 3 G (llama):
-//   activation       2 X w: the partial sum of attention beside that of the MLP
+//   activation       2 X w: the partial sum of attention beside that of the MLP; with SP the
+//                    gathered input of a half beside its partial sum
 //   grad_activation  max(2 X w + M, 4 X w + A + Q); on the last stage also 3 X w + M, with the
-//                    gradient of the final norm
+//                    gradient of the final norm. With SP (X1 = X/t, I = G or 2 G):
+//                    2 X w + X1 w + max(M, I + X1 w, A + Q, Q + X1 w)
 //   scratch          of the last stage: 3 s n and the loss; where gradients accumulate (m > 1) the
 //                    largest product of a W: in out main bytes; norm and clip coefficient
 //   comm             the 8 values of `metrics`

@@ -4,27 +4,40 @@
 
 namespace tandem {
 
-int Mesh::coordinate(Rank rank, Axis a) const {
-  int rest = rank.value;
-  for (Axis axis : order) {
-    if (axis == a) return rest % of(axis);
-    rest /= of(axis);
-  }
-  return 0;
+int Mesh::world() const {
+  int product = 1;
+  for (Axis axis : order) product *= of(axis);
+  return product;
 }
 
-Rank Mesh::with(Rank rank, Axis a, int coordinate_on_a) const {
-  int stride = 1;
-  for (Axis axis : order) {
-    if (axis == a) break;
-    stride *= of(axis);
+int Mesh::size_of_group(AxisSet axes) const {
+  int product = 1;
+  for (int a = 0; a < kNumAxes; ++a)
+    if (axes.has(static_cast<Axis>(a))) product *= of(static_cast<Axis>(a));
+  return product;
+}
+
+int Mesh::stride(Axis a) const {
+  for (const std::vector<Axis>* grid : {&order, &expert_order}) {
+    int product = 1;
+    for (Axis axis : *grid) {
+      if (axis == a) return product;
+      product *= of(axis);
+    }
   }
-  return Rank{rank.value + (coordinate_on_a - coordinate(rank, a)) * stride};
+  return 1;
+}
+
+int Mesh::coordinate(Rank rank, Axis a) const { return rank.value / stride(a) % of(a); }
+
+Rank Mesh::with(Rank rank, Axis a, int coordinate_on_a) const {
+  return Rank{rank.value + (coordinate_on_a - coordinate(rank, a)) * stride(a)};
 }
 
 std::vector<Rank> Mesh::group_of(Rank rank, AxisSet axes) const {
   std::vector<Rank> members = {rank};
-  for (Axis axis : order) {
+  for (int a = 0; a < kNumAxes; ++a) {
+    const auto axis = static_cast<Axis>(a);
     if (!axes.has(axis)) continue;
     std::vector<Rank> next;
     for (Rank r : members)

@@ -16,14 +16,16 @@ namespace {
 constexpr std::int64_t kInt32 = INT32_MAX;
 
 const std::array<std::string, 6> kLineKinds = {"plan", "comm", "buf", "kernel", "program", "op"};
-const std::array<std::string, 12> kHeaderKeys = {
-    "digest",      "schedule", "receive", "communicators", "grouping", "microbatches",
-    "micro_batch", "seq",      "mesh",    "stages",        "dtype",    "main_grad"};
-const std::array<std::string, 7> kBufferKeys = {"mb",    "l",      "slice", "valid",
-                                                "parts", "bucket", "alias"};
+const std::array<std::string, 13> kHeaderKeys = {
+    "digest", "schedule", "receive", "communicators", "grouping",  "microbatches", "micro_batch",
+    "seq",    "mesh",     "stages",  "dtype",         "main_grad", "experts"};
+constexpr std::size_t kRequiredHeaderKeys = 12;  // the first ones
+const std::array<std::string, 12> kBufferKeys = {"mb",       "l",       "slice",    "valid",
+                                                 "parts",    "bucket",  "alias",    "experts",
+                                                 "max_rows", "rows_of", "shard_of", "over"};
 const std::array<std::string, 3> kCommKeys = {"axes", "pair", "size"};
 const std::array<std::string, 6> kDTypes = {"f64", "f32", "bf16", "f16", "i64", "i32"};
-const std::array<std::string, 4> kAxes = {"tp", "cp", "dp", "pp"};
+const std::array<std::string, kNumAxes> kAxes = {"tp", "cp", "dp", "pp", "etp", "ep", "edp"};
 
 template <std::size_t N>
 std::size_t index_of(const std::array<std::string, N>& list, std::string_view word) {
@@ -169,7 +171,7 @@ bool PlanParser::header(Word keyword) {
     }
     good = first(seen, 1u << key, field.key) && header_field(field) && good;
   }
-  for (std::size_t key = 0; good && key < kHeaderKeys.size(); ++key)
+  for (std::size_t key = 0; good && key < kRequiredHeaderKeys; ++key)
     if (!(seen & (1u << key)))
       good = in_.fail("E-PLAN-016", in_.rest(), "the header has no " + kHeaderKeys[key], "",
                       kHeaderKeys[key] + "=", "take the first line from a plan of this version");
@@ -197,14 +199,15 @@ bool PlanParser::header_field(const FieldWord& field) {
   if (key == "dtype") return dtype(value, h.types.compute);
   if (key == "main_grad") return dtype(value, h.types.main);
   if (key == "mesh") return mesh(value);
+  if (key == "experts") return expert_grid(value);
   return stages(value);
 }
 
-// "tp:2,dp:2,pp:2", fastest first; cp may be left out and then is 1.
-bool PlanParser::mesh(Word value) {
+// "tp:2,dp:2,pp:2", fastest first.
+bool PlanParser::grid(Word value, std::vector<Axis>& order) {
   Mesh& m = plan.header.mesh;
-  std::vector<Axis> order;
   std::int64_t world = 1;
+  order.clear();
   const bool good = in_.list(value, [&](Word part) {
     const std::size_t colon = std::min(part.text.find(':'), part.text.size());
     Axis a{};
@@ -224,13 +227,37 @@ bool PlanParser::mesh(Word value) {
   if (world > limits::kDevices)
     return in_.fail("E-PLAN-013", value, "the mesh has too many ranks", "",
                     fmt::format("at most {}", limits::kDevices), "use smaller axes");
-  if (order.size() == 3 && std::find(order.begin(), order.end(), Axis::cp) == order.end())
+  return true;
+}
+
+// cp may be left out and then is 1.
+bool PlanParser::mesh(Word value) {
+  std::vector<Axis>& order = plan.header.mesh.order;
+  if (!grid(value, order)) return false;
+  const auto has = [&](Axis a) { return std::find(order.begin(), order.end(), a) != order.end(); };
+  if (!has(Axis::cp) && has(Axis::tp))
     order.insert(std::find(order.begin(), order.end(), Axis::tp) + 1, Axis::cp);
-  if (order.size() != kNumAxes)
+  if (!has(Axis::tp) || !has(Axis::dp) || !has(Axis::pp))
     return in_.fail("E-PLAN-016", value, "the mesh lacks an axis", "",
                     "tp, dp and pp; cp if above 1", "mesh=tp:1,dp:1,pp:1 is one rank");
-  std::copy(order.begin(), order.end(), m.order.begin());
   return true;
+}
+
+// The same ranks, as routed experts see them; behind `mesh`.
+bool PlanParser::expert_grid(Word value) {
+  Mesh& m = plan.header.mesh;
+  const int pp = m.of(Axis::pp), world = m.world();
+  if (!grid(value, m.expert_order)) return false;
+  int product = 1;
+  bool has_pp = false;
+  for (Axis a : m.expert_order) {
+    product *= m.of(a);
+    has_pp = has_pp || a == Axis::pp;
+  }
+  if (has_pp && product == world && m.of(Axis::pp) == pp) return true;
+  return in_.fail("E-PLAN-016", value, "the grid of experts does not hold the mesh's ranks", "",
+                  fmt::format("axes etp, ep, edp and pp:{}, {} ranks together", pp, world),
+                  "mesh=... comes first");
 }
 
 // "0@0,1@1": stage and its pipeline coordinate.
@@ -337,7 +364,7 @@ bool PlanParser::buffer() {
   if (!buffer_type(in_.word(), line[0])) return false;
   for (Buffer& b : line) b.dtype = line[0].dtype, b.shape = line[0].shape;
 
-  constexpr unsigned kName = 1u << 8, kMicrobatch = 1u << 0;
+  constexpr unsigned kName = 1u << 16, kMicrobatch = 1u << 0, kRowsOf = 1u << 17;
   unsigned seen = 0;
   for (Word word = in_.word(); !word.empty(); word = in_.word()) {
     const FieldWord field = LineReader::split(word);
@@ -356,6 +383,15 @@ bool PlanParser::buffer() {
       };
       if (!first(seen, kMicrobatch, field.key)) return false;
       if (!spread(field.value, "microbatches", read)) return false;
+    } else if (field.key.text == "rows_of" && field.has_value) {
+      const auto read = [&](Word part, Buffer& b) {
+        std::int64_t id = 0;  // may come later: see finish()
+        if (!in_.number(part, 0, kInt32, "buffer id", id)) return false;
+        b.rows_of = BufferId{id};
+        return true;
+      };
+      if (!first(seen, kRowsOf, field.key) || !spread(field.value, "row counts", read))
+        return false;
     } else if (!buffer_field(field, line, seen)) {
       return false;
     }
@@ -408,6 +444,16 @@ bool PlanParser::buffer_field(const FieldWord& field, std::vector<Buffer>& line,
   } else if (key == "valid") {
     if (!in_.number(field.value, 1, limits::kTensorElements, "valid", number)) return false;
     b.slice.valid = number;
+  } else if (key == "experts") {
+    if (!in_.number(field.value, 1, limits::kWidth, "experts", number)) return false;
+    b.slice.experts = static_cast<std::int32_t>(number);
+  } else if (key == "shard_of") {
+    if (!in_.number(field.value, 0, kInt32, "buffer id", number)) return false;
+    b.shard_of = BufferId{number};  // may come later: see finish()
+  } else if (key == "over") {
+    if (!axes(field.value, b.shard_axes)) return false;
+  } else if (key == "max_rows") {
+    if (!in_.number(field.value, 1, limits::kTensorElements, "max_rows", b.max_rows)) return false;
   } else if (key == "parts") {
     std::string text;
     if (!name_list(field.value, "parts", text)) return false;
@@ -415,7 +461,11 @@ bool PlanParser::buffer_field(const FieldWord& field, std::vector<Buffer>& line,
   } else {
     b.bucket = true;
   }
-  for (Buffer& other : line) other.layer = b.layer, other.slice = b.slice, other.bucket = b.bucket;
+  for (Buffer& other : line) {
+    other.layer = b.layer, other.slice = b.slice, other.bucket = b.bucket;
+    other.max_rows = b.max_rows;
+    other.shard_of = b.shard_of, other.shard_axes = b.shard_axes;
+  }
   return true;
 }
 
@@ -502,7 +552,16 @@ void PlanParser::finish() {
   const auto table_is_whole = [&](Table t) { return !broken_[static_cast<int>(t)]; };
   if (table_is_whole(Table::buffer))
     for (std::size_t i = 0; i < plan.buffers.size() && !in_.full(); ++i) {
-      const BufferId root = plan.buffers[i].alias_of;
+      const BufferId root = plan.buffers[i].alias_of, rows = plan.buffers[i].rows_of;
+      const BufferId whole = plan.buffers[i].shard_of;
+      if (whole.valid() && whole.index() >= plan.buffers.size())
+        in_.fail_line("E-PLAN-015", buffer_lines_[i], "a shard of a buffer that does not exist",
+                      fmt::format("buffer {}", whole.value),
+                      fmt::format("a buffer below {}", plan.buffers.size()), "name its bucket");
+      if (rows.valid() && rows.index() >= plan.buffers.size())
+        in_.fail_line("E-PLAN-015", buffer_lines_[i], "rows of a buffer that does not exist",
+                      fmt::format("buffer {}", rows.value),
+                      fmt::format("a buffer below {}", plan.buffers.size()), "name its counts");
       if (root.valid() && root.index() >= plan.buffers.size())
         in_.fail_line("E-PLAN-015", buffer_lines_[i], "an alias of a buffer that does not exist",
                       fmt::format("buffer {}", root.value),

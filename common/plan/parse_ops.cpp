@@ -29,6 +29,9 @@ enum : unsigned {
   kWaits = 1u << 13,
   kAllocates = 1u << 14,
   kFrees = 1u << 15,
+  kSource = 1u << 16,
+  kSendRows = 1u << 17,
+  kRecvRows = 1u << 18,
 };
 constexpr unsigned kAlways = kGroup | kWaits | kAllocates | kFrees;
 
@@ -41,7 +44,8 @@ constexpr unsigned required_of(OpKind kind) {
 }
 constexpr unsigned optional_of(OpKind kind) {
   if (is_p2p(kind)) return kTag;
-  if (is_communication(kind)) return kReduction | kTag | kMatch;
+  if (kind == OpKind::all_to_all) return kTag | kMatch | kSource | kSendRows | kRecvRows;
+  if (is_communication(kind)) return kReduction | kTag | kMatch | kSource;
   return kind == OpKind::copy ? unsigned{kTag} : 0;
 }
 
@@ -49,7 +53,7 @@ struct Key {
   const char* name;
   unsigned bit;
 };
-constexpr std::array<Key, 10> kKeys = {{{"peer", kPeer},
+constexpr std::array<Key, 13> kKeys = {{{"peer", kPeer},
                                         {"match", kMatch},
                                         {"buf", kBuf},
                                         {"tag", kTag},
@@ -58,7 +62,10 @@ constexpr std::array<Key, 10> kKeys = {{{"peer", kPeer},
                                         {"group", kGroup},
                                         {"waits", kWaits},
                                         {"allocates", kAllocates},
-                                        {"frees", kFrees}}};
+                                        {"frees", kFrees},
+                                        {"source", kSource},
+                                        {"send_rows", kSendRows},
+                                        {"recv_rows", kRecvRows}}};
 
 std::vector<std::string> key_names(unsigned allowed) {
   std::vector<std::string> out;
@@ -288,6 +295,12 @@ bool PlanParser::op_field(const FieldWord& field, Op& op, unsigned& seen) {
       return int32(value, "group id", op.group);
     case kBuf:
       return reference(value, Table::buffer, plan.buffers.size(), "buffer", op.buffer);
+    case kSource:
+      return reference(value, Table::buffer, plan.buffers.size(), "buffer", op.source);
+    case kSendRows:
+      return reference(value, Table::buffer, plan.buffers.size(), "buffer", op.send_rows);
+    case kRecvRows:
+      return reference(value, Table::buffer, plan.buffers.size(), "buffer", op.recv_rows);
     case kTag: {
       std::string text;
       if (!name(value, "tag", text)) return false;
@@ -298,8 +311,9 @@ bool PlanParser::op_field(const FieldWord& field, Op& op, unsigned& seen) {
       return value.text == "data" || in_.fail("E-PLAN-012", value, "unknown source of a copy", "",
                                               "data", "write from=data");
     case kExpect:
-      return value.text == "finite" || in_.fail("E-PLAN-012", value, "unknown expectation", "",
-                                                "finite", "write expect=finite");
+      return value.text == "finite" || value.text == "rows" ||
+             in_.fail("E-PLAN-012", value, "unknown expectation", "", "finite, or rows",
+                      "write expect=finite for a value, expect=rows for counts");
     case kAllocates:
       return ids(op.allocates);
     case kFrees:

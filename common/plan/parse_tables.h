@@ -31,6 +31,8 @@ class PlanParser {
   bool header(Word keyword);
   bool header_field(const FieldWord& field);
   bool mesh(Word value);
+  bool expert_grid(Word value);
+  bool grid(Word value, std::vector<Axis>& order);
   bool stages(Word value);
   bool communicator();
   bool buffer();

@@ -31,21 +31,22 @@ std::vector<Rank> Plan::members(CommId comm, Rank rank) const {
 std::vector<FusedPart> Plan::parts_of(const Buffer& b) const {
   if (!b.slice.parts) return {};
   const auto words = split(name(b.slice.parts), ',');
+  const std::int64_t all = b.shape[b.slice.experts > 0 ? 1 : 0];  // rows
   std::vector<FusedPart> out;
   std::int64_t sum = 0;
   for (std::string_view word : words) {
     const std::size_t colon = word.find(':');
-    FusedPart part{word.substr(0, colon), b.shape[0] / static_cast<std::int64_t>(words.size())};
+    FusedPart part{word.substr(0, colon), all / static_cast<std::int64_t>(words.size())};
     if (colon != std::string_view::npos) {
       const auto rows = parse_int(word.substr(colon + 1));
-      if (!rows || *rows > b.shape[0]) return {};
+      if (!rows || *rows > all) return {};
       part.rows = *rows;
     }
     if (part.name.empty() || part.rows < 1) return {};
     sum += part.rows;
     out.push_back(part);
   }
-  if (sum != b.shape[0]) return {};
+  if (sum != all) return {};
   return out;
 }
 

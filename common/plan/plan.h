@@ -83,10 +83,13 @@ struct Range {
 struct SliceRule {
   std::int8_t dim = -1;  // -1: whole
   Axis axis = Axis::tp;
-  std::int64_t valid = 0;   // 0: local extent * axis size
-  std::uint32_t parts = 0;  // name index of "q,k,v" (equal rows) or "q:64,k:16,v:16" (local rows
-                            // of each); 0: one tensor. Parts follow each other, each cut alone:
-                            // Plan::parts_of
+  std::int64_t valid = 0;    // 0: local extent * axis size
+  std::uint32_t parts = 0;   // name index of "q,k,v" (equal rows) or "q:64,k:16,v:16" (local rows
+                             // of each); 0: one tensor. Parts follow each other, each cut alone:
+                             // Plan::parts_of
+  std::int32_t experts = 0;  // above 0: a stack [experts, rows, columns] of the local routed
+                             // experts, the first of them coordinate(ep) * experts; dim, axis and
+                             // parts are of each one
   bool operator==(const SliceRule&) const = default;
 };
 
@@ -107,7 +110,21 @@ struct Buffer {
   BufferId alias_of;  // a view of this bucket, adds no bytes
   Bytes alias_offset = 0;
   bool bucket = false;  // a parameter or gradient that is a bucket by itself ("bucket")
+  // Rows known only at run time (first dimension): as many as the i32 values of this buffer sum
+  // to, at most `max_rows`. `shape` has the balanced number.
+  BufferId rows_of;
+  std::int64_t max_rows = 0;
+  // ZeRO: the own part of that buffer's elements, which are cut in equal parts over the group of
+  // these axes: part i belongs to member i. That buffer has the views that say whose they are.
+  BufferId shard_of;
+  AxisSet shard_axes;
   [[nodiscard]] Bytes bytes() const { return shape.elements() * size_of(dtype); }
+  // Of one entry of the first dimension.
+  [[nodiscard]] Bytes row_bytes() const { return bytes() / shape[0]; }
+  // Memory it must have: more than bytes() where the rows are known only at run time.
+  [[nodiscard]] Bytes capacity() const {
+    return rows_of.valid() ? max_rows * row_bytes() : bytes();
+  }
 };
 
 struct Communicator {
@@ -147,8 +164,12 @@ struct Op {
   std::int32_t group = -1;  // grouped calls (schedule.grouping: runs)
   std::uint32_t tag = 0;    // name index of models.md 4.1: "attn.out", "grad.dp"
   BufferId buffer;          // in place; copy: destination; host_wait: value
-  Range waits;              // into Plan::op_refs: ops on other streams of this program
-  Range allocates, frees;   // into Plan::buffer_refs
+  BufferId source;  // all_gather, reduce_scatter (whose sums are made in it), all_to_all, shift:
+                    // what is handed over, where it is not `buffer` itself
+  BufferId send_rows, recv_rows;  // all_to_all of rows: i32 counts, members * k of them; the first
+                                  // k sum to the rows that go to (come from) member 0, and so on
+  Range waits;                    // into Plan::op_refs: ops on other streams of this program
+  Range allocates, frees;         // into Plan::buffer_refs
 };
 
 struct Program {

@@ -28,6 +28,15 @@ void put_ids(Out& out, const Ids& ids) {
   }
 }
 
+void put_axes(Out& out, AxisSet axes) {
+  const char* comma = "";
+  for (int a = 0; a < kNumAxes; ++a) {
+    if (!axes.has(static_cast<Axis>(a))) continue;
+    put(out, "{}{}", comma, name_of(static_cast<Axis>(a)));
+    comma = ",";
+  }
+}
+
 void put_header(Out& out, const PlanHeader& h) {
   put(out, "plan 1 digest={} schedule={} receive={} communicators={} grouping={}", h.digest,
       h.schedule, h.receive, h.communicators, h.grouping);
@@ -36,6 +45,12 @@ void put_header(Out& out, const PlanHeader& h) {
   const char* comma = "";
   for (Axis a : h.mesh.order) {
     if (a == Axis::cp && h.mesh.of(a) == 1) continue;
+    put(out, "{}{}:{}", comma, name_of(a), h.mesh.of(a));
+    comma = ",";
+  }
+  if (!h.mesh.expert_order.empty()) put(out, " experts=");
+  comma = "";
+  for (Axis a : h.mesh.expert_order) {
     put(out, "{}{}:{}", comma, name_of(a), h.mesh.of(a));
     comma = ",";
   }
@@ -49,12 +64,7 @@ void put_communicators(Out& out, const Plan& plan) {
   for (std::size_t i = 0; i < plan.communicators.size(); ++i) {
     const Communicator& c = plan.communicators[i];
     put(out, "comm {} {} axes=", i, plan.name(c.name));
-    const char* comma = "";
-    for (int a = 0; a < kNumAxes; ++a) {
-      if (!c.axes.has(static_cast<Axis>(a))) continue;
-      put(out, "{}{}", comma, name_of(static_cast<Axis>(a)));
-      comma = ",";
-    }
+    put_axes(out, c.axes);
     if (c.pair_first >= 0) put(out, " pair={},{}", c.pair_first, c.pair_second);
     put(out, " size={}\n", c.size);
   }
@@ -65,8 +75,11 @@ enum class Vary { nothing, microbatch, cls, name };
 
 bool same_but(const Buffer& a, const Buffer& b, Vary vary) {
   if (a.program != b.program || a.dtype != b.dtype || !(a.shape == b.shape) || a.layer != b.layer ||
-      !(a.slice == b.slice) || a.bucket != b.bucket)
+      !(a.slice == b.slice) || a.bucket != b.bucket || a.max_rows != b.max_rows ||
+      a.rows_of.valid() != b.rows_of.valid() || a.shard_of != b.shard_of ||
+      !(a.shard_axes == b.shard_axes))
     return false;
+  if (vary != Vary::microbatch && a.rows_of != b.rows_of) return false;
   const bool views = a.alias_of.valid() && b.alias_of.valid();
   const bool same_alias = a.alias_of == b.alias_of && a.alias_offset == b.alias_offset;
   const bool alias_ok = same_alias || (vary == Vary::cls && views);
@@ -113,10 +126,19 @@ void put_buffers(Out& out, const Plan& plan) {
     if (b.layer >= 0) put(out, " l={}", b.layer);
     put(out, " ");
     list(vary == Vary::name, [&](const Buffer& x) { put(out, "{}", plan.name(x.name)); });
+    if (b.slice.experts > 0) put(out, " experts={}", b.slice.experts);
     if (b.slice.dim >= 0) put(out, " slice={}:{}", b.slice.dim, name_of(b.slice.axis));
     if (b.slice.valid > 0) put(out, " valid={}", b.slice.valid);
     if (b.slice.parts) put(out, " parts={}", plan.name(b.slice.parts));
     if (b.bucket) put(out, " bucket");
+    if (b.rows_of.valid()) {
+      put(out, " max_rows={} rows_of=", b.max_rows);
+      list(vary == Vary::microbatch, [&](const Buffer& x) { put(out, "{}", x.rows_of.value); });
+    }
+    if (b.shard_of.valid()) {
+      put(out, " shard_of={} over=", b.shard_of.value);
+      put_axes(out, b.shard_axes);
+    }
     if (b.alias_of.valid()) {
       put(out, " alias=");
       list(vary == Vary::cls,
@@ -168,6 +190,9 @@ void put_action(Out& out, const Plan& plan, const Op& op) {
       put(out, "{} c{}", name_of(op.kind), op.comm.value);
       if (op.reduction != Reduction::none) put(out, " {}", name_of(op.reduction));
       tail();
+      if (op.source.valid()) put(out, " source={}", op.source.value);
+      if (op.send_rows.valid())
+        put(out, " send_rows={} recv_rows={}", op.send_rows.value, op.recv_rows.value);
       if (op.match >= 0) put(out, " match={}", op.match);
       break;
     case OpKind::send:
@@ -179,7 +204,8 @@ void put_action(Out& out, const Plan& plan, const Op& op) {
       put(out, "copy from=data"), tail();
       break;
     case OpKind::host_wait:
-      put(out, "host_wait buf={} expect=finite", op.buffer.value);
+      put(out, "host_wait buf={} expect={}", op.buffer.value,
+          plan.buffer(op.buffer).dtype == DType::i32 ? "rows" : "finite");
       break;
     case OpKind::post_validate:
       put(out, "post_validate buf={}", op.buffer.value);

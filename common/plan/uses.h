@@ -28,7 +28,14 @@ void for_each_use(const Plan& plan, const Op& op, F&& f) {
     case OpKind::all_to_all:
     case OpKind::broadcast:
     case OpKind::shift:
-      f(op.buffer, Use::accumulate);
+      if (!op.source.valid()) {
+        f(op.buffer, Use::accumulate);
+        break;
+      }
+      f(op.source, op.kind == OpKind::reduce_scatter ? Use::accumulate : Use::read);
+      for (BufferId rows : {op.send_rows, op.recv_rows})
+        if (rows.valid()) f(rows, Use::read);
+      f(op.buffer, Use::write);
       break;
     case OpKind::send:
     case OpKind::host_wait:

@@ -217,7 +217,7 @@ constexpr Field kFields[] = {
     {"parallel.ep", kCount, "", 1, kDevices, false, "1", "1", "Expert parallelism.", INT(parallel.ep)},
     {"parallel.etp", kCount, "", 1, kDevices, false, "1", "1", "Tensor parallelism inside an expert.", INT(parallel.etp)},
     {"parallel.dp", kCount, "auto", 1, kDevices, false, "auto", "", "Data parallelism; auto: devices / (tp * pp * cp), and 1 on cluster local.", INT(parallel.dp)},
-    {"parallel.sequence_parallel", kBool, "", 0, 0, false, "false", "false", "Norms and residuals split along the sequence over tp.", BOOL(parallel.sequence_parallel)},
+    {"parallel.sequence_parallel", kBool, "", 0, 0, false, "false", "", "Norms and residuals split along the sequence over tp.", BOOL(parallel.sequence_parallel)},
     {"parallel.vocab_parallel", kBool, "", 0, 0, false, "true", "", "Embedding and head split along the vocabulary over tp.", BOOL(parallel.vocab_parallel)},
     {"parallel.zero", kCount, "", 0, 3, false, "0", "0", "What data-parallel ranks share: 0 nothing, 1 optimizer, 2 gradients, 3 parameters.", INT(parallel.zero)},
     {"parallel.mapping", kChoice, "megatron, nano_train", 0, 0, false, "megatron", "megatron", "How ranks and expert groups are laid out.", ENUM(parallel.mapping)},

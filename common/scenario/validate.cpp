@@ -189,7 +189,22 @@ class Rules {
           fmt::format("{} tokens", t.sequence),
           fmt::format("at most {} tokens: the model has no more positions", s_.model.max_sequence),
           fmt::format("use sequence: {}, or max_sequence: {}", s_.model.max_sequence, t.sequence));
+    sequence_slices();
     optimizer();
+  }
+
+  // Row 9.
+  void sequence_slices() {
+    const int t = s_.parallel.tp, sequence = s_.training.sequence;
+    if (!s_.parallel.sequence_parallel || t < 2 || sequence % t == 0) return;
+    if (!good({"training.sequence", "parallel.tp", "parallel.sequence_parallel"})) return;
+    refuse(
+        {"training.sequence", "parallel.tp", "parallel.sequence_parallel"}, "E-SCEN-041",
+        fmt::format("training.sequence = {} cannot be cut into {} equal parts", sequence, t),
+        fmt::format("{} / {} = {:.3g} positions for each tp rank", sequence, t,
+                    double(sequence) / t),
+        "a whole number of positions",
+        fmt::format("use sequence: {}, or sequence_parallel: false", near_multiples(sequence, t)));
   }
 
   void optimizer() {
@@ -416,6 +431,8 @@ class Rules {
 
   // A value equal to the default changes nothing and is not worth a warning.
   void no_effect() {
+    no_effect("parallel.sequence_parallel", s_.parallel.sequence_parallel && s_.parallel.tp == 1,
+              "one tp rank holds all positions");
     const OptimizerSpec& o = s_.training.optimizer;
     const bool gpt = s_.model.family == ModelFamily::gpt;
     const DataSpec& data = s_.training.data;

@@ -51,11 +51,13 @@ std::set<std::string> names_before(const Plan& plan, ProgramId program) {
   return out;
 }
 
-bool is_zero_elsewhere(const std::array<int, kNumAxes>& coordinate, const SliceRule& rule) {
-  for (int a = 0; a < kNumAxes; ++a) {
-    const auto axis = static_cast<Axis>(a);
-    if (axis == Axis::pp || (rule.dim >= 0 && axis == rule.axis)) continue;
-    if (coordinate[static_cast<std::size_t>(a)] != 0) return false;
+// Coordinate 0 on every axis of the tensor's grid that does not cut it.
+bool is_zero_elsewhere(const Mesh& mesh, const std::array<int, kNumAxes>& coordinate,
+                       const SliceRule& rule) {
+  const bool experts = rule.experts > 0;  // a stack of routed experts is cut over ep too
+  for (Axis axis : experts && !mesh.expert_order.empty() ? mesh.expert_order : mesh.order) {
+    const bool cuts = (rule.dim >= 0 && axis == rule.axis) || (experts && axis == Axis::ep);
+    if (axis != Axis::pp && !cuts && coordinate[static_cast<std::size_t>(axis)] != 0) return false;
   }
   return true;
 }
@@ -83,6 +85,8 @@ std::vector<HeldPiece> held_pieces(const Plan& plan, Rank rank) {
     const BufferId bucket = b.alias_of.valid() ? b.alias_of : id;
     const auto state = states.find(bucket);
     TANDEM_CHECK(state != states.end(), "no optimizer updates {}", plan.name(b.name));
+    TANDEM_CHECK(!plan.buffer(state->second.main).shard_of.valid(),
+                 "{} is sharded by ZeRO, which this version does not execute", plan.name(b.name));
     const std::int64_t first = b.alias_offset / size_of(b.dtype);
     for (const Shard& s : shards_of(plan, b, coordinate)) {
       if (s.rows * s.columns == 0) continue;  // nothing but padding
@@ -91,7 +95,8 @@ std::vector<HeldPiece> held_pieces(const Plan& plan, Rank rank) {
       h.piece = piece_of(s, b.shape.rank);
       h.param = bucket, h.main = state->second.main, h.m = state->second.m, h.v = state->second.v;
       h.element = h.param_element = first + s.local_begin;
-      h.is_owner = is_zero_elsewhere(coordinate, b.slice) && !before.contains(plan.name(b.name));
+      h.is_owner = is_zero_elsewhere(plan.header.mesh, coordinate, b.slice) &&
+                   !before.contains(plan.name(b.name));
       out.push_back(std::move(h));
     }
   }

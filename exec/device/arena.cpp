@@ -27,7 +27,7 @@ ArenaLayout pack_buffers(const Plan& plan, ProgramId program) {
     const Buffer& b = plan.buffer(id);
     if (b.alias_of.valid()) continue;
     layout.offset[id.index()] = layout.bytes;
-    layout.bytes += aligned(b.bytes());
+    layout.bytes += aligned(b.capacity());
   }
   const auto ops = plan.ops_of(program);
   std::vector<Life> lives;
@@ -36,7 +36,7 @@ ArenaLayout pack_buffers(const Plan& plan, ProgramId program) {
     for (BufferId id : plan.allocates_of(ops[i])) {
       place[id.index()] = static_cast<std::int64_t>(lives.size());
       lives.push_back(
-          {id, aligned(plan.buffer(id).bytes()), i, static_cast<std::uint32_t>(ops.size())});
+          {id, aligned(plan.buffer(id).capacity()), i, static_cast<std::uint32_t>(ops.size())});
     }
     for (BufferId id : plan.frees_of(ops[i]))
       if (place[id.index()] >= 0) lives[static_cast<std::size_t>(place[id.index()])].last = i;

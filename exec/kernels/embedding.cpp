@@ -3,21 +3,24 @@
 #include <algorithm>
 
 #include "exec/kernels/loops.h"
+#include "exec/kernels/positions.h"
 
 namespace tandem::exec {
 namespace {
 
 // Calls f(row of the activation, local row of the table or -1) for every token of a batch
-// i64[b, S+1]; columns 0..S-1 are the inputs.
+// i64[b, S+1] that the kernel reads; columns 0..S-1 are the inputs.
 struct Tokens {
   const std::int64_t* batch;
   std::int64_t num_sequences, length, first, rows;
+  std::vector<std::int64_t> positions;
   template <class F>
   void for_each(F&& f) const {
-    for (std::int64_t s = 0; s < length; ++s)
+    std::int64_t row = 0;
+    for (const std::int64_t s : positions)
       for (std::int64_t b = 0; b < num_sequences; ++b) {
         const std::int64_t local = batch[b * (length + 1) + s] - first;
-        f(s * num_sequences + b, local >= 0 && local < rows ? local : -1);
+        f(row++, local >= 0 && local < rows ? local : -1);
       }
   }
 };
@@ -25,8 +28,14 @@ struct Tokens {
 Tokens tokens_of(const KernelCall& call, const View& batch) {
   const Kernel& k = call.kernel;
   const std::int64_t rows = k.dims[1];
-  const std::int64_t first = k.coords.has(Axis::tp) ? call.context->at(Axis::tp) * rows : 0;
-  return {batch.as<std::int64_t>(), batch.shape[0], batch.shape[1] - 1, first, rows};
+  const bool cut = k.coords.has(Axis::tp) && !(k.flags & kPositions);
+  const std::int64_t first = cut ? call.context->at(Axis::tp) * rows : 0;
+  return {batch.as<std::int64_t>(),
+          batch.shape[0],
+          batch.shape[1] - 1,
+          first,
+          rows,
+          positions_of(call, k.dims[0] / batch.shape[0])};
 }
 
 }  // namespace

@@ -40,8 +40,9 @@ struct AdamWStep {
 // What kernels read beside their operands. Lives as long as the prepared calls; `adamw` changes
 // between steps, the rest does not.
 struct KernelContext {
-  std::array<int, kNumAxes> coordinate{};  // of this rank, by Axis
-  std::int64_t tokens_per_step = 0;        // that this rank's microbatches hold
+  std::array<int, kNumAxes> coordinate{};               // of this rank, by Axis
+  std::array<int, kNumAxes> size{1, 1, 1, 1, 1, 1, 1};  // of the axes
+  std::int64_t tokens_per_step = 0;                     // that this rank's microbatches hold
   AdamWStep adamw;
   [[nodiscard]] int at(Axis a) const { return coordinate[static_cast<std::size_t>(a)]; }
   [[nodiscard]] bool owns(AxisSet axes) const {

@@ -1,5 +1,8 @@
 // Residual adds, biases after a reduction, positions, and their gradients: one pass each.
+#include <algorithm>
+
 #include "exec/kernels/loops.h"
+#include "exec/kernels/positions.h"
 
 namespace tandem::exec {
 
@@ -10,12 +13,14 @@ Prepared bind_pos_add_fwd(const KernelCall& call) {
                        width = call.kernel.dims[2];
     const T *x = call.inputs[0].as<T>(), *pos = call.inputs[1].as<T>();
     T* y = call.outputs[0].as<T>();
-    return [=] {
-      for (std::int64_t s = 0; s < seq; ++s)
+    return [=, positions = positions_of(call, seq)] {
+      for (std::int64_t s = 0; s < seq; ++s) {
+        const T* at = pos + positions[static_cast<std::size_t>(s)] * width;
         for (std::int64_t b = 0; b < batch; ++b) {
           const std::int64_t row = (s * batch + b) * width;
-          for (std::int64_t c = 0; c < width; ++c) y[row + c] = x[row + c] + pos[s * width + c];
+          for (std::int64_t c = 0; c < width; ++c) y[row + c] = x[row + c] + at[c];
         }
+      }
     };
   });
 }
@@ -70,12 +75,15 @@ Prepared bind_pos_add_bwd_weight(const KernelCall& call) {
                        width = call.kernel.dims[2];
     const T* dy = call.inputs[0].as<T>();
     T* dpos = call.outputs[0].as<T>();
+    const std::int64_t table = call.outputs[0].shape.elements();
     const bool accumulate = call.accumulate[0];
     // Rows of one position are adjacent: a small column sum each. The plan's scratch is not needed.
-    return [=] {
+    // Positions that are not here get 0: what a reduction left there is of the step before.
+    return [=, positions = positions_of(call, seq)] {
+      if (!accumulate) std::fill_n(dpos, table, T(0));
       for (std::int64_t s = 0; s < seq; ++s)
         column_sums(
-            dpos + s * width, batch, width, accumulate,
+            dpos + positions[static_cast<std::size_t>(s)] * width, batch, width, true,
             [=](std::int64_t b, std::int64_t c) { return dy[(s * batch + b) * width + c]; });
     };
   });

@@ -3,25 +3,38 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <span>
 
 #include "common/base/result.h"
 #include "common/plan/plan.h"
 
 namespace tandem::exec {
 
-// Payload that an op has really moved at this rank, over all steps, and what its algorithm must
-// send by the closed forms of common/collective/laws.h. All 0 where a backend does not count.
+// Payload that an op has really moved at this rank, over all steps, what its algorithm must send by
+// the closed forms of common/collective/laws.h, and what the member handed over (column "in" of
+// models.md 1; of rows known only at run time the true ones). All 0 where a backend does not count.
 struct MovedBytes {
-  Bytes sent = 0, received = 0, lawful_sent = 0;
+  Bytes sent = 0, received = 0, lawful_sent = 0, handed_over = 0;
+};
+
+// Memory of one communication op, as Plan::Op names it.
+struct CommOperands {
+  std::byte* data = nullptr;  // Op::buffer
+  Bytes bytes = 0;
+  std::byte* source = nullptr;  // Op::source; null: in place
+  Bytes source_bytes = 0;
+  // all_to_all of rows: counts, members * k of them, and the bytes of a row.
+  std::span<const std::int32_t> send_rows, recv_rows;
+  Bytes row_bytes = 0;
 };
 
 class CommBackend {
  public:
   virtual ~CommBackend() = default;
-  // `data`: the op's buffer, in place; `bytes`: its size. Blocks. Returns the moment (monotonic ns)
-  // when all members were there.
-  [[nodiscard]] virtual Result<Nanoseconds> run(OpId op, int step, std::byte* data,
-                                                Bytes bytes) = 0;
+  // Blocks. Returns the moment (monotonic ns) when all members were there.
+  [[nodiscard]] virtual Result<Nanoseconds> run(OpId op, int step,
+                                                const CommOperands& operands) = 0;
   // Makes every blocked and later run() fail soon. Any thread; more than once is fine.
   virtual void abort() = 0;
   // Between steps; any thread.

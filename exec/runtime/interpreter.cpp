@@ -70,8 +70,11 @@ Interpreter::Interpreter(const Plan& plan, Rank rank, const TrainingConfig& conf
       ops_(plan.ops_of(plan.program_of(rank))),
       latches_(ops_.size()),
       comm_calls_(ops_.size(), 0),
-      host_awaits_(ops_.size(), 0) {
+      host_awaits_(ops_.size(), 0),
+      taken_(plan.buffers.size(), 0) {
   context_.coordinate = coordinates(plan, rank);
+  for (int a = 0; a < kNumAxes; ++a)
+    context_.size[static_cast<std::size_t>(a)] = plan.header.mesh.of(static_cast<Axis>(a));
   context_.tokens_per_step =
       std::int64_t{plan.header.microbatches} * plan.header.micro_batch * plan.header.sequence;
   peak_.rank = rank.value;
@@ -107,11 +110,30 @@ Status Interpreter::bind() {
       if (Status s = bind_calls(op, p); !s) return s;
     } else if (op.buffer.valid()) {
       p.buffer = view(op.buffer);
+      if (is_communication(op.kind)) p.comm = operands_of(op);
     }
     if (is_collective(op.kind) && op.tag && plan_.name(op.tag) == "metrics") p.metrics = p.buffer;
     prepared_.push_back(std::move(p));
   }
   return Ok{};
+}
+
+CommOperands Interpreter::operands_of(const Op& op) const {
+  CommOperands out{.data = view(op.buffer).data, .bytes = plan_.buffer(op.buffer).capacity()};
+  if (op.source.valid()) {
+    out.source = view(op.source).data;
+    out.source_bytes = plan_.buffer(op.source).capacity();
+  }
+  if (op.send_rows.valid()) {
+    const auto counts = [&](BufferId id) -> std::span<const std::int32_t> {
+      return {view(id).as<std::int32_t>(),
+              static_cast<std::size_t>(plan_.buffer(id).shape.elements())};
+    };
+    out.send_rows = counts(op.send_rows);
+    out.recv_rows = counts(op.recv_rows);
+    out.row_bytes = plan_.buffer(op.buffer).row_bytes();
+  }
+  return out;
 }
 
 Status Interpreter::bind_calls(const Op& op, PreparedOp& prepared) {
@@ -240,12 +262,29 @@ void Interpreter::issue(std::int32_t op) {
   }
 }
 
+// The counts that a buffer's rows are of stand behind a host_wait that has ended.
+Bytes Interpreter::bytes_now(BufferId id) {
+  const Buffer& b = plan_.buffer(id);
+  if (!b.rows_of.valid()) return Plan::own_bytes(b);
+  std::int64_t rows = 0;
+  const View counts = view(b.rows_of);
+  for (std::int64_t i = 0; i < counts.shape.elements(); ++i) rows += counts.as<std::int32_t>()[i];
+  if (rows < 0 || rows > b.max_rows)
+    fail(make_error(
+        Failure::execution, "E-EXEC-036", "more rows than the plan has room for",
+        fmt::format("{} rows of {} in step {}", rows, plan_.name(b.name), of_training(step_)),
+        fmt::format("0 to {} rows", b.max_rows),
+        "the bound covers every routing: report this with the run folder"));
+  return std::clamp<std::int64_t>(rows, 0, b.max_rows) * b.row_bytes();
+}
+
 void Interpreter::allocate(std::int32_t op) {
   const std::lock_guard lock(memory_mutex_);
   for (BufferId id : plan_.allocates_of(ops_[static_cast<std::size_t>(op)])) {
-    const Buffer& b = plan_.buffer(id);
-    live_[static_cast<std::size_t>(b.cls)] += Plan::own_bytes(b);
-    live_total_ += Plan::own_bytes(b);
+    const Bytes bytes = bytes_now(id);
+    live_[static_cast<std::size_t>(plan_.buffer(id).cls)] += bytes;
+    live_total_ += bytes;
+    taken_[id.index()] = bytes;
   }
   for (std::size_t c = 0; c < live_.size(); ++c)
     peak_.by_class[c] = std::max(peak_.by_class[c], live_[c]);
@@ -264,7 +303,8 @@ bool Interpreter::host_wait(std::int32_t op) {
   }
   Span& span = span_of(op);
   span.ready = span.started = now_ns();
-  const double value = *prepared_[static_cast<std::size_t>(op)].buffer.as<double>();
+  const View& waited = prepared_[static_cast<std::size_t>(op)].buffer;
+  const double value = waited.dtype == DType::f64 ? *waited.as<double>() : 0.0;  // else row counts
   if (!std::isfinite(value)) {
     const Buffer& b = plan_.buffer(ops_[static_cast<std::size_t>(op)].buffer);
     fail(
@@ -399,8 +439,7 @@ void Interpreter::run_calls(std::int32_t op, std::int32_t) {
 
 bool Interpreter::run_communication(std::int32_t op, std::int32_t step, Span& span) {
   const PreparedOp& p = prepared_[static_cast<std::size_t>(op)];
-  Result<Nanoseconds> started = comm_.run(span.op, of_training(step), p.buffer.data,
-                                          p.buffer.shape.elements() * size_of(p.buffer.dtype));
+  Result<Nanoseconds> started = comm_.run(span.op, of_training(step), p.comm);
   if (!started) {
     fail(started.error());
     return false;
@@ -429,9 +468,8 @@ void Interpreter::end_op(std::int32_t op, std::int32_t step, Span& span) {
 void Interpreter::free_buffers(std::int32_t op) {
   const std::lock_guard lock(memory_mutex_);
   for (BufferId id : plan_.frees_of(ops_[static_cast<std::size_t>(op)])) {
-    const Buffer& b = plan_.buffer(id);
-    live_[static_cast<std::size_t>(b.cls)] -= Plan::own_bytes(b);
-    live_total_ -= Plan::own_bytes(b);
+    live_[static_cast<std::size_t>(plan_.buffer(id).cls)] -= taken_[id.index()];
+    live_total_ -= taken_[id.index()];
   }
   sample(op, now_ns());
 }

@@ -71,12 +71,14 @@ class Interpreter {
   struct PreparedOp {
     std::vector<std::int32_t> waits;  // ops of this program
     std::vector<Prepared> calls;
-    View buffer;   // of communication, copy, host_wait
+    View buffer;  // of copy, host_wait
+    CommOperands comm;
     View metrics;  // holds the step's values when the op has run; else no data
   };
   Interpreter(const Plan& plan, Rank rank, const TrainingConfig& config, CommBackend& comm,
               OpObserver* observer, BatchSource data, Arena arena);
   [[nodiscard]] Status bind();
+  [[nodiscard]] CommOperands operands_of(const Op& op) const;
   [[nodiscard]] Status bind_calls(const Op& op, PreparedOp& prepared);
   void start_streams();
   void set_optimizer_step();
@@ -84,6 +86,7 @@ class Interpreter {
   [[nodiscard]] bool may_issue(const Op& op) const;  // host
   void issue(std::int32_t op);                       // host
   void allocate(std::int32_t op);                    // host
+  [[nodiscard]] Bytes bytes_now(BufferId id);        // host: rows known at run time are counted
   [[nodiscard]] bool host_wait(std::int32_t op);     // host; false: not yet
   void run_op(std::int32_t op, std::int32_t step);   // worker
   void run_calls(std::int32_t op, std::int32_t step);
@@ -127,6 +130,7 @@ class Interpreter {
 
   std::mutex memory_mutex_;
   std::array<std::int64_t, kNumBufferClasses> live_{};
+  std::vector<Bytes> taken_;  // by buffer: what it was counted with when it was allocated
   std::int64_t live_total_ = 0;
   PeakMemory peak_;
   Bytes kernel_scratch_peak_ = 0;

@@ -82,7 +82,7 @@ Status compare_replicas(const Plan& plan, int step, const std::string& run_dir) 
                            ranks.size() == 1 ? "holds" : "hold", hash.substr(0, 8));
       before = ", ";
     }
-    return make_error(Failure::execution, "E-EXEC-036", "replicas of a parameter differ",
+    return make_error(Failure::execution, "E-EXEC-037", "replicas of a parameter differ",
                       std::move(found), "the same bits on all of them",
                       "a rank's memory or a reduction is wrong: run again with --check-replicas 1");
   }

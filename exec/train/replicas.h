@@ -14,7 +14,7 @@ namespace tandem::exec {
 [[nodiscard]] Status write_replica_hashes(const Plan& plan, Rank rank, const BufferMemory& memory,
                                           int step, const std::string& run_dir);
 
-// Rank 0, when every rank has written. E-EXEC-036 names the first tensor that differs, the step
+// Rank 0, when every rank has written. E-EXEC-037 names the first tensor that differs, the step
 // and the ranks by what they hold.
 [[nodiscard]] Status compare_replicas(const Plan& plan, int step, const std::string& run_dir);
 

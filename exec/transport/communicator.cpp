@@ -36,6 +36,8 @@ void add(Traffic& to, const Traffic& more) {
   to.operations += more.operations;
   to.sent += more.sent;
   to.received += more.received;
+  to.lawful_sent += more.lawful_sent;
+  to.handed_over += more.handed_over;
   to.headers_sent += more.headers_sent;
   to.waiting += more.waiting;
   to.transferring += more.transferring;
@@ -46,7 +48,11 @@ void add(Traffic& to, const Traffic& more) {
 struct GroupEnd::Call {
   OpId id;
   int step = 0;
-  std::span<std::byte> data;  // exactly the op's buffer
+  // Where the chunks of the step program lie: what is sent, and what arrives. The same memory for
+  // an op in place.
+  std::span<std::byte> from, to;
+  bool in_place = true;
+  std::vector<std::int64_t> send_at, recv_at;  // all_to_all of rows: first element of each member's
   const OpProgram* program = nullptr;
   Nanoseconds started = 0, deadline = 0;
   std::vector<int> peers;
@@ -54,10 +60,24 @@ struct GroupEnd::Call {
   std::vector<bool> sent_early;             // the first round's message went with the header
   const char* what = "the headers of";      // what is waited for
 
-  [[nodiscard]] std::span<std::byte> bytes(ChunkSpan chunks, std::int64_t element) const {
-    const ElementSpan e = elements_of(chunks, program->steps.chunks, program->count);
-    return data.subspan(static_cast<std::size_t>(e.begin * element),
-                        static_cast<std::size_t>(e.count * element));
+  [[nodiscard]] std::span<std::byte> outgoing(ChunkSpan chunks, std::int64_t element) const {
+    return part(from, send_at, chunks, element);
+  }
+  [[nodiscard]] std::span<std::byte> incoming(ChunkSpan chunks, std::int64_t element) const {
+    return part(to, recv_at, chunks, element);
+  }
+  [[nodiscard]] std::span<std::byte> part(std::span<std::byte> memory,
+                                          const std::vector<std::int64_t>& at, ChunkSpan chunks,
+                                          std::int64_t element) const {
+    ElementSpan e;
+    if (at.empty()) {
+      e = elements_of(chunks, program->steps.chunks, program->count);
+    } else {
+      const auto first = static_cast<std::size_t>(chunks.first);
+      e = {at[first], at[first + 1] - at[first]};
+    }
+    return memory.subspan(static_cast<std::size_t>(e.begin * element),
+                          static_cast<std::size_t>(e.count * element));
   }
   [[nodiscard]] std::size_t index_of(int peer) const {
     return static_cast<std::size_t>(std::find(peers.begin(), peers.end(), peer) - peers.begin());
@@ -88,11 +108,6 @@ Traffic GroupEnd::traffic(OpId op) const {
   return it == by_op_.end() ? Traffic{} : it->second;
 }
 
-Bytes GroupEnd::lawful_bytes_sent(const Op& op) const {
-  const int n = static_cast<int>(members_.size());
-  return lawful_elements_sent(op, n, self_, options_.algorithms) * size_of(op.dtype);
-}
-
 const OpProgram& GroupEnd::program(const Op& op) {
   const int n = static_cast<int>(members_.size());
   const auto key = std::tuple(op.kind, algorithm_of(op, n, options_.algorithms), op.peer);
@@ -103,15 +118,72 @@ const OpProgram& GroupEnd::program(const Op& op) {
   return it->second;
 }
 
-Result<Nanoseconds> GroupEnd::run(OpId op, int step, std::span<std::byte> data) {
+Result<Nanoseconds> GroupEnd::run(OpId op, int step, const CommOperands& operands) {
   const std::lock_guard lock(running_);
   if (failed_) return *failed_;
-  Result<Nanoseconds> result = run_checked(op, step, data);
+  Result<Nanoseconds> result = run_checked(op, step, operands);
   if (!result) failed_ = result.error();
   return result;
 }
 
-Result<Nanoseconds> GroupEnd::run_checked(OpId id, int step, std::span<std::byte> data) {
+// Where the op's chunks lie; copies this member's own part where it does not lie at its place.
+Status GroupEnd::place(Call& call, const CommOperands& o) {
+  const Op& op = plan_.op(call.id);
+  const std::int64_t element = size_of(op.dtype), count = call.program->count;
+  const int n = static_cast<int>(members_.size());
+  const std::span<std::byte> data{o.data, static_cast<std::size_t>(o.bytes)};
+  const std::span<std::byte> source{o.source, static_cast<std::size_t>(o.source_bytes)};
+  const auto too_small = [&](std::int64_t needed, std::size_t found, const char* what) -> Status {
+    return make_error(
+        Failure::infeasible, "E-EXEC-045", "the transport cannot run this operation",
+        fmt::format("{}: {} of {}, a {} of {} bytes", name_of(call), tandem::name_of(op.reduction),
+                    tandem::name_of(op.dtype), what, found),
+        fmt::format("sum or max of f64, f32, bf16, i64 or i32 where values are added; {} bytes",
+                    needed),
+        "verify the plan: tandem validate reads a plan file");
+  };
+  const bool reduces = op.kind == OpKind::all_reduce || op.kind == OpKind::reduce_scatter;
+  const std::int64_t whole = checked_mul(count, element);
+  if (reduces && !can_reduce(op.dtype, op.reduction))
+    return too_small(whole, data.size(), "buffer");
+  if (!o.send_rows.empty()) {
+    const auto offsets = [&](std::span<const std::int32_t> rows, std::vector<std::int64_t>& at) {
+      const std::size_t each = rows.size() / static_cast<std::size_t>(n);
+      at.assign(static_cast<std::size_t>(n) + 1, 0);
+      for (std::size_t i = 0; i < rows.size(); ++i)
+        at[i / each + 1] += std::int64_t{rows[i]} * o.row_bytes / element;
+      for (std::size_t i = 1; i < at.size(); ++i) at[i] += at[i - 1];
+    };
+    offsets(o.send_rows, call.send_at);
+    offsets(o.recv_rows, call.recv_at);
+    if (std::ssize(source) < call.send_at.back() * element)
+      return too_small(call.send_at.back() * element, source.size(), "source");
+    if (std::ssize(data) < call.recv_at.back() * element)
+      return too_small(call.recv_at.back() * element, data.size(), "buffer");
+    call.from = source, call.to = data, call.in_place = false;
+  } else if (o.source == nullptr || op.kind == OpKind::all_gather) {
+    if (std::ssize(data) < whole) return too_small(whole, data.size(), "buffer");
+    call.from = call.to = data.first(static_cast<std::size_t>(whole));
+  } else {
+    if (std::ssize(source) < whole) return too_small(whole, source.size(), "source");
+    const bool exchanges = op.kind != OpKind::reduce_scatter;  // else sums are made in the source
+    const std::int64_t arrives = exchanges ? whole : whole / n;
+    if (std::ssize(data) < arrives) return too_small(arrives, data.size(), "buffer");
+    call.from = source.first(static_cast<std::size_t>(whole));
+    call.to = exchanges ? data.first(static_cast<std::size_t>(whole)) : call.from;
+    call.in_place = !exchanges;
+  }
+  if (o.source == nullptr || op.kind == OpKind::reduce_scatter || op.kind == OpKind::shift)
+    return Ok{};
+  const std::span<std::byte> own = call.incoming({self_, 1}, element);
+  const std::span<const std::byte> mine =
+      op.kind == OpKind::all_gather ? source : call.outgoing({self_, 1}, element);
+  if (mine.size() != own.size()) return too_small(std::ssize(own), mine.size(), "own part");
+  std::copy(mine.begin(), mine.end(), own.begin());
+  return Ok{};
+}
+
+Result<Nanoseconds> GroupEnd::run_checked(OpId id, int step, const CommOperands& operands) {
   const Op& op = plan_.op(id);
   Call call;
   call.id = id;
@@ -119,17 +191,7 @@ Result<Nanoseconds> GroupEnd::run_checked(OpId id, int step, std::span<std::byte
   call.program = &program(op);
   call.started = now_ns();
   call.deadline = call.started + options_.timeout;
-  const std::int64_t needed = checked_mul(call.program->count, size_of(op.dtype));
-  const bool reduces = op.kind == OpKind::all_reduce || op.kind == OpKind::reduce_scatter;
-  if (std::ssize(data) < needed || (reduces && !can_reduce(op.dtype, op.reduction)))
-    return make_error(
-        Failure::infeasible, "E-EXEC-045", "the transport cannot run this operation",
-        fmt::format("{}: {} of {}, a buffer of {} bytes", name_of(call),
-                    tandem::name_of(op.reduction), tandem::name_of(op.dtype), data.size()),
-        fmt::format("sum or max of f64, f32, bf16, i64 or i32 where values are added; {} bytes",
-                    needed),
-        "verify the plan: tandem validate reads a plan file");
-  call.data = data.first(static_cast<std::size_t>(needed));
+  if (Status s = place(call, operands); !s) return s.error();
   call.peers = peers_of(call.program->steps);
   transfers_.sent = transfers_.received_bytes = 0;
 
@@ -138,13 +200,26 @@ Result<Nanoseconds> GroupEnd::run_checked(OpId id, int step, std::span<std::byte
   for (std::size_t at = 0; at < call.program->steps.steps.size();)
     if (Status s = round(call, at); !s) return s.error();
   for (int peer : call.peers) ++sequence_[static_cast<std::size_t>(peer)];
+  const std::int64_t element = size_of(op.dtype);
+  if (op.kind == OpKind::reduce_scatter && operands.source) {
+    const std::span<std::byte> sums =
+        call.from.subspan(static_cast<std::size_t>(self_) * call.from.size() / members_.size(),
+                          call.from.size() / members_.size());
+    std::copy(sums.begin(), sums.end(), operands.data);
+  }
 
-  const Traffic traffic{1,
-                        transfers_.sent,
-                        transfers_.received_bytes,
-                        std::ssize(call.peers),
-                        together - call.started,
-                        now_ns() - together};
+  Bytes lawful = 0, handed_over = op.kind == OpKind::recv ? 0 : Plan::bytes_in(op);
+  if (call.send_at.empty()) {
+    lawful = element * lawful_elements_sent(op, static_cast<int>(members_.size()), self_,
+                                            options_.algorithms);
+  } else {  // all but its own rows
+    const auto self = static_cast<std::size_t>(self_);
+    handed_over = element * call.send_at.back();
+    lawful = handed_over - element * (call.send_at[self + 1] - call.send_at[self]);
+  }
+  const Traffic traffic{
+      1,           transfers_.sent,        transfers_.received_bytes, lawful,
+      handed_over, std::ssize(call.peers), together - call.started,   now_ns() - together};
   const std::lock_guard lock(traffic_mutex_);
   add(total_, traffic);
   add(by_op_[id], traffic);
@@ -170,11 +245,16 @@ Status GroupEnd::meet(Call& call) {
     call.mine[k] =
         make_header(plan_, call.id, *call.program, sequence_[static_cast<std::size_t>(peer)],
                     call.step, rank_, members_[static_cast<std::size_t>(peer)]);
+    if (!call.send_at.empty()) {
+      const auto p = static_cast<std::size_t>(peer);
+      call.mine[k].count = call.send_at[p + 1] - call.send_at[p];
+      call.mine[k].expects = call.recv_at[p + 1] - call.recv_at[p];
+    }
     std::span<const std::byte> early;
     for (const Step& s : call.program->steps.steps) {
       if (options_.strict || s.round != 0) break;
       if (s.send_to != peer) continue;
-      const auto message = call.bytes(s.send, size_of(plan_.op(call.id).dtype));
+      const auto message = call.outgoing(s.send, size_of(plan_.op(call.id).dtype));
       if (message.size() <= kEagerBytes) early = message, call.sent_early[k] = true;
     }
     transfers_.send(peer, channel(call, peer), bytes_of(call.mine[k]), early);
@@ -212,11 +292,11 @@ Status GroupEnd::round(Call& call, std::size_t& at) {
     std::optional<std::size_t> behind;
     if (s.send_to >= 0 && !(round == 0 && call.sent_early[call.index_of(s.send_to)])) {
       const std::size_t sent =
-          transfers_.send(s.send_to, channel(call, s.send_to), {}, call.bytes(s.send, element));
-      if (call.program->exchange) behind = sent;
+          transfers_.send(s.send_to, channel(call, s.send_to), {}, call.outgoing(s.send, element));
+      if (call.program->exchange && call.in_place) behind = sent;
     }
     if (s.recv_from >= 0)
-      transfers_.receive(s.recv_from, channel(call, s.recv_from), call.bytes(s.recv, element),
+      transfers_.receive(s.recv_from, channel(call, s.recv_from), call.incoming(s.recv, element),
                          arrival_of(s.action), behind);
   }
   while (true) {

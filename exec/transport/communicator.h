@@ -22,15 +22,14 @@ class GroupEnd {
            std::vector<std::unique_ptr<Channel>> channels, int abort_fd,
            const LocalOptions& options);
 
-  [[nodiscard]] Result<Nanoseconds> run(OpId op, int step, std::span<std::byte> data);
+  [[nodiscard]] Result<Nanoseconds> run(OpId op, int step, const CommOperands& operands);
   [[nodiscard]] Traffic traffic() const;
   [[nodiscard]] Traffic traffic(OpId op) const;
-  // What this member must send in one call of the op (program.h, lawful_elements_sent).
-  [[nodiscard]] Bytes lawful_bytes_sent(const Op& op) const;
 
  private:
   struct Call;  // one op in progress
-  [[nodiscard]] Result<Nanoseconds> run_checked(OpId op, int step, std::span<std::byte> data);
+  [[nodiscard]] Result<Nanoseconds> run_checked(OpId op, int step, const CommOperands& operands);
+  [[nodiscard]] Status place(Call& call, const CommOperands& operands);
   [[nodiscard]] const OpProgram& program(const Op& op);
   [[nodiscard]] Status meet(Call& call);
   [[nodiscard]] Status round(Call& call, std::size_t& at);

@@ -70,12 +70,12 @@ Result<PlannedFault> parse_fault(const std::string& text) {
                     "for example kill@2:117:before");
 }
 
-Result<Nanoseconds> FaultyTransport::run(OpId op, int step, std::byte* data, Bytes bytes) {
+Result<Nanoseconds> FaultyTransport::run(OpId op, int step, const CommOperands& operands) {
   const bool here =
       rank_ == fault_.rank && op == fault_.op && step == fault_.step && !happened_.exchange(true);
   if (here && fault_.phase == Phase::before)
     if (Status s = happen(); !s) return s.error();
-  Result<Nanoseconds> result = inner_->run(op, step, data, bytes);
+  Result<Nanoseconds> result = inner_->run(op, step, operands);
   if (here && fault_.phase == Phase::after)
     if (Status s = happen(); !s) return s.error();
   return result;

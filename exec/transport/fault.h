@@ -39,7 +39,7 @@ class FaultyTransport final : public CommBackend {
  public:
   FaultyTransport(std::unique_ptr<CommBackend> inner, Rank rank, const PlannedFault& fault)
       : inner_(std::move(inner)), rank_(rank), fault_(fault) {}
-  [[nodiscard]] Result<Nanoseconds> run(OpId op, int step, std::byte* data, Bytes bytes) override;
+  [[nodiscard]] Result<Nanoseconds> run(OpId op, int step, const CommOperands& operands) override;
   void abort() override { inner_->abort(); }
   [[nodiscard]] MovedBytes moved(OpId op) const override { return inner_->moved(op); }
 

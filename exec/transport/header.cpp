@@ -43,7 +43,7 @@ MessageHeader make_header(const Plan& plan, OpId op, const OpProgram& program,
   MessageHeader h;
   h.comm = o.comm.value;
   h.sequence = sequence;
-  h.count = program.count;
+  h.count = h.expects = program.count;
   h.op = op.value;
   h.match = o.match;
   h.step = step;
@@ -77,12 +77,13 @@ Mismatch compare(const MessageHeader& mine, const MessageHeader& theirs) {
     return {"dtype", dtype_text(mine.dtype), dtype_text(theirs.dtype)};
   if (theirs.reduction != mine.reduction)
     return {"reduction", reduction_text(mine.reduction), reduction_text(theirs.reduction)};
-  if (theirs.count != mine.count) {
-    // Unsigned: whatever the peer says, the product is defined.
-    const auto size = static_cast<std::uint64_t>(size_of(static_cast<DType>(mine.dtype)));
-    return {"bytes", std::to_string(static_cast<std::uint64_t>(mine.count) * size),
-            std::to_string(static_cast<std::uint64_t>(theirs.count) * size)};
-  }
+  // Unsigned: whatever the peer says, the product is defined.
+  const auto size = static_cast<std::uint64_t>(size_of(static_cast<DType>(mine.dtype)));
+  const auto bytes = [&](std::int64_t n) {
+    return std::to_string(static_cast<std::uint64_t>(n) * size);
+  };
+  if (theirs.count != mine.expects) return {"bytes", bytes(mine.expects), bytes(theirs.count)};
+  if (theirs.expects != mine.count) return {"bytes", bytes(mine.count), bytes(theirs.expects)};
   if (theirs.algorithm != mine.algorithm)
     return {"algorithm", algorithm_text(mine.algorithm), algorithm_text(theirs.algorithm)};
   return {};

@@ -19,13 +19,14 @@ struct MessageHeader {
   std::uint32_t magic = kMagic;
   std::int32_t comm = -1;
   std::int64_t sequence = 0;  // ops of this communicator that these two have had together
-  std::int64_t count = 0;     // elements of the whole buffer (OpProgram::count)
-  std::int32_t op = -1;       // the sender's id; must be equal where match is -1
+  // Elements of the whole buffer (OpProgram::count); all_to_all of rows: what goes to this peer,
+  // and what is expected from it.
+  std::int64_t count = 0, expects = 0;
+  std::int32_t op = -1;  // the sender's id; must be equal where match is -1
   std::int32_t match = -1;
   std::int32_t step = 0;  // of training
   std::int32_t from = -1, to = -1;
   std::uint8_t kind = 0, dtype = 0, reduction = 0, algorithm = 0;
-  std::uint64_t reserved = 0;  // no padding, whose bytes would be undefined
 };
 static_assert(sizeof(MessageHeader) == 56);
 

@@ -94,7 +94,7 @@ Result<std::unique_ptr<LocalTransport>> LocalTransport::create(const Plan& plan,
   return std::unique_ptr<LocalTransport>(new LocalTransport(std::move(state)));
 }
 
-Result<Nanoseconds> LocalTransport::run(OpId op, int step, std::byte* data, Bytes bytes) {
+Result<Nanoseconds> LocalTransport::run(OpId op, int step, const CommOperands& operands) {
   const Op& o = state_->plan.op(op);
   TANDEM_CHECK(is_communication(o.kind) && state_->groups[o.comm.index()],
                "op {} is no communication of rank {}", op.value, state_->rank.value);
@@ -103,7 +103,7 @@ Result<Nanoseconds> LocalTransport::run(OpId op, int step, std::byte* data, Byte
         Failure::peer_lost, "E-EXEC-043", "the run was aborted",
         fmt::format("rank {}, step {}, op {}: not begun", state_->rank.value, step, op.value),
         "no abort before an operation runs", "see the failure that caused the abort");
-  return state_->groups[o.comm.index()]->run(op, step, {data, static_cast<std::size_t>(bytes)});
+  return state_->groups[o.comm.index()]->run(op, step, operands);
 }
 
 void LocalTransport::abort() {
@@ -124,11 +124,8 @@ Traffic LocalTransport::traffic(OpId op) const {
 }
 
 MovedBytes LocalTransport::moved(OpId op) const {
-  const Op& o = state_->plan.op(op);
-  const auto& group = state_->groups[o.comm.index()];
-  if (!group) return {};
-  const Traffic t = group->traffic(op);
-  return {t.sent, t.received, t.operations * group->lawful_bytes_sent(o)};
+  const Traffic t = traffic(op);
+  return {t.sent, t.received, t.lawful_sent, t.handed_over};
 }
 
 }  // namespace tandem::exec

@@ -39,6 +39,8 @@ struct LocalOptions {
 struct Traffic {
   std::int64_t operations = 0;
   Bytes sent = 0, received = 0;
+  Bytes lawful_sent = 0;  // what the algorithms must have sent (common/collective/laws.h)
+  Bytes handed_over = 0;  // column "in" of models.md 1
   std::int64_t headers_sent = 0;
   Nanoseconds waiting = 0;       // until all peers were there
   Nanoseconds transferring = 0;  // from then on
@@ -54,7 +56,7 @@ class LocalTransport final : public CommBackend {
   ~LocalTransport() override;
 
   // CommBackend. `data`: all of the op's buffer, as step.h lays it out; `bytes` at least that.
-  [[nodiscard]] Result<Nanoseconds> run(OpId op, int step, std::byte* data, Bytes bytes) override;
+  [[nodiscard]] Result<Nanoseconds> run(OpId op, int step, const CommOperands& operands) override;
   void abort() override;  // also safe in a signal handler
   [[nodiscard]] MovedBytes moved(OpId op) const override;
 

@@ -63,8 +63,8 @@ class Ranks {
     std::vector<float> data(static_cast<std::size_t>(plan.ops[0].count));
     while (true)
       for (std::uint32_t k = 0; k < program.num_ops; ++k)
-        if (!(*t)->run(OpId{program.first_op + k}, 0, reinterpret_cast<std::byte*>(data.data()),
-                       std::ssize(data) * 4))
+        if (!(*t)->run(OpId{program.first_op + k}, 0,
+                       {reinterpret_cast<std::byte*>(data.data()), std::ssize(data) * 4}))
           return;
   }
   std::unique_ptr<LocalTransport> own_;
@@ -77,7 +77,7 @@ void run_op(benchmark::State& state, const Plan& plan, CollectiveAlgorithm a, in
   std::vector<float> data(static_cast<std::size_t>(bytes) / 4);
   const auto once = [&] {
     for (int k = 0; k < ops; ++k)
-      if (!ranks.own().run(OpId{k}, 0, reinterpret_cast<std::byte*>(data.data()), bytes))
+      if (!ranks.own().run(OpId{k}, 0, {reinterpret_cast<std::byte*>(data.data()), bytes}))
         state.SkipWithError("failed");
   };
   once();  // the other processes have started and touched their memory

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "common/base/check.h"
+#include "common/parallel/groups.h"
 
 namespace tandem::lower {
 
@@ -12,6 +13,9 @@ Sizes sizes_of(const Scenario& s) {
   z.tp = s.parallel.tp, z.dp = s.parallel.dp, z.pp = s.parallel.pp;
   z.micro_batch = s.training.micro_batch, z.sequence = s.training.sequence;
   z.tokens = z.micro_batch * z.sequence;
+  z.sp = cuts_sequence(s);
+  z.own_sequence = z.sp ? z.sequence / z.tp : z.sequence;
+  z.own_tokens = z.micro_batch * z.own_sequence;
   z.hidden = m.hidden;
   z.head_dim = m.head_dim > 0 ? m.head_dim : m.hidden / m.heads;
   z.heads = m.heads / z.tp;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "common/base/result.h"
+#include "common/model/parameters.h"
 #include "common/plan/plan.h"
 #include "common/scenario/scenario.h"
 #include "common/schedule/order.h"
@@ -19,6 +20,8 @@ namespace tandem::lower {
 struct Sizes {
   std::int64_t tp = 1, dp = 1, pp = 1;
   std::int64_t micro_batch = 1, sequence = 1, tokens = 1;  // tokens of a microbatch: b * S
+  bool sp = false;  // norms and residuals hold a slice of the positions
+  std::int64_t own_sequence = 1, own_tokens = 1;  // of that slice; without SP all
   std::int64_t hidden = 1, head_dim = 1;
   std::int64_t heads = 1, kv_heads = 1;         // of this rank: a / t, ak / t
   std::int64_t attention = 1, kv = 1, qkv = 1;  // local widths: a*dh/t, ak*dh/t, their q, k, v
@@ -33,7 +36,7 @@ struct Tensor {
   std::string name;
   Shape shape;  // local
   DType dtype = DType::f32;
-  bool tp_cut = false;  // else every tp rank holds all of it
+  TensorClass cls = TensorClass::whole;
   SliceRule slice;
   BufferId param, grad;
   int bucket = -1;
@@ -45,6 +48,9 @@ struct Bucket {
   DType dtype = DType::f32;
   std::int64_t elements = 0;         // padded
   bool tied = false;                 // the embedding's own
+  std::string group;                 // communicator that sums it ("dp", "stage")
+  std::string tag;                   // of that: "grad.dp"
+  std::int64_t members = 1;          // of the group
   BufferId param, grad, main, m, v;  // main: bf16 runs only
 };
 
@@ -81,9 +87,6 @@ struct Draft {
   std::map<std::string, std::uint32_t, std::less<>> name_ids_;
   std::map<std::string, StreamId, std::less<>> stream_ids_;
 };
-
-// The group size of gradient reductions.
-[[nodiscard]] inline std::int64_t reduce_size(const Sizes& s) { return s.dp; }
 
 // Buffers that live for the whole run, whoever uses them.
 [[nodiscard]] constexpr bool lives_for_the_run(BufferClass c) {

@@ -14,13 +14,14 @@
 namespace tandem::lower {
 namespace {
 
-Op all_reduce(Draft& d, const char* comm, const char* tag, BufferId buffer, int stage) {
+Op all_reduce(Draft& d, const std::string& comm, const std::string& tag, BufferId buffer,
+              int stage) {
   Op op;
   op.kind = OpKind::all_reduce;
   op.phase = Phase::O;
   op.stage = stage;
   op.comm = d.comm(comm);
-  op.stream = d.stream(std::string("comm:") + comm);
+  op.stream = d.stream("comm:" + comm);
   op.reduction = Reduction::sum;
   op.tag = d.name(tag);
   op.buffer = buffer;
@@ -46,7 +47,9 @@ std::vector<std::size_t> last_writers(const Draft& d, const std::vector<Op>& ops
 void reduce_program(Draft& d, std::size_t program) {
   std::vector<Op>& ops = d.programs[program];
   const ProgramTensors& t = d.tensors[program];
-  const bool reduces = d.comm("dp").valid(), overlap = d.scenario.parallel.gradient_overlap;
+  const bool reduces = std::any_of(t.buckets.begin(), t.buckets.end(),
+                                   [](const Bucket& b) { return b.members > 1; });
+  const bool overlap = d.scenario.parallel.gradient_overlap;
   const int stage = ops.empty() ? -1 : ops.back().stage;
   std::vector<Op> next, at_end;
   if (reduces) {
@@ -59,8 +62,9 @@ void reduce_program(Draft& d, std::size_t program) {
     for (std::size_t i = 0; i < ops.size(); ++i) {
       next.push_back(ops[i]);
       for (std::size_t b = 0; b < t.buckets.size(); ++b) {
-        if (t.buckets[b].tied || place[b] != i) continue;
-        Op op = all_reduce(d, "dp", "grad.dp", t.buckets[b].grad, ops[i].stage);
+        const Bucket& bucket = t.buckets[b];
+        if (bucket.tied || place[b] != i || bucket.members == 1) continue;
+        Op op = all_reduce(d, bucket.group, bucket.tag, bucket.grad, ops[i].stage);
         (overlap ? next : at_end).push_back(op);
       }
     }
@@ -90,7 +94,7 @@ void reduce_program(Draft& d, std::size_t program) {
       ops.push_back(all_reduce(d, "emb", "grad.emb", b.grad, stage));
       ops.back().match = 2 * (d.order.num_stages() - 1) * d.order.num_microbatches;
     }
-    if (reduces) ops.push_back(all_reduce(d, "dp", "grad.dp", b.grad, stage));
+    if (b.members > 1) ops.push_back(all_reduce(d, b.group, b.tag, b.grad, stage));
   }
 }
 

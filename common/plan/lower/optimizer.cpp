@@ -36,7 +36,9 @@ class Optimizer {
 
     compute();
     bool written = false;
-    for (const bool tp_cut : {true, false}) written = squares(tp_cut, norm, written);
+    using enum TensorClass;
+    for (TensorClass c : {tp_cut, whole, router, routed_expert})
+      written = squares(c, norm, written);
     TANDEM_CHECK(written, "program {} has no layer", program_);  // its biases are whole tensors
     end();
     reduce("norm", norm, 0);
@@ -84,12 +86,13 @@ class Optimizer {
   }
   void end() { ops_.push_back(op_); }
 
-  bool squares(bool tp_cut, BufferId norm, bool written) {
+  // Of the axes over which an element is equal after the reduction, coordinate 0 counts it.
+  bool squares(TensorClass cls, BufferId norm, bool written) {
     std::vector<BufferId> grads;
     std::int64_t elements = 0;
     for (const Tensor& t : t_.tensors) {
       const bool other_copy = t_.buckets[static_cast<std::size_t>(t.bucket)].tied && program_ != 0;
-      if (t.tp_cut != tp_cut || other_copy) continue;
+      if (t.cls != cls || other_copy) continue;
       grads.push_back(t.grad);
       elements += t.shape.elements();
     }
@@ -97,8 +100,11 @@ class Optimizer {
     Kernel k;
     k.kind = KernelKind::sum_squares;
     k.dims = {elements};
-    k.flags = tp_cut ? kTpCut : kWhole;
-    k.owner = tp_cut ? axes({Axis::cp, Axis::dp}) : axes({Axis::tp, Axis::cp, Axis::dp});
+    const bool cut = cls == TensorClass::tp_cut || cls == TensorClass::routed_expert;
+    k.flags = cut ? kTpCut : kWhole;
+    k.owner = cls == TensorClass::routed_expert ? axes({Axis::edp})
+              : cut                             ? axes({Axis::cp, Axis::dp})
+                                                : axes({Axis::tp, Axis::cp, Axis::dp});
     call(k, grads, {{norm, written}});
     return true;
   }

@@ -8,6 +8,7 @@
 //   Source   models.md 4.2 (which part a tp rank holds), 4.4 (buckets), 2.1 (names, types).
 #include <fmt/format.h>
 
+#include "common/parallel/groups.h"
 #include "common/plan/lower/draft.h"
 
 namespace tandem::lower {
@@ -41,13 +42,13 @@ class Inventory {
     return d_.scenario.parallel.layer_split[static_cast<std::size_t>(stage)];
   }
   void whole(std::string name, Shape shape, DType dtype) {
-    plain.push_back({std::move(name), shape, dtype, false, {}, {}, {}, -1});
+    plain.push_back({std::move(name), shape, dtype, TensorClass::whole, {}, {}, {}, -1});
   }
   void cut(std::string name, Shape local, int dim, const std::string& parts = "") {
     SliceRule rule;
     rule.dim = static_cast<std::int8_t>(dim);
     if (!parts.empty()) rule.parts = d_.name(parts);
-    plain.push_back({std::move(name), local, weight_type_, true, rule, {}, {}, -1});
+    plain.push_back({std::move(name), local, weight_type_, TensorClass::tp_cut, rule, {}, {}, -1});
   }
   [[nodiscard]] bool gpt() const { return d_.scenario.model.family == ModelFamily::gpt; }
   void norm(const std::string& name) {
@@ -55,8 +56,9 @@ class Inventory {
     whole(name + ".weight", {z_.hidden}, norm_type_);
   }
   Tensor vocabulary(const char* name) const {
-    Tensor t{name, {z_.classes, z_.hidden}, weight_type_, z_.vocab_cut, {}, {}, {}, -1};
+    Tensor t{name, {z_.classes, z_.hidden}, weight_type_, TensorClass::whole, {}, {}, {}, -1};
     if (z_.vocab_cut) {
+      t.cls = TensorClass::tp_cut;
       t.slice.dim = 0;
       if (z_.classes * z_.tp != z_.vocab) t.slice.valid = z_.vocab;
     }
@@ -118,12 +120,13 @@ class Packer {
   Packer(Draft& d, int program) : d_(d), program_(program) {}
 
   void pack(std::vector<Tensor>& tensors, bool tied) {
-    std::vector<Open> open;  // one for each type; a full one becomes a bucket
+    std::vector<Open> open;  // one for each group and type; a full one becomes a bucket
     for (Tensor& t : tensors) {
+      const ReducingGroup by = reducing_group(d_.scenario, t.cls);
       Open* to = nullptr;
       for (Open& o : open)
-        if (o.dtype == t.dtype) to = &o;
-      if (!to) to = &open.emplace_back(Open{t.dtype, {}, 0});
+        if (o.dtype == t.dtype && o.by.group.name == by.group.name) to = &o;
+      if (!to) to = &open.emplace_back(Open{t.dtype, by, {}, 0});
       to->entries.push_back({&t, round_up(to->elements, kEntryElements)});
       to->elements = to->entries.back().second + t.shape.elements();
       if (to->elements * main_size() >= d_.scenario.parallel.gradient_bucket) close(*to, tied);
@@ -140,6 +143,9 @@ class Packer {
       b.dtype = p.dtype;
       b.tied = p.tied;
       b.elements = p.elements;
+      b.group = p.by.group.name;
+      b.tag = p.by.tag;
+      b.members = members(p.by);
       place(p, b, static_cast<int>(i), out);
       out.buckets.push_back(b);
     }
@@ -154,21 +160,26 @@ class Packer {
   using Entry = std::pair<Tensor*, std::int64_t>;  // and its first element in the bucket
   struct Open {
     DType dtype;
+    ReducingGroup by;
     std::vector<Entry> entries;
     std::int64_t elements = 0;
   };
   struct Pending {
     DType dtype;
+    ReducingGroup by;
     std::vector<Entry> entries;
     std::int64_t elements = 0;
     bool tied = false;
   };
   [[nodiscard]] std::int64_t main_size() const { return size_of(d_.plan.header.types.main); }
 
+  [[nodiscard]] std::int64_t members(const ReducingGroup& by) const {
+    return d_.plan.header.mesh.size_of_group(by.group.axes);
+  }
   void close(Open& o, bool tied) {
     if (o.entries.empty()) return;
-    const std::int64_t unit = kEntryElements * reduce_size(d_.sizes);
-    pending_.push_back({o.dtype, std::move(o.entries), round_up(o.elements, unit), tied});
+    const std::int64_t unit = kEntryElements * members(o.by);
+    pending_.push_back({o.dtype, o.by, std::move(o.entries), round_up(o.elements, unit), tied});
     o.entries.clear();
     o.elements = 0;
   }

@@ -145,23 +145,34 @@ class Program {
       Op op;
       op.phase = phase;
       op.stage = s.stage, op.layer = v.layer, op.microbatch = mb;
-      if (v.tag.empty()) {
-        op.kind = OpKind::compute;
+      op.kind = v.kind;
+      if (v.kind == OpKind::compute) {
         op.stream = d_.stream("compute");
         op.calls = calls(s, mb, v.calls);
       } else {
-        op.kind = OpKind::all_reduce;
-        op.comm = d_.comm("tp");
-        op.stream = d_.stream("comm:tp");
-        op.reduction = v.reduction;
-        op.tag = d_.name(v.tag);
-        op.buffer = buffer_of(s, v.reduced, mb);
-        const Buffer& b = d_.plan.buffer(op.buffer);
-        op.dtype = b.dtype;
-        op.count = b.shape.elements();
+        communicate(op, v, s, mb);
       }
       add(op);
     }
+  }
+
+  void communicate(Op& op, const VisitOp& v, const Stage& s, int mb) {
+    const auto find = [&](const Ref& r) { return r.none() ? BufferId{} : buffer_of(s, r, mb); };
+    op.buffer = find(v.buffer);
+    if (v.kind == OpKind::host_wait) {
+      op.stream = d_.stream("host");
+      return;
+    }
+    op.comm = d_.comm(v.comm);
+    op.stream = d_.stream("comm:" + v.comm);
+    op.reduction = v.reduction;
+    op.tag = d_.name(v.tag);
+    op.source = find(v.source);
+    op.send_rows = find(v.send_rows);
+    op.recv_rows = find(v.recv_rows);
+    const Buffer& handed_over = d_.plan.buffer(op.source.valid() ? op.source : op.buffer);
+    op.dtype = handed_over.dtype;
+    op.count = handed_over.shape.elements();
   }
 
   Range calls(const Stage& s, int mb, const std::vector<VisitCall>& list) {

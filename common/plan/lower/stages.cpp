@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "common/base/sha256.h"
+#include "common/parallel/groups.h"
 #include "common/plan/lower/draft.h"
 #include "common/scenario/fields.h"
 
@@ -52,13 +53,10 @@ std::string word(const char* path, E value) {
 class Table {
  public:
   explicit Table(Draft& d) : d_(d), mesh_(d.plan.header.mesh) {}
-  void axes(const char* name, std::initializer_list<Axis> axes) {
+  void axes(std::string_view name, AxisSet axes) {
     Communicator c;
-    c.size = 1;
-    for (Axis a : axes) {
-      c.axes.add(a);
-      c.size *= mesh_.of(a);
-    }
+    c.axes = axes;
+    c.size = mesh_.size_of_group(axes);
     add(name, c);
   }
   void pair(const std::string& name, int first, int second) {
@@ -78,9 +76,25 @@ class Table {
   const Mesh& mesh_;
 };
 
+// What this model and mesh communicate over; the others would be idle.
+bool is_used(const Scenario& s, const NamedGroup& group) {
+  const std::string_view name = group.name;
+  const bool experts = s.model.moe.experts > 0;
+  if (name == "tp" || name == "cp" || name == "world") return true;
+  if (name == "ep" || name == "etp") return experts;
+  if (name == "tp_cp") return experts && s.parallel.tp * s.parallel.cp > 1;
+  using enum TensorClass;
+  for (TensorClass c : {tp_cut, whole, router, routed_expert}) {
+    if (!experts && (c == router || c == routed_expert)) continue;
+    if (reducing_group(s, c).group.name == name) return true;
+  }
+  return name == "stage" && s.model.moe.bias_update > 0;
+}
+
 void pipeline_communicators(const Scenario& s, int num_ranks, Table& table) {
   if (num_ranks == 1) return;
-  if (s.schedule.communicators == P2pCommunicators::world) return table.axes("p2p", {Axis::pp});
+  if (s.schedule.communicators == P2pCommunicators::world)
+    return table.axes("p2p", AxisSet{}.add(Axis::pp));
   for (int r = 0; r + 1 < num_ranks; ++r) {
     if (s.schedule.communicators == P2pCommunicators::pair) {
       table.pair(fmt::format("pair:{}-{}", r, r + 1), r, r + 1);
@@ -104,18 +118,16 @@ void stages(Draft& d) {
   h.microbatches = s.num_microbatches();
   h.micro_batch = s.training.micro_batch;
   h.sequence = s.training.sequence;
-  std::size_t at = 0;
-  for (const std::string& axis : s.parallel.order)
-    if (const auto a = axis_from(axis)) h.mesh.order[at++] = *a;  // ep is no axis of this mesh
-  h.mesh.size = {s.parallel.tp, s.parallel.cp, s.parallel.dp, s.parallel.pp};
+  h.mesh = mesh_of(s);
   h.stage_rank.assign(d.order.stage_rank.begin(), d.order.stage_rank.end());
   h.types = types_of(s.training.precision);
 
   Table table(d);
-  table.axes("tp", {Axis::tp});
-  table.axes("dp", {Axis::dp});
-  if (s.model.tied_embeddings && s.parallel.pp > 1) table.pair("emb", 0, s.parallel.pp - 1);
-  table.axes("world", {Axis::tp, Axis::dp, Axis::pp});
+  for (const NamedGroup& g : named_groups(s)) {
+    if (g.name == "world" && s.model.tied_embeddings && s.parallel.pp > 1)
+      table.pair("emb", 0, s.parallel.pp - 1);
+    if (is_used(s, g)) table.axes(g.name, g.axes);
+  }
   pipeline_communicators(s, s.parallel.pp, table);
 }
 

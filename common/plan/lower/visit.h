@@ -15,6 +15,7 @@ struct Ref {
   int slot = -1;
   BufferId buffer;    // where slot < 0
   bool sums = false;  // accumulates in every microbatch but the one whose backward comes first
+  [[nodiscard]] bool none() const { return slot < 0 && !buffer.valid(); }
 };
 
 struct Slot {
@@ -30,10 +31,13 @@ struct VisitCall {
 
 struct VisitOp {
   int layer = -1;
-  std::vector<VisitCall> calls;  // compute; else a reduction over tp:
-  std::string tag;
-  Ref reduced;
+  OpKind kind = OpKind::compute;
+  std::vector<VisitCall> calls;  // compute
+  // communication, and host_wait (buffer only):
+  std::string comm, tag;  // "tp", "attn.out"
   Reduction reduction = Reduction::none;
+  Ref buffer, source;  // source: none where it is in place
+  Ref send_rows, recv_rows;
 };
 
 struct Visit {
@@ -51,12 +55,6 @@ struct Visit {
 // The visit of `stage` of the scenario's model (models.md 2.2, 4.2; unsplit backward: I and W of a
 // segment side by side). `first` reads the tokens, `last` makes the loss.
 [[nodiscard]] Visit stage_visit(Draft& draft, int program, int stage, int first_layer,
-                                int num_layers);
-
-// By family, one file each.
-[[nodiscard]] Visit gpt_visit(Draft& draft, int program, int stage, int first_layer,
-                              int num_layers);
-[[nodiscard]] Visit llama_visit(Draft& draft, int program, int stage, int first_layer,
                                 int num_layers);
 
 }  // namespace tandem::lower

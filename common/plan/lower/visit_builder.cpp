@@ -1,4 +1,4 @@
-// Embedding, head and loss of all families, and the order of layers.
+// Embedding, norms, head and loss of all families, and the order of layers.
 #include "common/plan/lower/visit_builder.h"
 
 #include <fmt/format.h>
@@ -11,6 +11,7 @@ VisitBuilder::VisitBuilder(Draft& d, int program, int stage, int first_layer, in
     : d_(d),
       z_(d.sizes),
       t_(d.plan.header.types),
+      gpt_(d.scenario.model.family == ModelFamily::gpt),
       program_(program),
       tensors_(d.tensors[static_cast<std::size_t>(program)]),
       ops_(&v_.forward) {
@@ -18,7 +19,8 @@ VisitBuilder::VisitBuilder(Draft& d, int program, int stage, int first_layer, in
   v_.last = stage == d.order.num_stages() - 1;
   v_.first_layer = first_layer;
   v_.last_layer = first_layer + num_layers - 1;
-  act_ = {z_.sequence, z_.micro_batch, z_.hidden};
+  own_ = {z_.own_sequence, z_.micro_batch, z_.hidden};
+  all_ = wide(z_.hidden);
   if (z_.vocab_cut) vocab_coords_.add(Axis::tp);
 }
 
@@ -31,6 +33,48 @@ Visit VisitBuilder::build() {
 
 // --- small words
 // -----------------------------------------------------------------------------------
+void VisitBuilder::cut(int layer) {
+  if (!ops_->empty() && ops_->back().kind == OpKind::compute && ops_->back().calls.empty())
+    ops_->pop_back();
+  VisitOp op;
+  op.layer = layer;
+  ops_->push_back(std::move(op));
+}
+
+void VisitBuilder::communicate(OpKind kind, const char* tag, Ref buffer, Ref source, int layer,
+                               Reduction how) {
+  if (!ops_->empty() && ops_->back().kind == OpKind::compute && ops_->back().calls.empty())
+    ops_->pop_back();
+  VisitOp op;
+  op.layer = layer;
+  op.kind = kind;
+  op.comm = "tp";
+  op.tag = tag;
+  op.reduction = how;
+  op.buffer = buffer;
+  op.source = source;
+  ops_->push_back(std::move(op));
+}
+
+Ref VisitBuilder::entered(const char* tag, Ref x, const char* name, BufferClass cls, int layer) {
+  if (!z_.sp) return x;
+  const Ref all = kept(name, cls, all_, layer);
+  communicate(OpKind::all_gather, tag, all, x, layer);
+  cut(layer);
+  return all;
+}
+
+Ref VisitBuilder::left(const char* tag, Ref partial, const char* name, BufferClass cls, int layer) {
+  if (z_.tp == 1) return partial;
+  if (!z_.sp) {
+    reduced(tag, partial, layer);
+    return partial;
+  }
+  const Ref own = kept(name, cls, own_, layer);
+  communicate(OpKind::reduce_scatter, tag, own, partial, layer, Reduction::sum);
+  return own;
+}
+
 Ref VisitBuilder::slot(const char* name, BufferClass cls, DType dtype, Shape shape, int layer) {
   Slot s;
   s.buffer.cls = cls;
@@ -68,6 +112,16 @@ std::string VisitBuilder::layer_name(int layer, const char* rest) {
   return fmt::format("layers.{}.{}", layer, rest);
 }
 
+std::vector<Ref> VisitBuilder::weighted(Ref x, const std::string& name) const {
+  if (!gpt_) return {x, param(name + ".weight")};
+  return {x, param(name + ".weight"), param(name + ".bias")};
+}
+
+std::vector<Ref> VisitBuilder::weight_gradients(const std::string& name) const {
+  if (!gpt_) return {grad(name + ".weight")};
+  return {grad(name + ".weight"), grad(name + ".bias")};
+}
+
 Kernel VisitBuilder::vocabulary(KernelKind kind, KernelDims dims) const {
   Kernel k = kernel(kind, dims);
   k.coords = vocab_coords_;
@@ -85,18 +139,87 @@ Ref VisitBuilder::batch() {
 
 Ref VisitBuilder::layer_output(int layer) {
   if (layer < v_.last_layer) return saved_layer_input(layer + 1);
-  return v_.last ? kept("h_out", BufferClass::saved_input, act_) : moving("h_out", act_);
+  return v_.last ? kept("h_out", BufferClass::saved_input, own_) : moving("h_out", own_);
+}
+
+// --- embedding and norms
+// ---------------------------------------------------------------------------
+// With SP and a vocabulary that is not cut, each member looks up its own positions.
+Ref VisitBuilder::embed() {
+  const Ref tokens = batch();
+  const bool scatters = z_.sp && z_.vocab_cut;
+  const std::int64_t looked_up = z_.sp && !z_.vocab_cut ? z_.own_tokens : z_.tokens;
+  Kernel k = vocabulary(KernelKind::embed_fwd, {looked_up, z_.classes, z_.hidden});
+  if (z_.sp && !z_.vocab_cut) own_positions(k);
+  const Shape shape = scatters ? all_ : own_;
+  cut();
+  if (!gpt_ && !scatters) {  // the rows are the layer's input
+    const Ref x = saved_layer_input(v_.first_layer);
+    call(k, {tokens, param("embed.weight")}, {x});
+    if (z_.vocab_cut) reduced("embed", x);
+    cut(v_.first_layer);
+    return x;
+  }
+  const Ref partial = moving("embed_partial", shape);
+  call(k, {tokens, param("embed.weight")}, {partial});
+  if (!gpt_) {
+    const Ref x = saved_layer_input(v_.first_layer);
+    communicate(OpKind::reduce_scatter, "embed", x, partial, -1, Reduction::sum);
+    cut(v_.first_layer);
+    return x;
+  }
+  const Ref rows =
+      z_.vocab_cut ? left("embed", partial, "embed_own", BufferClass::activation) : partial;
+  const Ref x = saved_layer_input(v_.first_layer);
+  cut(v_.first_layer);
+  call(positions(KernelKind::pos_add_fwd), {rows, param("pos_embed.weight")}, {x});
+  return x;
+}
+
+void VisitBuilder::embed_backward(Ref dy) {
+  const bool whole_rows = z_.sp && !z_.vocab_cut;
+  if (gpt_ && z_.sp)  // before the gather, with the op that made dy
+    call(positions(KernelKind::pos_add_bwd_weight), {dy}, {grad("pos_embed.weight")},
+         {scratch("scratch_pos", {z_.own_sequence, z_.hidden})});
+  const Ref d_rows =
+      whole_rows ? dy : entered("embed", dy, "d_embed_all", BufferClass::grad_activation);
+  Kernel k = vocabulary(KernelKind::embed_bwd_weight,
+                        {whole_rows ? z_.own_tokens : z_.tokens, z_.classes, z_.hidden});
+  if (whole_rows) own_positions(k);
+  call(k, {d_rows, batch()}, {grad("embed.weight")});
+  if (gpt_ && !z_.sp)
+    call(positions(KernelKind::pos_add_bwd_weight), {dy}, {grad("pos_embed.weight")},
+         {scratch("scratch_pos", {z_.sequence, z_.hidden})});
+}
+
+Kernel VisitBuilder::positions(KernelKind kind) const {
+  Kernel k = kernel(kind, {z_.own_sequence, z_.micro_batch, z_.hidden});
+  if (z_.sp) own_positions(k);
+  return k;
+}
+
+void VisitBuilder::norm_forward(Ref x, const std::string& name, Ref out, Ref stat) {
+  Kernel k = rows(gpt_ ? KernelKind::layernorm_fwd : KernelKind::rmsnorm_fwd);
+  k.real = d_.scenario.model.norm_eps;
+  call(k, weighted(x, name), {out, stat});
+}
+
+void VisitBuilder::norm_backward(Ref dy, Ref x, Ref stat, const std::string& name, Ref dx) {
+  std::vector<Ref> outputs = weight_gradients(name);
+  outputs.insert(outputs.begin(), dx);
+  call(rows(gpt_ ? KernelKind::layernorm_bwd_input : KernelKind::rmsnorm_bwd_input),
+       {dy, x, stat, param(name + ".weight")}, outputs);
+}
+
+void VisitBuilder::residual(int layer, Ref partial, const char* bias, Ref x, Ref out) {
+  if (gpt_)
+    call(rows(KernelKind::bias_residual_fwd), {partial, param(layer_name(layer, bias)), x}, {out});
+  else
+    call(rows(KernelKind::residual_fwd), {partial, x}, {out});
 }
 
 // --- forward
 // ---------------------------------------------------------------------------------------
-void VisitBuilder::look_up(Ref tokens, Ref out) {
-  cut();
-  call(vocabulary(KernelKind::embed_fwd, {z_.tokens, z_.classes, z_.hidden}),
-       {tokens, param("embed.weight")}, {out});
-  if (z_.vocab_cut) reduced("embed", out);
-}
-
 void VisitBuilder::forward() {
   Ref x;
   if (v_.first) {
@@ -116,32 +239,67 @@ void VisitBuilder::forward() {
     v_.output = x.slot;
 }
 
+// The op of the layer's begin is open; the op that is open at the end belongs to what follows.
+Ref VisitBuilder::layer_forward(int layer, Ref x) {
+  SavedLayer& s = saved_.emplace_back();
+  s.input = x;
+  const Ref attended = attention_forward(layer, x, s.attention);
+  cut(layer);
+  s.middle = kept("h_mid", BufferClass::saved_input, own_, layer);
+  residual(layer, attended, "attn.o.bias", x, s.middle);
+  const Ref fed = mlp_forward(layer, s.middle, s.mlp);
+  // The last residual of the model runs with the head.
+  const bool before_head = v_.last && layer == v_.last_layer;
+  cut(before_head ? -1 : layer);
+  const Ref out = layer_output(layer);
+  residual(layer, fed, "mlp.fc2.bias", s.middle, out);
+  return out;
+}
+
 std::string VisitBuilder::head_weight() const {
   return d_.scenario.model.tied_embeddings ? "embed.weight" : "head.weight";
 }
 
+// With SP and a vocabulary that is not cut, each member makes the logits of its own positions.
 void VisitBuilder::head_forward(Ref x) {
   head_input_ = x;
   final_stat_ = statistic("final_stat", BufferClass::saved_input, norm_stat());
-  final_out_ = kept("final_out", BufferClass::saved_weight, act_);
+  final_out_ = kept("final_out", BufferClass::saved_weight, own_);
   norm_forward(x, "final_norm", final_out_, final_stat_);
-  logits_ = kept("logits", BufferClass::logits, wide(z_.classes));
-  call(linear(KernelKind::linear_fwd, z_.hidden, z_.classes), {final_out_, param(head_weight())},
-       {logits_});
-  const Ref max = statistic("ce_max", BufferClass::scratch, {z_.tokens});
-  call(vocabulary(KernelKind::ce_max, {z_.tokens, z_.classes, z_.vocab}), {logits_}, {max});
+  const Ref in =
+      z_.vocab_cut ? entered("head", final_out_, "final_all", BufferClass::activation) : final_out_;
+  const Shape shape = {z_.vocab_cut ? z_.sequence : z_.own_sequence, z_.micro_batch, z_.classes};
+  logits_ = kept("logits", BufferClass::logits, shape);
+  call(head_product(KernelKind::linear_fwd), {in, param(head_weight())}, {logits_});
+  loss_forward();
+}
+
+Kernel VisitBuilder::head_product(KernelKind kind) const {
+  return kernel(kind, {head_tokens(), z_.hidden, z_.classes});
+}
+
+void VisitBuilder::loss_forward() {
+  const bool own = z_.sp && !z_.vocab_cut;
+  const auto loss_kernel = [&](KernelKind kind, KernelDims dims) {
+    Kernel k = vocabulary(kind, dims);
+    if (own && kind != KernelKind::ce_max) own_positions(k);
+    return k;
+  };
+  const std::int64_t n = head_tokens();
+  const Ref max = statistic("ce_max", BufferClass::scratch, {n});
+  call(loss_kernel(KernelKind::ce_max, {n, z_.classes, z_.vocab}), {logits_}, {max});
   if (z_.vocab_cut) reduced("ce.max", max, -1, Reduction::max);
   cut();
   const Ref tokens = batch();
-  const Ref sums = statistic("ce_sum", BufferClass::scratch, {2, z_.tokens});
-  call(vocabulary(KernelKind::ce_sum, {z_.tokens, z_.classes}), {logits_, max, tokens}, {sums});
+  const Ref sums = statistic("ce_sum", BufferClass::scratch, {2, n});
+  call(loss_kernel(KernelKind::ce_sum, {n, z_.classes}), {logits_, max, tokens}, {sums});
   if (z_.vocab_cut) reduced("ce.sum", sums);
   cut();
   const Ref loss = slot("loss", BufferClass::scratch, DType::f64, {1});
   v_.slots.back().once = true;
   const std::int64_t divisor = std::int64_t{d_.scenario.training.global_batch} * z_.sequence;
-  call(vocabulary(KernelKind::ce_grad, {z_.tokens, z_.classes, divisor}),
-       {logits_, max, sums, tokens}, {logits_, loss});
+  call(loss_kernel(KernelKind::ce_grad, {n, z_.classes, divisor}), {logits_, max, sums, tokens},
+       {logits_, loss});
 }
 
 // --- backward
@@ -151,7 +309,7 @@ void VisitBuilder::backward() {
   if (v_.last) {
     dy = head_backward();
   } else {
-    dy = gradient("d_h_out", act_, v_.last_layer);
+    dy = gradient("d_h_out", own_, v_.last_layer);
     v_.d_output = dy.slot;
     cut(v_.last_layer);
   }
@@ -165,12 +323,31 @@ void VisitBuilder::backward() {
     v_.d_input = dy.slot;
 }
 
+Ref VisitBuilder::layer_backward(int layer, Ref dy) {
+  const auto at = [&](const char* rest) { return layer_name(layer, rest); };
+  const SavedLayer& s = saved_[static_cast<std::size_t>(layer - v_.first_layer)];
+  const Ref d_norm2 = mlp_backward(layer, dy, s.mlp);
+  cut(layer);
+  const Ref d_middle = gradient("d_h_mid", own_, layer);
+  norm_backward(d_norm2, s.middle, s.mlp.norm_stat, at("norm2"), d_middle);
+  call(rows(KernelKind::residual_bwd_input), {d_middle, dy}, {d_middle});
+  const Ref d_norm1 = attention_backward(layer, d_middle, s.attention);
+  cut(layer);
+  const Ref dx = layer_gradient(layer);
+  norm_backward(d_norm1, s.input, s.attention.norm_stat, at("norm1"), dx);
+  call(rows(KernelKind::residual_bwd_input), {dx, d_middle}, {dx});
+  return dx;
+}
+
 Ref VisitBuilder::head_backward() {
-  const Ref d_final = gradient("d_final_out", act_);
+  const bool gathers = z_.sp && z_.vocab_cut;
   cut();
-  call(linear(KernelKind::linear_bwd_input, z_.hidden, z_.classes), {logits_, param(head_weight())},
-       {d_final});
-  if (z_.vocab_cut) reduced("head", d_final);
+  const Ref in =
+      gathers ? entered("head", final_out_, "final_all", BufferClass::activation) : final_out_;
+  const Ref partial = gradient("d_final_out", z_.vocab_cut ? all_ : own_);
+  call(head_product(KernelKind::linear_bwd_input), {logits_, param(head_weight())}, {partial});
+  const Ref d_final =
+      z_.vocab_cut ? left("head", partial, "d_final_own", BufferClass::grad_activation) : partial;
   cut();
   Ref d_weight;
   if (v_.first && d_.scenario.model.tied_embeddings) {
@@ -178,10 +355,10 @@ Ref VisitBuilder::head_backward() {
   } else {
     d_weight = grad(head_weight());
   }
-  call(linear(KernelKind::linear_bwd_weight, z_.hidden, z_.classes), {logits_, final_out_},
-       {d_weight}, {scratch("scratch_head", {z_.classes, z_.hidden})});
+  call(head_product(KernelKind::linear_bwd_weight), {logits_, in}, {d_weight},
+       {scratch("scratch_head", {z_.classes, z_.hidden})});
   cut(v_.last_layer);
-  const Ref dx = gradient("d_h_out", act_, v_.last_layer);
+  const Ref dx = gradient("d_h_out", own_, v_.last_layer);
   norm_backward(d_final, head_input_, final_stat_, "final_norm", dx);
   return dx;
 }
@@ -197,19 +374,11 @@ BufferId VisitBuilder::tied_head() {
   return d_.tensors[static_cast<std::size_t>(program_)].tied_head = d_.add(b);
 }
 
-void VisitBuilder::look_up_backward(Ref dy) {
-  call(vocabulary(KernelKind::embed_bwd_weight, {z_.tokens, z_.classes, z_.hidden}), {dy, batch()},
-       {grad("embed.weight")});
-}
-
-// --- families
-// --------------------------------------------------------------------------------------
 Visit stage_visit(Draft& d, int program, int stage, int first_layer, int num_layers) {
   const ModelFamily family = d.scenario.model.family;
   TANDEM_CHECK(family == ModelFamily::gpt || family == ModelFamily::llama,
                "validate() let another family through");
-  return family == ModelFamily::gpt ? gpt_visit(d, program, stage, first_layer, num_layers)
-                                    : llama_visit(d, program, stage, first_layer, num_layers);
+  return VisitBuilder(d, program, stage, first_layer, num_layers).build();
 }
 
 }  // namespace tandem::lower

@@ -179,9 +179,11 @@ class Operands {
              fmt::format("{}", needs));
       return;
     }
-    // The batch: i64[b, S+1] with b * S tokens.
+    // The batch: i64[b, S+1] with b * S tokens, or a whole number of slices of them.
+    const std::int64_t tokens = b.shape.rank == 2 ? b.shape[0] * (b.shape[1] - 1) : 0;
+    const bool slice = (k.flags & kPositions) != 0;
     if (operand.role == "batch" &&
-        (b.shape.rank != 2 || b.shape[0] * (b.shape[1] - 1) != k.dims[0]))
+        (k.dims[0] < 1 || (slice ? tokens % k.dims[0] != 0 || tokens == 0 : tokens != k.dims[0])))
       fail("has a batch of a wrong size", who(),
            fmt::format("[b, S+1] with b * S = {}", k.dims[0]));
   }
@@ -237,7 +239,8 @@ class Operands {
   void transfer(OpId id, const Op& o) {
     const Buffer& b = plan_.buffer(o.buffer);
     if (o.kind == OpKind::host_wait || o.kind == OpKind::post_validate) {
-      if (b.shape.elements() != 1 || b.dtype != DType::f64)
+      const bool counts = o.kind == OpKind::host_wait && b.dtype == DType::i32;
+      if (!counts && (b.shape.elements() != 1 || b.dtype != DType::f64))
         bad("V1.7", id, "does not wait for a value", text_of(plan_, o.buffer), "f64[1]",
             "the squared norm is f64[1]");
       return;
@@ -245,17 +248,55 @@ class Operands {
     if (b.dtype != o.dtype)
       bad("V1.7", id, "moves another type than its buffer's", std::string(name_of(o.dtype)),
           std::string(name_of(b.dtype)), "write the type of the buffer");
-    // Gathers hold the parts of all members in their buffer.
-    const bool gathers = o.kind == OpKind::all_gather;
-    const std::int64_t members = gathers ? plan_.communicators[o.comm.index()].size : 1;
-    if (o.count < 0 || o.count > limits::kTensorElements || o.count * members != b.shape.elements())
-      bad("V1.7", id, "does not move its whole buffer", fmt::format("{} elements", o.count),
-          fmt::format("{} of {}", b.shape.elements() / members, text_of(plan_, o.buffer)),
-          "write the number of elements of the buffer");
+    sizes(id, o);
     const bool reduces = o.kind == OpKind::all_reduce || o.kind == OpKind::reduce_scatter;
     if (reduces != (o.reduction != Reduction::none))
       bad("V1.7", id, "has a wrong reduction", std::string(name_of(o.reduction)),
           reduces ? "sum or max" : "none", "all_reduce and reduce_scatter reduce, others do not");
+  }
+
+  // What a member hands over lies in the source (in place: in the buffer), what it gets in the
+  // buffer: a gather holds the parts of all members, a scatter the own part of what the source has.
+  void sizes(OpId id, const Op& o) {
+    const std::int64_t n =
+        is_p2p(o.kind) || !o.comm.valid() ? 1 : plan_.communicators[o.comm.index()].size;
+    const bool gathers = o.kind == OpKind::all_gather, rows = o.send_rows.valid();
+    const bool apart = o.source.valid();
+    const Buffer& b = plan_.buffer(o.buffer);
+    const std::int64_t in = b.shape.elements();
+    const bool fits = o.count >= 0 && o.count <= limits::kTensorElements;
+    const bool scatters = apart && o.kind == OpKind::reduce_scatter;
+    if (!fits || (!rows && o.count * (gathers ? n : 1) != in * (scatters ? n : 1)))
+      bad("V1.7", id, "does not move its whole buffer", fmt::format("{} elements", o.count),
+          fmt::format("{} of {}", in * (scatters ? n : 1) / (gathers ? n : 1),
+                      text_of(plan_, o.buffer)),
+          "write the number of elements of the buffer");
+    const bool equal_parts = !rows && (o.kind == OpKind::all_to_all || scatters);
+    if (fits && equal_parts && o.count % n != 0)
+      bad("V1.7", id, "does not cut into equal parts", fmt::format("{} elements", o.count),
+          fmt::format("a multiple of {} members", n), "pad the buffer, or give row counts");
+    if (!apart) return;
+    const Buffer& from = plan_.buffer(o.source);
+    if (from.dtype != o.dtype || from.shape.elements() != o.count)
+      bad("V1.7", id, "does not hand over its whole source",
+          fmt::format("{} x {}", o.count, name_of(o.dtype)), text_of(plan_, o.source),
+          "write the number of elements and the type of the source");
+    if (touches(o.source, o.buffer))
+      bad("V1.7", id, "has its source in its buffer", text_of(plan_, o.source),
+          "another buffer, or no source", "leave source= out for an operation in place");
+    if (rows) row_counts(id, o, n);
+  }
+  void row_counts(OpId id, const Op& o, std::int64_t n) {
+    for (BufferId counts : {o.send_rows, o.recv_rows}) {
+      const Buffer& c = plan_.buffer(counts);
+      if (c.dtype != DType::i32 || c.shape.elements() % n != 0)
+        bad("V1.7", id, "has counts that are none", text_of(plan_, counts),
+            fmt::format("i32, a multiple of {} members", n), "the counts come from the router");
+    }
+    const Buffer &from = plan_.buffer(o.source), &to = plan_.buffer(o.buffer);
+    if (from.row_bytes() != to.row_bytes())
+      bad("V1.7", id, "changes the width of its rows", text_of(plan_, o.source),
+          text_of(plan_, o.buffer), "rows are sent as they are");
   }
 
   const Plan& plan_;

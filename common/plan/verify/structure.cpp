@@ -109,6 +109,14 @@ class Structure {
     for (int a = 0; a < kNumAxes; ++a)
       if (c.axes.has(static_cast<Axis>(a))) size *= mesh.of(static_cast<Axis>(a));
     if (c.axes.empty()) whole("V1.2 " + who + " names no axis", "none", "axes=tp");
+    const auto in_grid = [&](const std::vector<Axis>& grid) {
+      AxisSet all;
+      for (Axis a : grid) all.add(a);
+      return (all.bits & c.axes.bits) == c.axes.bits;
+    };
+    if (!in_grid(mesh.order) && !in_grid(mesh.expert_order))
+      whole("V1.2 " + who + " names axes of two grids", plan_.name(c.name),
+            "axes of mesh=, or axes of experts=");
     const bool pair = c.pair_first >= 0 || c.pair_second >= 0;
     if (pair) {
       AxisSet only_pp;
@@ -147,12 +155,32 @@ class Structure {
     if (b.slice.parts > 0 && b.slice.parts < plan_.names.size() && plan_.parts_of(b).empty())
       whole("V1.2 " + who + " has parts that do not fill it", plan_.name(b.slice.parts),
             fmt::format("parts of {} rows together", b.shape[0]));
+    if (b.slice.experts > 0 && (b.shape.rank != 3 || b.shape[0] != b.slice.experts))
+      whole("V1.2 " + who + " is no stack of experts", fmt::format("{} experts", b.slice.experts),
+            "the first of three dimensions");
+    if (b.shard_of.valid() || !b.shard_axes.empty()) shard(b, who);
+    if (b.rows_of.valid() != (b.max_rows > 0) ||
+        (b.rows_of.valid() &&
+         (b.rows_of.index() >= plan_.buffers.size() || b.shape.rank < 1 || b.alias_of.valid() ||
+          b.shape[0] > b.max_rows || plan_.buffer(b.rows_of).dtype != DType::i32)))
+      whole("V1.2 " + who + " has rows of no counts", fmt::format("{} rows", b.max_rows),
+            "max_rows= at least its rows, and rows_of= an i32 buffer");
     if (b.slice.dim >= b.shape.rank && b.slice.dim >= 0)
       whole("V1.2 " + who + " is cut along a dimension it does not have",
             fmt::format("{}", b.slice.dim), fmt::format("below {}", b.shape.rank));
     if (b.alias_of.valid() && b.alias_of.index() >= plan_.buffers.size())
       whole("V1.1 " + who + " is a view of nothing", fmt::format("{}", b.alias_of.value),
             fmt::format("below {}", plan_.buffers.size()));
+  }
+
+  void shard(const Buffer& b, const std::string& who) {
+    const bool exists = b.shard_of.valid() && b.shard_of.index() < plan_.buffers.size();
+    const std::int64_t members = plan_.header.mesh.size_of_group(b.shard_axes);
+    if (!exists || b.shard_axes.empty() || plan_.buffer(b.shard_of).shard_of.valid() ||
+        plan_.buffer(b.shard_of).program != b.program ||
+        plan_.buffer(b.shard_of).shape.elements() != b.shape.elements() * members)
+      whole("V1.2 " + who + " is no shard", fmt::format("shard_of {}", b.shard_of.value),
+            fmt::format("one of {} equal parts of a buffer of its program", members));
   }
 
   static bool inside(Range r, std::size_t size) { return std::uint64_t{r.begin} + r.count <= size; }
@@ -195,6 +223,17 @@ class Structure {
     for (BufferId b : plan_.frees_of(o))
       if (!operand(id, b, program)) return false;
     if (o.kind != OpKind::compute && !operand(id, o.buffer, program)) return false;
+    for (BufferId b : {o.source, o.send_rows, o.recv_rows})
+      if (b.valid() && !operand(id, b, program)) return false;
+    const bool has_source = o.kind == OpKind::all_gather || o.kind == OpKind::reduce_scatter ||
+                            o.kind == OpKind::all_to_all || o.kind == OpKind::shift;
+    if (o.source.valid() && !has_source)
+      return bad("V1.2", id, fmt::format("a {} with a source", name_of(o.kind)),
+                 "source=", "no source: the operation is in place");
+    if (o.send_rows.valid() != o.recv_rows.valid() ||
+        (o.send_rows.valid() && (o.kind != OpKind::all_to_all || !o.source.valid())))
+      return bad("V1.2", id, "has row counts where none belong",
+                 "send_rows=, recv_rows=", "both on an all_to_all with a source, or neither");
     for (OpId w : plan_.waits_of(o)) {
       const Program& p = plan_.programs[program.index()];
       if (!w.valid() || w.index() >= plan_.ops.size() ||

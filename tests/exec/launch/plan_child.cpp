@@ -22,8 +22,8 @@ namespace {
 class Borrowed final : public CommBackend {
  public:
   explicit Borrowed(CommBackend& inner) : inner_(inner) {}
-  Result<Nanoseconds> run(OpId op, int step, std::byte* data, Bytes bytes) override {
-    return inner_.run(op, step, data, bytes);
+  Result<Nanoseconds> run(OpId op, int step, const CommOperands& operands) override {
+    return inner_.run(op, step, operands);
   }
   void abort() override { inner_.abort(); }
 
@@ -86,7 +86,7 @@ class Messages {
     observer_.started(id, step);
     if (!buffer.empty()) {
       const Result<Nanoseconds> moved =
-          comm_.run(id, step, buffer.data(), static_cast<Bytes>(buffer.size()));
+          comm_.run(id, step, {buffer.data(), static_cast<Bytes>(buffer.size())});
       if (!moved) return fail(moved.error());
     }
     observer_.done(id, step);

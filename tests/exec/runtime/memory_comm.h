@@ -26,10 +26,12 @@ class Meeting {
     aborted_ = true;
     changed_.notify_all();
   }
-  Result<Nanoseconds> run(Rank rank, OpId op, std::byte* data, Bytes bytes) {
+  Result<Nanoseconds> run(Rank rank, OpId op, const CommOperands& operands) {
     const Op& o = plan_.op(op);
     const std::vector<Rank> members = plan_.members(o.comm, rank);
-    if (bytes < Plan::bytes_in(o)) return failed("a buffer shorter than the message");
+    const Bytes bytes = operands.source ? operands.source_bytes : operands.bytes;
+    if (operands.send_rows.empty() && bytes < Plan::bytes_in(o))
+      return failed("a buffer shorter than the message");
     // The group is known by its first member; the nth operation of a member is the nth of all.
     const auto group = std::pair(o.comm.value, members.at(0).value);
     std::unique_lock lock(mutex_);
@@ -45,7 +47,7 @@ class Meeting {
     if (!mine_fits) s->mismatch = true;
     std::size_t index = 0;
     while (members[index] != rank) ++index;
-    s->data[index] = data;
+    s->data[index] = operands;
     s->present.push_back(rank.value);
     if (o.kind == OpKind::send) s->sender = index;
     if (s->present.size() == members.size()) {
@@ -64,7 +66,7 @@ class Meeting {
  private:
   struct Slot {
     Op first;
-    std::vector<std::byte*> data;
+    std::vector<CommOperands> data;
     std::vector<int> present;
     std::size_t sender = 0;
     bool done = false, mismatch = false;
@@ -73,27 +75,91 @@ class Meeting {
   static Error failed(const char* what) {
     return make_error(Failure::peer_lost, "E-EXEC-032", "communication failed", what, "", "");
   }
+  // Sums or maxima in rank order, of elements [begin, end) of what the members hand over.
   template <class T>
-  static void reduce(const Op& o, const std::vector<std::byte*>& data) {
-    for (std::int64_t i = 0; i < o.count; ++i) {
-      T sum = reinterpret_cast<T*>(data[0])[i];
-      for (std::size_t r = 1; r < data.size(); ++r) {
-        const T x = reinterpret_cast<T*>(data[r])[i];
-        sum = o.reduction == Reduction::max ? std::max(sum, x) : sum + x;
-      }
-      for (std::byte* d : data) reinterpret_cast<T*>(d)[i] = sum;
+  static std::vector<T> reduced(const Op& o, const std::vector<CommOperands>& data,
+                                std::int64_t begin, std::int64_t end) {
+    std::vector<T> out;
+    for (std::int64_t i = begin; i < end; ++i) {
+      const auto value = [&](const CommOperands& m) {
+        return reinterpret_cast<const T*>(m.source ? m.source : m.data)[i];
+      };
+      T sum = value(data[0]);
+      for (std::size_t r = 1; r < data.size(); ++r)
+        sum = o.reduction == Reduction::max ? std::max(sum, value(data[r])) : sum + value(data[r]);
+      out.push_back(sum);
     }
+    return out;
+  }
+  template <class T>
+  static void reduce(const Op& o, const std::vector<CommOperands>& data) {
+    const auto n = static_cast<std::int64_t>(data.size());
+    const bool scatters = o.kind == OpKind::reduce_scatter;
+    const std::int64_t part = scatters ? o.count / n : o.count;
+    std::vector<std::vector<T>> results;
+    for (std::int64_t m = 0; m < n; ++m)
+      results.push_back(
+          reduced<T>(o, data, scatters ? m * part : 0, (scatters ? m : 0) * part + part));
+    for (std::int64_t m = 0; m < n; ++m) {
+      const CommOperands& d = data[static_cast<std::size_t>(m)];
+      const std::int64_t at = scatters && !d.source ? m * part : 0;  // own chunk of the buffer
+      std::memcpy(d.data + at * static_cast<std::int64_t>(sizeof(T)),
+                  results[static_cast<std::size_t>(m)].data(),
+                  static_cast<std::size_t>(part) * sizeof(T));
+    }
+  }
+  // Offsets in rows of what belongs to each member.
+  static std::vector<std::int64_t> offsets(std::span<const std::int32_t> rows, std::size_t n) {
+    std::vector<std::int64_t> at(n + 1, 0);
+    for (std::size_t i = 0; i < rows.size(); ++i) at[i / (rows.size() / n) + 1] += rows[i];
+    for (std::size_t i = 1; i <= n; ++i) at[i] += at[i - 1];
+    return at;
+  }
+  static void move(const Op& o, const std::vector<CommOperands>& data) {
+    const std::size_t n = data.size();
+    const Bytes whole = Plan::bytes_in(o);
+    const auto copy = [](std::byte* to, const std::byte* from, Bytes bytes) {
+      std::memcpy(to, from, static_cast<std::size_t>(bytes));
+    };
+    std::vector<std::vector<std::byte>> sent;  // before anything is overwritten
+    for (const CommOperands& d : data) {
+      const std::byte* from = d.source ? d.source : d.data;
+      const Bytes bytes = d.send_rows.empty() ? whole : d.source_bytes;
+      sent.emplace_back(from, from + bytes);
+    }
+    for (std::size_t m = 0; m < n; ++m)
+      for (std::size_t k = 0; k < n; ++k) {  // what k has for m
+        const auto at = [&](std::size_t i, Bytes part) { return static_cast<Bytes>(i) * part; };
+        if (!data[m].recv_rows.empty()) {
+          const auto out = offsets(data[k].send_rows, n), in = offsets(data[m].recv_rows, n);
+          copy(data[m].data + in[k] * data[m].row_bytes,
+               sent[k].data() + out[m] * data[m].row_bytes,
+               (in[k + 1] - in[k]) * data[m].row_bytes);
+        } else if (o.kind == OpKind::all_gather) {
+          const bool in_place = data[k].source == nullptr;
+          copy(data[m].data + at(k, whole),
+               (in_place ? data[k].data + at(k, whole) : sent[k].data()), whole);
+        } else if (o.kind == OpKind::all_to_all) {
+          const Bytes part = whole / static_cast<Bytes>(n);
+          copy(data[m].data + at(k, part), sent[k].data() + at(m, part), part);
+        } else if (o.kind == OpKind::shift && (k + 1) % n == m) {
+          copy(data[m].data, sent[k].data(), whole);
+        }
+      }
   }
   void combine(Slot& s) {
     const Op& o = s.first;
-    if (is_p2p(o.kind)) {
-      std::memcpy(s.data[1 - s.sender], s.data[s.sender],
+    if (is_p2p(o.kind))
+      std::memcpy(s.data[1 - s.sender].data, s.data[s.sender].data,
                   static_cast<std::size_t>(Plan::bytes_in(o)));
-    } else if (o.dtype == DType::f64) {
+    else if (o.reduction == Reduction::none)
+      move(o, s.data);
+    else if (o.dtype == DType::f64)
       reduce<double>(o, s.data);
-    } else {
+    else if (o.dtype == DType::i32)
+      reduce<std::int32_t>(o, s.data);
+    else
       reduce<float>(o, s.data);
-    }
   }
   const Plan& plan_;
   std::mutex mutex_;
@@ -106,8 +172,8 @@ class Meeting {
 class MemoryComm final : public CommBackend {
  public:
   MemoryComm(Meeting& meeting, Rank rank) : meeting_(meeting), rank_(rank) {}
-  Result<Nanoseconds> run(OpId op, int, std::byte* data, Bytes bytes) override {
-    return meeting_.run(rank_, op, data, bytes);
+  Result<Nanoseconds> run(OpId op, int, const CommOperands& operands) override {
+    return meeting_.run(rank_, op, operands);
   }
   void abort() override { meeting_.abort(); }
 

@@ -79,11 +79,11 @@ class SpoilingComm final : public CommBackend {
  public:
   SpoilingComm(const Plan& plan, Meeting& meeting, Rank rank, int step)
       : plan_(plan), inner_(meeting, rank), step_(step) {}
-  Result<Nanoseconds> run(OpId op, int step, std::byte* data, Bytes bytes) override {
-    Result<Nanoseconds> out = inner_.run(op, step, data, bytes);
+  Result<Nanoseconds> run(OpId op, int step, const CommOperands& operands) override {
+    Result<Nanoseconds> out = inner_.run(op, step, operands);
     if (step == step_ && plan_.name(plan_.op(op).tag) == "grad.dp" && !done_) {
       done_ = true;
-      data[4 * 1000 + 3] ^= std::byte{0x80};
+      operands.data[4 * 1000 + 3] ^= std::byte{0x80};
     }
     return out;
   }
@@ -146,7 +146,7 @@ TEST_CASE("one bit of one replica: tensor, step and ranks are named") {
   flip(ranks, 3, "layers.2.attn.q.weight", 17);
   const Status s = check(ranks, folder, 3);
   REQUIRE_FALSE(s.ok());
-  CHECK(code_of(s) == "E-EXEC-036");
+  CHECK(code_of(s) == "E-EXEC-037");
   CHECK(s.error().failure == Failure::execution);
   const std::string text = message_of(s);
   CAPTURE(text);
@@ -196,7 +196,7 @@ TEST_CASE("training: a gradient that is spoiled on one rank stops the run at the
   }
   const TestFolder folder;
   const auto codes = train(folder, 1, 2, message);
-  CHECK(codes[0] == "E-EXEC-036");
+  CHECK(codes[0] == "E-EXEC-037");
   CHECK(message.find("after step 4, ") != std::string::npos);
   CHECK(message.find("rank 0 holds") != std::string::npos);
   CHECK(message.find("rank 1 holds") != std::string::npos);

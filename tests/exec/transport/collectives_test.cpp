@@ -92,8 +92,9 @@ void check(const Case& c) {
   std::vector<std::string> errors(static_cast<std::size_t>(c.n));
   on_threads(c.n, [&](int i) {
     const auto k = static_cast<std::size_t>(i);
-    const auto r = transports[k]->run(OpId{0}, 0, reinterpret_cast<std::byte*>(data[k].data()),
-                                      whole * static_cast<Bytes>(sizeof(T)));
+    const auto r = transports[k]->run(
+        OpId{0}, 0,
+        {reinterpret_cast<std::byte*>(data[k].data()), whole * static_cast<Bytes>(sizeof(T))});
     if (!r) errors[k] = to_text(r.error().diagnostics);
   });
   Bytes sent = 0, received = 0;
@@ -164,7 +165,7 @@ TEST_CASE("collectives: direct shows the order of the ranks; a ring adds in anot
   on_threads(n, [&](int i) {
     auto& d = data[static_cast<std::size_t>(i)];
     CHECK(transports[static_cast<std::size_t>(i)]
-              ->run(OpId{0}, 0, reinterpret_cast<std::byte*>(d.data()), count * 4)
+              ->run(OpId{0}, 0, {reinterpret_cast<std::byte*>(d.data()), count * 4})
               .ok());
   });
   int differ = 0;
@@ -197,10 +198,10 @@ TEST_CASE("shift and all_to_all: in place, also where all sockets are full") {
         on_threads(n, [&](int i) {
           const auto k = static_cast<std::size_t>(i);
           CHECK(transports[k]
-                    ->run(OpId{0}, 0, reinterpret_cast<std::byte*>(shifted[k].data()), count * 4)
+                    ->run(OpId{0}, 0, {reinterpret_cast<std::byte*>(shifted[k].data()), count * 4})
                     .ok());
           CHECK(transports[k]
-                    ->run(OpId{1}, 0, reinterpret_cast<std::byte*>(all[k].data()), count * 4)
+                    ->run(OpId{1}, 0, {reinterpret_cast<std::byte*>(all[k].data()), count * 4})
                     .ok());
         });
         std::int64_t wrong = 0;

@@ -25,8 +25,9 @@ const LocalOptions kOptions{5'000 * kMs, {}, true};
 void sleep_ms(int ms) { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); }
 
 Result<Nanoseconds> run(LocalTransport& t, int op, std::vector<float>& data, int step = 0) {
-  return t.run(OpId{op}, step, reinterpret_cast<std::byte*>(data.data()),
-               std::ssize(data) * static_cast<Bytes>(sizeof(float)));
+  return t.run(OpId{op}, step,
+               {reinterpret_cast<std::byte*>(data.data()),
+                std::ssize(data) * static_cast<Bytes>(sizeof(float))});
 }
 
 // Two ranks with different plans over the same pair: what each of them says.

@@ -31,7 +31,7 @@ Outcome run_with(const std::string& text, Nanoseconds timeout = 5'000 * kMs) {
     std::vector<float> data(100);
     for (int step = 0; step < 2; ++step)
       for (int k = 0; k < 3; ++k) {
-        const auto r = comm.run(OpId{k}, step, reinterpret_cast<std::byte*>(data.data()), 400);
+        const auto r = comm.run(OpId{k}, step, {reinterpret_cast<std::byte*>(data.data()), 400});
         report(code_of(r));
         if (!r) return;
       }
