@@ -246,11 +246,6 @@ class Reader {
     return source.name.substr(0, slash + 1) + path;
   }
 
-  // Fields of families that are refused as a whole.
-  static bool belongs_to_family(const std::string& path) {
-    return path.starts_with("model.moe.") || path.starts_with("model.mla.");
-  }
-
   bool too_many(const std::string& path, const Leaf& leaf) {
     const auto limit = static_cast<std::size_t>(
         path.starts_with("cluster.network[") ? limits::kNetworkLevels : limits::kSlowDevices);
@@ -276,14 +271,11 @@ class Reader {
   }
 
   void assign() {
-    const auto family = all_.values.find("model.family");
-    const bool other_family = family != all_.values.end() && family->second.node.text != "gpt" &&
-                              family->second.node.text != "llama";
     for (const auto& [path, leaf] : all_.values) {
       scenario_.origins[path] = location_of(*leaf.source, leaf.node.mark);
       if (leaf.source->is_file)
         scenario_.origin_lines[path] = leaf.source->line_text(leaf.node.mark.line);
-      if (failed_.contains(path) || (other_family && belongs_to_family(path))) continue;
+      if (failed_.contains(path)) continue;
       const std::size_t before = problems_.size();
       const auto value = too_many(path, leaf) ? std::nullopt : convert(path, leaf, problems_);
       if (!value) {

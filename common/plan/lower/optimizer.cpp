@@ -3,6 +3,8 @@
 //   Each element counts once in the norm: whole tensors on tp rank 0, all on dp rank 0, a tied
 //   embedding on the first stage only, a shard where it lies. The loss is the same on all tp ranks:
 //   tp rank 0 counts. With ZeRO 1 and 2 each bucket is gathered behind its update.
+#include <set>
+
 #include "common/base/check.h"
 #include "common/plan/lower/draft.h"
 
@@ -139,7 +141,8 @@ class Optimizer {
       written = true;
     }
     for (std::size_t i = 0; i < sharded.size(); ++i) {
-      if (!sharded[i]) continue;
+      // One call takes the tensors of a flag in a bucket, of whichever class.
+      if (!sharded[i] || !counted_.insert({i, class_flag(cls)}).second) continue;
       const Bucket& b = t_.buckets[i];
       k.dims = {b.shard()};
       k.coords = b.axes;
@@ -273,6 +276,7 @@ class Optimizer {
   int first_match_;
   bool spans_programs_;
   int stage_ = -1;
+  std::set<std::pair<std::size_t, std::uint32_t>> counted_;  // shards of buckets, by class flag
   Op op_;
 };
 

@@ -79,7 +79,9 @@ class Completeness {
     }
     if (o.phase != Phase::F) v.last_backward = id;
     auto& kernels = o.phase == Phase::F ? v.forward : v.backward;
-    for (const Call& c : plan_.calls_of(o)) kernels.emplace_back(c.kernel.value, o.layer);
+    for (const Call& c : plan_.calls_of(o))  // the first scatter of a step has nothing to add to
+      if (plan_.kernel(c.kernel).kind != KernelKind::grad_add)
+        kernels.emplace_back(c.kernel.value, o.layer);
   }
 
   void check(int stage, int mb, const Visit& v, const Visit& model) {
