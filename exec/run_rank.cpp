@@ -39,6 +39,18 @@ Json by_class(const std::array<std::int64_t, kNumBufferClasses>& bytes) {
   return out;
 }
 
+// Of each step: [[buffer of the counts, rows], ...]. `compare` evaluates the plan's memory with
+// them.
+Json rows_json(const std::vector<RunTimeRows>& steps) {
+  Json out = Json::array();
+  for (const RunTimeRows& rows : steps) {
+    Json step = Json::array();
+    for (const auto& [counts, n] : rows) step.push_back({counts.value, n});
+    out.push_back(std::move(step));
+  }
+  return out;
+}
+
 // By communicator, tag and kind, over all steps: calls; bytes handed over by the plan; bytes that
 // the transport counted as sent and received, and what the algorithm must send in closed form.
 Json communication(const Plan& plan, Rank rank, const std::vector<std::int64_t>& calls,
@@ -115,6 +127,7 @@ Status write_outcome(const RunInput& in, Rank rank, const Outcome& outcome,
   }
   if (interpreter) {
     root["kernel_scratch_bytes"] = interpreter->kernel_scratch_peak();
+    if (!interpreter->rows_seen().empty()) root["rows"] = rows_json(interpreter->rows_seen());
     root["slab_bytes"] = interpreter->slab_bytes();
     root["communication"] = communication(in.plan, rank, interpreter->communication_calls(), comm);
   }

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <map>
 
-#include "common/model/memory.h"
+#include "common/parallel/memory.h"
 #include "common/plan/totals.h"
 #include "common/report/numbers.h"
 #include "sim/cluster/cluster.h"

@@ -8,8 +8,8 @@
 #include <cmath>
 
 #include "common/model/flops.h"
-#include "common/model/memory.h"
 #include "common/model/parameters.h"
+#include "common/parallel/memory.h"
 #include "common/plan/totals.h"
 #include "common/report/numbers.h"
 #include "sim/memory/tracker.h"
@@ -37,7 +37,12 @@ int layers_on(const Scenario& s, int pp) {
   return sum;
 }
 
-// Levels of ZeRO above 0, as formulas: the plan has level 0.
+// What lives only for a moment has closed forms for dense layers without gathered parameters.
+bool has_transient_form(const Scenario& s) {
+  return s.model.moe.experts == 0 && s.model.mla.kv_rank == 0 && s.parallel.zero < 2;
+}
+
+// Every level of ZeRO, as formulas.
 Json zero_json(const Scenario& s, int pp) {
   Json list = Json::array();
   for (int level = 0; level <= 3; ++level) {
@@ -61,14 +66,14 @@ Json classes_json(const ClassBytes& bytes) {
 
 Json rank_json(const Scenario& s, int pp, const sim::ProgramMemory& plan) {
   Json rank = {{"pp", pp}, {"ranks", s.parallel.tp * s.parallel.dp}};
-  const StaticBytes fixed = static_bytes(s, pp);
+  const StaticBytes fixed = static_bytes(s, pp, s.parallel.zero);
   rank["param"] = fixed.param, rank["grad"] = fixed.grad, rank["optim"] = fixed.optim;
   if (const auto visits = open_visits(s, pp)) {
     const KeptBytes kept = kept_bytes(s, pp, *visits);
     rank["in_flight"] = *visits;
     rank["saved_input"] = kept.saved_input, rank["saved_weight"] = kept.saved_weight;
     rank["logits"] = kept.logits, rank["batch"] = kept.batch;
-    rank["bound"] = peak_bound(s, pp, *visits);
+    if (has_transient_form(s)) rank["bound"] = peak_bound(s, pp, *visits);
     rank["recompute_full"] = {{"kept", kept_bytes_recomputed(s, pp, *visits)},
                               {"kept_now", kept.sum()}};
   }
@@ -84,7 +89,7 @@ Json rank_json(const Scenario& s, int pp, const sim::ProgramMemory& plan) {
 std::string peak_rank_text(const Scenario& s, int pp, const sim::ProgramMemory& m) {
   std::string out = fmt::format("\nPeak rank: pp {}, bytes\n", pp);
   const auto visits = open_visits(s, pp);
-  const StaticBytes fixed = static_bytes(s, pp);
+  const StaticBytes fixed = static_bytes(s, pp, s.parallel.zero);
   std::array<std::string, kNumBufferClasses> form;
   const auto set = [&](BufferClass c, Bytes b) { form[static_cast<std::size_t>(c)] = grouped(b); };
   set(BufferClass::param, fixed.param);
@@ -97,17 +102,20 @@ std::string peak_rank_text(const Scenario& s, int pp, const sim::ProgramMemory& 
     set(BufferClass::saved_weight, kept.saved_weight);
     set(BufferClass::logits, kept.logits);
     set(BufferClass::batch, kept.batch);
-    set(BufferClass::activation, moving.activation);
-    set(BufferClass::grad_activation, moving.grad_activation);
-    set(BufferClass::scratch, moving.scratch);
-    set(BufferClass::comm, moving.comm);
+    if (has_transient_form(s)) {
+      set(BufferClass::activation, moving.activation);
+      set(BufferClass::grad_activation, moving.grad_activation);
+      set(BufferClass::scratch, moving.scratch);
+      set(BufferClass::comm, moving.comm);
+    }
   }
   Table t({"class<", "formula", "plan, peak of the class", "plan, at the peak"});
   for (std::size_t c = 0; c < kNumBufferClasses; ++c)
     if (m.peak.by_class[c] > 0)
       t.row({std::string(name_of(static_cast<BufferClass>(c))), form[c],
              grouped(m.peak.by_class[c]), grouped(m.peak.at_peak[c])});
-  t.row({"all together", visits ? "<= " + grouped(peak_bound(s, pp, *visits)) : "", "",
+  t.row({"all together",
+         visits && has_transient_form(s) ? "<= " + grouped(peak_bound(s, pp, *visits)) : "", "",
          grouped(m.peak.total)});
   t.row({"with scratch of kernels", "", "", grouped(m.needed)});
   out += t.text();
@@ -117,7 +125,8 @@ std::string peak_rank_text(const Scenario& s, int pp, const sim::ProgramMemory& 
   const std::string kept = visits ? grouped(kept_bytes(s, pp, *visits).sum()) : "";
   for (int level = 0; level <= 3; ++level) {
     const StaticBytes b = static_bytes(s, pp, level);
-    what.row({level == 0 ? "as it is (zero 0)" : fmt::format("zero {}", level), grouped(b.param),
+    const std::string name = fmt::format("zero {}", level);
+    what.row({level == s.parallel.zero ? "as it is (" + name + ")" : name, grouped(b.param),
               grouped(b.grad), grouped(b.optim), kept});
   }
   if (visits)
@@ -176,19 +185,30 @@ Section flops_section(const Scenario& s, const Plan& plan) {
   out.text = "FLOPs of one microbatch on one rank\n";
   Table t({"op<", "F", "I", "W", "executed F", "executed I", "executed W"});
   Json list = Json::array();
-  std::vector<OperationFlops> operations = layer_flops(s);
-  operations.push_back(head_flops(s));
-  for (const OperationFlops& op : operations) {
-    const bool head = op.name == "head";
+  // Kinds of layers: without experts, with experts.
+  const ModelShape shape = model_shape(s.model);
+  std::array<int, 2> count{}, first{-1, -1};
+  for (int layer = 0; layer < s.model.layers; ++layer) {
+    const auto kind = static_cast<std::size_t>(shape.is_moe(layer) ? 1 : 0);
+    if (count[kind]++ == 0) first[kind] = layer;
+  }
+  const auto add = [&](const OperationFlops& op, int times, const std::string& of) {
     list.push_back({{"name", op.name},
-                    {"times", head ? 1 : s.model.layers},
+                    {"times", times},
                     {"model", work_json(op.model)},
                     {"executed", work_json(op.executed)}});
-    t.row({fmt::format("{}{}", op.name, head ? "" : fmt::format(", {} layers", s.model.layers)),
-           with_prefix(op.model.forward), with_prefix(op.model.input), with_prefix(op.model.weight),
+    t.row({fmt::format("{}{}", op.name, of), with_prefix(op.model.forward),
+           with_prefix(op.model.input), with_prefix(op.model.weight),
            with_prefix(op.executed.forward), with_prefix(op.executed.input),
            with_prefix(op.executed.weight)});
+  };
+  for (std::size_t kind = 0; kind < 2; ++kind) {
+    const char* which = count[0] == 0 || count[1] == 0 ? "" : kind == 0 ? "dense " : "expert ";
+    if (count[kind] > 0)
+      for (const OperationFlops& op : layer_flops(s, first[kind]))
+        add(op, count[kind], fmt::format(", {} {}layers", count[kind], which));
   }
+  add(head_flops(s), 1, "");
   out.text += t.text();
   out.text += fmt::format(
       "\nFLOPs of a step, all ranks\n  model      {:.6g} (causal; what MFU counts)\n  executed   "
@@ -217,7 +237,7 @@ Section memory_section(const Scenario& s, const Plan& plan) {
     const auto visits = open_visits(s, pp);
     const KeptBytes kept = kept_bytes(s, pp, visits.value_or(0));
     const auto cell = [&](Bytes b) { return visits ? human(b) : std::string("-"); };
-    const StaticBytes fixed = static_bytes(s, pp);
+    const StaticBytes fixed = static_bytes(s, pp, s.parallel.zero);
     t.row({std::to_string(pp), visits ? std::to_string(*visits) : "-", human(fixed.param),
            human(fixed.grad), human(fixed.optim), cell(kept.saved_input), cell(kept.saved_weight),
            cell(kept.logits), cell(kept.batch), human(m.peak.total)});

@@ -3,14 +3,18 @@
 
 #include <fmt/format.h>
 
+#include <nlohmann/json.hpp>
+
 #include "common/base/file.h"
 #include "common/base/limits.h"
 #include "common/base/sha256.h"
 #include "common/base/text.h"
+#include "common/plan/live_bytes.h"
 #include "common/plan/parse.h"
 #include "common/report/html.h"
 #include "common/report/numbers.h"
 #include "common/scenario/read.h"
+#include "common/timeline/rank_file.h"
 #include "common/timeline/read_timeline.h"
 #include "tools/prediction.h"
 
@@ -101,10 +105,54 @@ Error no_timeline(const StoredRun& run, std::string_view what, std::string_view 
                     Location{run.folder});
 }
 
+namespace {
+
+// The predicted peaks with the rows that the ranks have recorded: buffers of routed tokens are as
+// large as the router made them, which no prediction knows.
+Result<std::vector<PeakMemory>> peaks_with_recorded_rows(const StoredRun& run) {
+  std::vector<PeakMemory> out;
+  const std::vector<ClassBytes> persistent = persistent_bytes(run.plan);
+  for (const PeakMemory& predicted : run.predicted->peaks) {
+    PeakMemory& peak = out.emplace_back(predicted);
+    const std::string path = rank_path(run.folder, predicted.rank, "json");
+    const Result<std::string> text = read_file(path, limits::kTableBytes);
+    if (!text) continue;  // a run from elsewhere: the balanced prediction stays
+    const ProgramId program = run.plan.program_of(Rank{predicted.rank});
+    bool first = true;
+    try {
+      const Json root = Json::parse(*text);
+      for (const Json& step : root.value("rows", Json::array())) {
+        RunTimeRows rows;
+        for (const Json& pair : step)
+          rows[BufferId{pair.at(0).get<std::int64_t>()}] = pair.at(1).get<std::int64_t>();
+        const PeakBytes p = peak_with_rows(run.plan, program, persistent[program.index()], rows);
+        if (first) peak.by_class = p.by_class;
+        raise_to(peak.by_class, p.by_class);
+        if (first || p.total > peak.total)
+          peak.total = p.total, peak.at_peak = p.at_peak, peak.op_at_peak = p.op;
+        first = false;
+      }
+    } catch (const nlohmann::json::exception& e) {
+      return make_error(Failure::bad_input, "E-EXEC-034", "a file of a rank is missing or damaged",
+                        e.what(), "the file that the rank wrote", "run again", Location{path});
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
 Result<Comparison> compare_run(Context& context, const StoredRun& run) {
   if (!run.predicted) return no_timeline(run, "predicted.pftrace", "tandem simulate -o DIR");
   if (!run.measured) return no_timeline(run, "measured.pftrace", "tandem execute -o DIR");
-  auto comparison = compare(run.plan, *run.predicted, *run.measured,
+  std::optional<Timeline> adjusted;
+  if (has_run_time_rows(run.plan)) {
+    auto peaks = peaks_with_recorded_rows(run);
+    if (!peaks) return peaks.error();
+    adjusted = *run.predicted;
+    adjusted->peaks = std::move(*peaks);
+  }
+  auto comparison = compare(run.plan, adjusted ? *adjusted : *run.predicted, *run.measured,
                             {.predicted_name = run.folder + "/predicted.pftrace",
                              .measured_name = run.folder + "/measured.pftrace"});
   if (!comparison || !run.scenario) return comparison;

@@ -39,26 +39,61 @@ double six_n_flops(const ModelShape& model, std::int64_t sequences, std::int64_t
   return 6 * num(parameters_per_token(model)) * num(sequences) * num(sequence);
 }
 
-std::vector<OperationFlops> layer_flops(const Scenario& s) {
-  const bool gpt = s.model.family == ModelFamily::gpt;
-  TANDEM_CHECK(gpt || s.model.family == ModelFamily::llama,
-               "validate() let another family through");
-  const double t = s.parallel.tp, b = s.training.micro_batch, h = s.model.hidden;
-  const double n = b * s.training.sequence, f = s.model.ffn_hidden / t;
-  const double heads = s.model.heads / t, kv = s.model.kv_heads / t, dh = s.model.head_dim;
-  const bool flash = s.training.attention == AttentionKind::flash;
+namespace {
 
-  OperationFlops core{"core", {}, {}};
-  const double product = 2 * b * heads * dh;  // of q.k, or of p.v, for each pair
+// A product over the own tokens of a tensor rank: executed on every rank, counted once.
+OperationFlops own_gemm(std::string_view name, double rows, double counted, double in, double out) {
+  OperationFlops op = gemm(name, rows, in, out);
+  op.model = gemm(name, counted, in, out).model;
+  return op;
+}
+
+// Flash pads v to the width of q and k (models.md 2.7).
+OperationFlops core_flops(const Scenario& s) {
+  const bool flash = s.training.attention == AttentionKind::flash;
+  const ModelShape shape = model_shape(s.model);
+  const double rows = 2.0 * s.training.micro_batch * s.model.heads / s.parallel.tp;
+  const double qk = rows * shape.qk_dim(), v = rows * shape.v_dim();  // for each pair
   const double model_pairs = pairs_of(s.training.sequence, Pairs::causal);
   const double pairs = pairs_of(s.training.sequence, flash ? Pairs::causal : Pairs::all);
-  core.model = {2 * product * model_pairs, 4 * product * model_pairs, 0};
-  core.executed = {2 * product * pairs, (flash ? 5 : 4) * product * pairs, 0};
+  OperationFlops core{"core", {}, {}};
+  core.model = {(qk + v) * model_pairs, 2 * (qk + v) * model_pairs, 0};
+  core.executed = flash ? Work{2 * qk * pairs, 5 * qk * pairs, 0}
+                        : Work{(qk + v) * pairs, 2 * (qk + v) * pairs, 0};
+  return core;
+}
 
-  const OperationFlops qkv = gemm("qkv", n, h, (heads + 2 * kv) * dh);
-  const OperationFlops o = gemm("o", n, heads * dh, h);
-  if (gpt) return {qkv, core, o, gemm("fc1", n, h, f), gemm("fc2", n, f, h)};
-  return {qkv, core, o, gemm("gate_up", n, h, 2 * f), gemm("down", n, f, h)};
+}  // namespace
+
+std::vector<OperationFlops> layer_flops(const Scenario& s, int layer) {
+  const bool gpt = s.model.family == ModelFamily::gpt;
+  const MoeSpec& moe = s.model.moe;
+  const MlaSpec& mla = s.model.mla;
+  const double t = s.parallel.tp, b = s.training.micro_batch, h = s.model.hidden;
+  const double n = b * s.training.sequence, f = s.model.ffn_hidden / t;
+  const double own = s.parallel.sequence_parallel ? n / t : n;
+  const double heads = s.model.heads / t, kv = s.model.kv_heads / t, dh = s.model.head_dim;
+  std::vector<OperationFlops> out;
+  if (mla.kv_rank == 0) {
+    out = {gemm("qkv", n, h, (heads + 2 * kv) * dh), core_flops(s), gemm("o", n, heads * dh, h)};
+  } else {
+    const double latents = mla.q_rank + mla.kv_rank + mla.rope_dim;
+    out = {own_gemm("q_a, kv_a", own, n / t, h, latents),
+           gemm("q_b", n, mla.q_rank, heads * (mla.nope_dim + mla.rope_dim)),
+           gemm("kv_b", n, mla.kv_rank, heads * (mla.nope_dim + mla.v_dim)), core_flops(s),
+           gemm("o", n, heads * mla.v_dim, h)};
+  }
+  if (!model_shape(s.model).is_moe(layer)) {
+    out.push_back(gpt ? gemm("fc1", n, h, f) : gemm("gate_up", n, h, 2 * f));
+    out.push_back(gemm(gpt ? "fc2" : "down", n, f, h));
+    return out;
+  }
+  const double rows = own * moe.top_k * s.parallel.etp, expert = moe.expert_hidden / s.parallel.etp;
+  out.push_back(own_gemm("router", own, n / t, h, moe.experts));
+  out.push_back(gemm("experts", rows, h, 3 * expert));
+  if (moe.shared_experts > 0)
+    out.push_back(gemm("shared", n, h, 3.0 * moe.shared_experts * moe.expert_hidden / t));
+  return out;
 }
 
 std::int64_t local_vocabulary(const Scenario& s) {
@@ -75,14 +110,19 @@ OperationFlops head_flops(const Scenario& s) {
 }
 
 double executed_flops_of_rank(const Scenario& s, int pp) {
-  double layer = 0, sum = 0;
-  for (const OperationFlops& op : layer_flops(s)) layer += op.executed.sum();
+  double sum = 0;
+  int first = 0;
   const int stages = s.parallel.pp * s.schedule.stages_per_rank;
   TANDEM_CHECK(static_cast<int>(s.parallel.layer_split.size()) == stages, "{} stages, {} entries",
                stages, s.parallel.layer_split.size());
-  for (int stage = pp; stage < stages; stage += s.parallel.pp) {
-    sum += layer * s.parallel.layer_split[static_cast<std::size_t>(stage)];
-    if (stage == stages - 1) sum += head_flops(s).executed.sum();
+  for (int stage = 0; stage < stages; ++stage) {
+    const int count = s.parallel.layer_split[static_cast<std::size_t>(stage)];
+    if (stage % s.parallel.pp == pp) {
+      for (int layer = first; layer < first + count; ++layer)
+        for (const OperationFlops& op : layer_flops(s, layer)) sum += op.executed.sum();
+      if (stage == stages - 1) sum += head_flops(s).executed.sum();
+    }
+    first += count;
   }
   return sum * s.num_microbatches();
 }

@@ -40,11 +40,13 @@ struct Work {
 // One operation of models.md 2.7 for one microbatch on one rank. Vector operations are bound by
 // bytes and have no FLOPs.
 struct OperationFlops {
-  std::string_view name;  // "qkv", "core", "o", "fc1", "fc2" (llama: "gate_up", "down"), "head"
+  std::string_view name;  // "qkv", "core", "o", "fc1", "fc2" (others: "gate_up", "down"), "head"
   Work model, executed;
 };
-// Families gpt and llama (checked). A layer's operations in forward order.
-[[nodiscard]] std::vector<OperationFlops> layer_flops(const Scenario& scenario);
+// The layer's operations in forward order; with experts balanced routing. Latents and the router
+// run on the own tokens of a tensor rank; without sequence parallelism that is all of them, on
+// each.
+[[nodiscard]] std::vector<OperationFlops> layer_flops(const Scenario& scenario, int layer = 0);
 // The head on one rank of the last stage.
 [[nodiscard]] OperationFlops head_flops(const Scenario& scenario);
 // Vocabulary rows of one tensor rank, padding included: Vp / t, or all where vocab_parallel is off.

@@ -1,6 +1,6 @@
 // The parameters of a model: every tensor by name with its full shape and how tensor parallelism
 // cuts it, and the same counts in closed form. Pure functions of the model alone: names, shapes and
-// values never depend on the mesh (models.md, rule 2). What a rank holds: common/model/memory.h.
+// values never depend on the mesh (models.md, rule 2). What a rank holds: common/parallel/memory.h.
 //
 //   parameters of a layer (models.md 2.2; H hidden, F ffn_hidden, dh head_dim, a and ak heads)
 //     gpt          4H^2 + 2HF + 9H + F   (a dh = H)

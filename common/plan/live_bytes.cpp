@@ -21,6 +21,35 @@ void add_bytes(const Plan& plan, std::span<const BufferId> buffers, int sign, Cl
   }
 }
 
+bool has_run_time_rows(const Plan& plan) {
+  return std::any_of(plan.buffers.begin(), plan.buffers.end(),
+                     [](const Buffer& b) { return b.rows_of.valid(); });
+}
+
+PeakBytes peak_with_rows(const Plan& plan, ProgramId program, const ClassBytes& persistent,
+                         const RunTimeRows& rows) {
+  PeakBytes out{total_bytes(persistent), persistent, persistent, OpId{}};
+  ClassBytes live = persistent;
+  const auto add = [&](std::span<const BufferId> buffers, int sign) {
+    for (BufferId id : buffers) {
+      const Buffer& b = plan.buffer(id);
+      const auto seen = b.rows_of.valid() ? rows.find(b.rows_of) : rows.end();
+      const Bytes bytes = seen == rows.end() ? Plan::own_bytes(b) : seen->second * b.row_bytes();
+      live[static_cast<std::size_t>(b.cls)] += sign * bytes;
+    }
+  };
+  std::int64_t id = plan.programs[program.index()].first_op;
+  for (const Op& op : plan.ops_of(program)) {
+    add(plan.allocates_of(op), 1);
+    raise_to(out.by_class, live);
+    if (const Bytes total = total_bytes(live); total > out.total)
+      out.total = total, out.at_peak = live, out.op = OpId{id};
+    ++id;
+    add(plan.frees_of(op), -1);
+  }
+  return out;
+}
+
 std::vector<ClassBytes> persistent_bytes(const Plan& plan) {
   std::vector<bool> allocated(plan.buffers.size(), false);
   for (const Op& op : plan.ops)

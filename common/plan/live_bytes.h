@@ -7,6 +7,7 @@
 // a buffer".
 #pragma once
 
+#include <map>
 #include <span>
 #include <utility>
 #include <vector>
@@ -38,5 +39,18 @@ void for_each_live(const Plan& plan, ProgramId program, const ClassBytes& persis
     add_bytes(plan, plan.frees_of(op), -1, live);
   }
 }
+
+// Rows of a step whose number is known only at run time, by the buffer that counts them.
+using RunTimeRows = std::map<BufferId, std::int64_t>;
+struct PeakBytes {
+  Bytes total = 0;
+  ClassBytes by_class{}, at_peak{};  // each class's own peak; all classes at the total's
+  OpId op;                           // invalid: what lives for the run
+};
+// The peak of a step with these rows in the place of the balanced ones; rows that are not named are
+// balanced.
+[[nodiscard]] PeakBytes peak_with_rows(const Plan& plan, ProgramId program,
+                                       const ClassBytes& persistent, const RunTimeRows& rows);
+[[nodiscard]] bool has_run_time_rows(const Plan& plan);
 
 }  // namespace tandem

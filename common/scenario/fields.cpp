@@ -145,7 +145,7 @@ constexpr Field kFields[] = {
     {"model.vocab", kCount, "", 1, kWidth, false, "-", "", "Vocabulary; byte text has 256.", INT(model.vocab)},
     {"model.max_sequence", kCount, "", 1, kWidth, false, "-", "", "Longest sequence the model has positions for.", INT(model.max_sequence)},
     {"model.tied_embeddings", kBool, "", 0, 0, false, "true", "", "Embedding and head share one matrix.", BOOL(model.tied_embeddings)},
-    {"model.moe.experts", kCount, "", 1, 65536, false, "0", "", "Routed experts of a layer.", MOE_INT(experts)},
+    {"model.moe.experts", kCount, "", 1, 65536, false, "", "", "Routed experts of a layer.", MOE_INT(experts)},
     {"model.moe.top_k", kCount, "", 1, 65536, false, "1", "", "Experts a token is sent to.", MOE_INT(top_k)},
     {"model.moe.expert_hidden", kCount, "", 1, kWidth, false, "", "", "Width inside an expert.", MOE_INT(expert_hidden)},
     {"model.moe.shared_experts", kCount, "", 0, 65536, false, "0", "", "Experts that every token visits.", MOE_INT(shared_experts)},

@@ -10,7 +10,6 @@
 
 #include "common/base/limits.h"
 #include "common/base/text.h"
-#include "common/parallel/groups.h"
 #include "common/scenario/locate.h"
 
 namespace tandem {
@@ -235,11 +234,12 @@ class Rules {
     const MlaSpec& mla = s_.model.mla;
     if (!good({"model.family"})) return;
     const bool has = s_.model.family == ModelFamily::deepseek_v3;
-    if (has != (mla.kv_rank > 0)) {
+    const bool any = std::max({mla.q_rank, mla.kv_rank, mla.nope_dim, mla.rope_dim, mla.v_dim}) > 0;
+    if (has ? mla.kv_rank == 0 : any) {
       if (good({"model.mla.kv_rank"}))
         refuse({"model.mla.kv_rank", "model.family"}, "E-MODEL-010",
                has ? "this family needs model.mla" : "this family has no latent attention",
-               fmt::format("kv_rank: {}", mla.kv_rank),
+               fmt::format("kv_rank: {}, q_rank: {}", mla.kv_rank, mla.q_rank),
                has ? "q_rank, kv_rank, nope_dim, rope_dim and v_dim" : "no model.mla",
                has ? "add mla: {q_rank: 32, kv_rank: 16, nope_dim: 8, rope_dim: 4, v_dim: 8}"
                    : "use family: deepseek_v3, or delete model.mla");
@@ -255,6 +255,14 @@ class Rules {
                fmt::format("{} must be at least 1", path), fmt::format("{}", size), "a width",
                fmt::format("give {}", field));
     }
+    const int qk = mla.nope_dim + mla.rope_dim;
+    if (s_.training.attention == AttentionKind::flash && mla.v_dim > qk &&
+        good({"model.mla.v_dim", "model.mla.nope_dim", "model.mla.rope_dim"}))
+      refuse({"model.mla.v_dim", "training.attention"}, "E-MODEL-010",
+             fmt::format("model.mla.v_dim = {} is wider than q and k, which attention flash needs",
+                         mla.v_dim),
+             fmt::format("nope_dim + rope_dim = {}", qk), fmt::format("v_dim of at most {}", qk),
+             fmt::format("use v_dim: {}, or attention: materialised", qk));
     if (mla.rope_dim % 2 != 0 && good({"model.mla.rope_dim"}))
       refuse({"model.mla.rope_dim"}, "E-MODEL-007",
              fmt::format("rope dimension {} must be even", mla.rope_dim),
@@ -266,16 +274,15 @@ class Rules {
   void shares() {
     const ParallelSpec& p = s_.parallel;
     if (p.zero == 0 || !degrees_fit_ || !good({"parallel.zero"})) return;
-    const Mesh mesh = mesh_of(s_);
-    using enum TensorClass;
-    for (TensorClass c : {tp_cut, whole, router, routed_expert}) {
-      const bool has = s_.model.moe.experts > 0 || c == tp_cut || c == whole;
-      if (has && mesh.size_of_group(reducing_group(s_, c).group.axes) > 1) return;
-    }
+    // The groups that sum gradients (models.md 4.8).
+    const std::int64_t stage = std::int64_t{p.tp} * p.cp * p.dp;
+    const bool own_tokens = p.sequence_parallel && p.tp > 1;
+    const bool experts = s_.model.moe.experts > 0 && stage / (std::int64_t{p.etp} * p.ep) > 1;
+    if (p.dp * p.cp > 1 || own_tokens || experts) return;
     refuse({"parallel.zero", "parallel.dp"}, "W-SCEN-003",
            fmt::format("parallel.zero = {} has no effect: the {} group has one member, no "
                        "collective will run",
-                       p.zero, reducing_group(s_, tp_cut).group.name),
+                       p.zero, p.cp > 1 ? "dp_cp" : "dp"),
            "one rank holds all", "two or more data-parallel ranks", "raise dp, or use zero: 0");
   }
 
@@ -301,14 +308,15 @@ class Rules {
     else if (moe.groups_kept > moe.groups)
       wrong("groups_kept", fmt::format("{} of {} groups", moe.groups_kept, moe.groups),
             "at most all groups", fmt::format("use groups_kept: {}", moe.groups));
-    else if (moe.groups_kept * (moe.experts / moe.groups) < moe.top_k)
+    else if (moe.top_k <= moe.experts && moe.groups_kept * (moe.experts / moe.groups) < moe.top_k)
       wrong("groups_kept",
             fmt::format("{} groups of {} experts for {} choices", moe.groups_kept,
                         moe.experts / moe.groups, moe.top_k),
             "as many experts in the kept groups as choices",
             fmt::format("use groups_kept: {} or more",
                         (moe.top_k * moe.groups + moe.experts - 1) / moe.experts));
-    if (moe.device_groups < 1 || moe.experts % moe.device_groups != 0)
+    if (given("model.moe.balance.device_groups") &&
+        (moe.device_groups < 1 || moe.experts % moe.device_groups != 0))
       wrong("balance.device_groups",
             fmt::format("{} experts / {} groups", moe.experts, moe.device_groups),
             "groups of equal size",

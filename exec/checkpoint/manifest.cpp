@@ -96,21 +96,24 @@ TrainingState state_from(const Json& json) {
   return s;
 }
 
-Json to_object(const Mesh& mesh) {
+Json to_object(const Mesh& mesh, const std::vector<Axis>& order) {
   Json out = Json::object();
-  for (Axis a : mesh.order) out[std::string(name_of(a))] = mesh.of(a);
+  for (Axis a : order) out[std::string(name_of(a))] = mesh.of(a);
   return out;
+}
+void take_axes(const Json& json, Mesh& mesh, std::vector<Axis>& order) {
+  order.clear();
+  for (const auto& [name, size] : json.items()) {
+    const auto axis = axis_from(name);
+    if (!axis || size.get<int>() < 1) throw std::runtime_error("no mesh");
+    order.push_back(*axis);
+    mesh.size[static_cast<std::size_t>(*axis)] = size.get<int>();
+  }
 }
 Mesh mesh_from(const Json& json) {
   Mesh mesh;
-  std::size_t at = 0;
-  for (const auto& [name, size] : json.items()) {
-    const auto axis = axis_from(name);
-    if (!axis || at == kNumAxes || size.get<int>() < 1) throw std::runtime_error("no mesh");
-    mesh.order[at++] = *axis;
-    mesh.size[static_cast<std::size_t>(*axis)] = size.get<int>();
-  }
-  if (at != kNumAxes) throw std::runtime_error("a mesh without all its axes");
+  take_axes(json.at("dense"), mesh, mesh.order);
+  take_axes(json.at("experts"), mesh, mesh.expert_order);
   return mesh;
 }
 
@@ -127,7 +130,9 @@ Json content_of(const CheckpointManifest& m) {
           {"precision", m.precision},
           {"global_batch", m.global_batch},
           {"sequence", m.sequence},
-          {"mesh", to_object(m.mesh)},
+          {"mesh",
+           {{"dense", to_object(m.mesh, m.mesh.order)},
+            {"experts", to_object(m.mesh, m.mesh.expert_order)}}},
           {"zero", m.zero},
           {"shard_rule", kShardRule},
           {"files", std::move(files)},

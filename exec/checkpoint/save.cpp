@@ -33,6 +33,15 @@ Result<ShardReceipt> read_receipt(const std::string& run_dir, int rank, int step
   return receipt;
 }
 
+// What the ranks of a group share, by the classes of its shards (models.md 4.6).
+int zero_level(const Plan& plan) {
+  int level = 0;
+  for (const Buffer& b : plan.buffers)
+    if (b.shard_of.valid())
+      level = std::max(level, b.cls == BufferClass::param ? 3 : b.cls == BufferClass::grad ? 2 : 1);
+  return level;
+}
+
 }  // namespace
 
 Status save_shard(const Plan& plan, Rank rank, const BufferMemory& memory, const std::string& dir,
@@ -67,6 +76,7 @@ Status commit_checkpoint(const Plan& plan, const std::string& plan_id, const Tra
   m.global_batch = config.global_batch;
   m.sequence = config.sequence;
   m.mesh = plan.header.mesh;
+  m.zero = zero_level(plan);
   std::vector<Piece> pieces;
   for (int rank = 0; rank < plan.header.mesh.world(); ++rank) {
     Result<ShardReceipt> receipt = read_receipt(run_dir, rank, state.step);

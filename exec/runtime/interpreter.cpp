@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <exception>
+#include <utility>
 
 #include "common/plan/print.h"
 #include "exec/device/clock.h"
@@ -320,6 +321,7 @@ Bytes Interpreter::bytes_now(BufferId id) {
                     fmt::format("{} rows of {} in step {}", rows, plan_.name(b.name), step_),
                     fmt::format("0 to {} rows", b.max_rows),
                     "the bound covers every routing: report this with the run folder"));
+  step_rows_[b.rows_of] = rows;
   return std::clamp<std::int64_t>(rows, 0, b.max_rows) * b.row_bytes();
 }
 
@@ -383,6 +385,7 @@ Result<StepResult> Interpreter::end_step(Nanoseconds started) {
   if (timed_step_ >= 0)
     timeline_.steps.push_back({rank_.value, timed_step_, result.started, result.ended});
   kernel_scratch_peak_ = std::max(kernel_scratch_peak_, torch_memory().peak);
+  if (!step_rows_.empty()) seen_rows_.push_back(std::exchange(step_rows_, {}));
   ++step_;
   return result;
 }

@@ -19,6 +19,7 @@
 #include <optional>
 #include <vector>
 
+#include "common/plan/live_bytes.h"
 #include "common/plan/plan.h"
 #include "common/plan/training.h"
 #include "common/timeline/timeline.h"
@@ -64,6 +65,8 @@ class Interpreter {
   // Most bytes of the plan's buffers that were alive at once, over all steps so far.
   [[nodiscard]] Bytes peak_bytes() const { return peak_.total; }
   [[nodiscard]] Bytes slab_bytes() const { return arena_.slab_bytes(); }
+  // Of each step the rows whose number was known only then.
+  [[nodiscard]] const std::vector<RunTimeRows>& rows_seen() const { return seen_rows_; }
   // How often each op of the program has communicated, over all steps.
   [[nodiscard]] const std::vector<std::int64_t>& communication_calls() const { return comm_calls_; }
 
@@ -131,7 +134,9 @@ class Interpreter {
 
   std::mutex memory_mutex_;
   std::array<std::int64_t, kNumBufferClasses> live_{};
-  std::vector<Bytes> taken_;  // by buffer: what it was counted with when it was allocated
+  std::vector<Bytes> taken_;            // by buffer: what it was counted with when it was allocated
+  RunTimeRows step_rows_;               // of the step that runs
+  std::vector<RunTimeRows> seen_rows_;  // by step
   std::int64_t live_total_ = 0;
   PeakMemory peak_;
   Bytes kernel_scratch_peak_ = 0;

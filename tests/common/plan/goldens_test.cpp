@@ -14,7 +14,7 @@
 
 #include "common/base/rng.h"
 #include "common/model/flops.h"
-#include "common/model/memory.h"
+#include "common/parallel/memory.h"
 #include "common/plan/build.h"
 #include "common/plan/parse.h"
 #include "common/plan/print.h"

@@ -163,6 +163,28 @@ TEST_CASE("warnings: fields without effect, latency 0, few microbatches") {
   CHECK(latency[0].code == "W-CLUS-001");
 }
 
+TEST_CASE("ZeRO with nothing to share, and with something") {
+  const auto alone = warnings("tandem: 1\nmodel: gpt-tiny\nparallel: {zero: 1}\n");
+  REQUIRE(alone.size() == 1);
+  CHECK(alone[0].code == "W-SCEN-003");
+  CHECK(alone[0].title ==
+        "parallel.zero = 1 has no effect: the dp group has one member, no collective will run");
+  for (const char* parallel : {"{zero: 2, dp: 2}", "{zero: 3, tp: 2, sequence_parallel: true}"})
+    CHECK(
+        warnings(std::string("tandem: 1\nmodel: gpt-tiny\nparallel: ") + parallel + "\n").empty());
+}
+
+TEST_CASE("experts with tensor parallelism: sequence parallelism is on unless it is refused") {
+  const auto scenario = [](const char* parallel) {
+    return read_scenario_text(
+        "t.yaml", std::string("tandem: 1\nmodel: mixtral-tiny\nparallel: ") + parallel + "\n");
+  };
+  REQUIRE(scenario("{tp: 2}").ok());
+  CHECK(scenario("{tp: 2}")->parallel.sequence_parallel);
+  CHECK_FALSE(scenario("{tp: 1}")->parallel.sequence_parallel);
+  CHECK(scenario("{tp: 2, sequence_parallel: false}").error().diagnostics[0].code == "E-SCEN-051");
+}
+
 TEST_CASE("family llama: gpt's fields have no effect, experts are refused as they are with gpt") {
   const auto gelu = warnings("tandem: 1\nmodel: {preset: llama-tiny, gelu: tanh}\n");
   REQUIRE(gelu.size() == 1);
@@ -172,7 +194,7 @@ TEST_CASE("family llama: gpt's fields have no effect, experts are refused as the
     const auto moe = read_scenario_text(
         "t.yaml", std::string("tandem: 1\nmodel: {preset: ") + model + ", moe: {experts: 8}}\n");
     REQUIRE_FALSE(moe.ok());
-    CHECK(moe.error().diagnostics[0].code == "E-SCEN-020");
+    CHECK(moe.error().diagnostics[0].code == "E-MODEL-008");
   }
   const auto odd = read_scenario_text(
       "t.yaml",

@@ -94,6 +94,17 @@ TEST_CASE("owners: an element is saved once, by coordinate 0 of what does not cu
   CHECK(elements == 4 * (4 * 16 * 16 + 2 * 16 * 32 + 9 * 16 + 32) + 251 * 16 + 8 * 16 + 2 * 16);
 }
 
+TEST_CASE("a manifest keeps both grids of a mesh") {
+  CheckpointManifest m;
+  m.mesh.size[static_cast<std::size_t>(Axis::tp)] = 2;
+  m.mesh.size[static_cast<std::size_t>(Axis::dp)] = 4;
+  m.mesh.expert_order = {Axis::etp, Axis::ep, Axis::edp, Axis::pp};
+  m.mesh.size[static_cast<std::size_t>(Axis::ep)] = 8;
+  const auto read = manifest_from_json(to_json(m), "m");
+  REQUIRE(read.ok());
+  CHECK(read->mesh == m.mesh);
+}
+
 TEST_CASE("where checkpoints go is no part of a plan") {
   Scenario s;
   s.model.layers = 2, s.model.hidden = 16, s.model.heads = s.model.kv_heads = 4;

@@ -85,11 +85,27 @@ struct RunOutcome {
   std::vector<RankTensors> tensors;
 };
 
+// Tensors of a class by their own names, not the buckets that they lie in; of gradients those that
+// are whole (a tied embedding's second part is not).
+std::vector<BufferId> tensors(const Plan& plan, ProgramId program, BufferClass cls) {
+  std::vector<BufferId> out, holders = exec::holders(plan, program, cls);
+  if (cls == BufferClass::grad) holders = reduced_gradients(plan, program);
+  for (BufferId holder : holders) {
+    std::vector<BufferId> views;
+    for (std::size_t i = 0; i < plan.buffers.size(); ++i)
+      if (plan.buffers[i].alias_of == holder) views.push_back(BufferId{static_cast<int>(i)});
+    if (views.empty()) views = {holder};
+    out.insert(out.end(), views.begin(), views.end());
+  }
+  std::sort(out.begin(), out.end());
+  return out;
+}
+
 void copy_tensors(const Plan& plan, Rank rank, const Interpreter& interpreter, TensorKind kind,
                   int step, RankTensors& out, std::vector<std::unique_ptr<std::string>>& keep) {
   const ProgramId program = plan.program_of(rank);
-  const auto ids = kind == TensorKind::gradient ? reduced_gradients(plan, program)
-                                                : holders(plan, program, BufferClass::param);
+  const auto ids =
+      tensors(plan, program, kind == TensorKind::gradient ? BufferClass::grad : BufferClass::param);
   for (BufferId id : ids) {
     const View v = interpreter.view(id);
     keep.push_back(std::make_unique<std::string>(

@@ -52,7 +52,7 @@ bool run_op(const Plan& plan, LocalTransport& transport, OpId id, int step, int 
   const bool f64 = op.dtype == DType::f64;
   const double own = op.kind == OpKind::send ? op.match + 1 : op.kind == OpKind::recv ? 0 : 1;
   f64 ? fill<double>(data, own) : fill<float>(data, own);
-  const auto r = transport.run(id, step, data.data(), bytes);
+  const auto r = transport.run(id, step, {data.data(), bytes});
   if (!r) return false;
   double want = own;
   if (op.kind == OpKind::recv) want = op.match + 1;

@@ -1,5 +1,5 @@
 // The closed forms of memory.h.
-#include "common/model/memory.h"
+#include "common/parallel/memory.h"
 
 #include <fmt/format.h>
 

@@ -2,7 +2,7 @@
 // Method  the tables written out; papers' figures for a bf16 layer; buckets of gpt-tiny by hand.
 // That a
 //         plan really allocates these bytes is tests/common/plan/goldens_test.cpp.
-#include "common/model/memory.h"
+#include "common/parallel/memory.h"
 
 #include <doctest/doctest.h>
 
