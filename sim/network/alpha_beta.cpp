@@ -13,6 +13,8 @@ namespace {
 using Hops = std::vector<std::pair<int, int>>;
 
 constexpr int kDirectMembers = 64;  // all pairs of more are no sensible algorithm, and many hops
+// Groups up to this size exchange (all_to_all) step by step.
+constexpr int kSteppedMembers = 16;
 
 Hops ring_hops(int g, int distance = 1) {
   Hops out;
@@ -85,6 +87,9 @@ std::vector<StepPhase> phases_of(OpKind kind, Algorithm algorithm, Bytes bytes, 
       if (direct) return {{1, x / g, all_pairs(g)}};
       return {{g - 1, (g - 1) * x / g, ring_hops(g)}};
     case OpKind::all_to_all: {
+      // In large groups one phase with the links' loads of all steps: the same bytes and latencies,
+      // an event instead of g-1.
+      if (g > kSteppedMembers) return {{g - 1, x / g, all_pairs(g)}};
       std::vector<StepPhase> out;
       for (int k = 1; k < g; ++k) out.push_back({1, x / g, ring_hops(g, k)});
       return out;

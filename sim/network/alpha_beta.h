@@ -14,7 +14,8 @@
 //   all_reduce tree        2 depth latencies; X up and X down a binary tree, pipelined
 //   all_gather ring        g-1 steps of X          direct: 1 step of X to each
 //   reduce_scatter ring    g-1 steps of X/g        direct: 1 step of X/g to each
-//   all_to_all             g-1 steps of X/g: in step k to the member k further
+//   all_to_all             g-1 steps of X/g: in step k to the member k further; above 16
+//                          members all steps at once, with their latencies
 //   broadcast              X down a binary tree, depth latencies, pipelined
 //   shift                  1 step of X to the next member
 #pragma once
