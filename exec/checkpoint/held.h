@@ -16,9 +16,9 @@ namespace tandem::exec {
 
 struct HeldPiece {
   Piece piece;
-  // Main parameter and moments; `param` is the copy in the compute type, or `main` itself. With ZeRO
-  // 1 and 2 a rank holds all parameters, but moments only of its own part: no m, v (and no main
-  // copy) elsewhere.
+  // Main parameter and moments; `param` is the copy in the compute type, or `main` itself. With
+  // ZeRO 1 and 2 a rank holds all parameters, but moments only of its own part: no m, v (and no
+  // main copy) elsewhere.
   BufferId param, main, m, v;
   std::int64_t param_element = 0;  // of the piece's first element in param
   std::int64_t main_element = 0;   // in main
