@@ -4,6 +4,7 @@
 //   embedding on the first stage only, a shard where it lies. The loss is the same on all tp ranks:
 //   tp rank 0 counts. With ZeRO 1 and 2 each bucket is gathered behind its update.
 #include <set>
+#include <utility>
 
 #include "common/base/check.h"
 #include "common/plan/lower/draft.h"
@@ -210,12 +211,13 @@ class Optimizer {
       written = true;
       k.coords = {};
     }
-    if (t_.balance.valid()) {  // the balance loss is already 0 where it is another rank's to count
+    // Both are already 0 where they are another rank's to count.
+    for (const auto& [flag, value] :
+         {std::pair{kHasBalance, t_.balance}, std::pair{kHasDropped, t_.dropped}}) {
+      if (!value.valid()) continue;
       k.owner = {};
-      k.flags = kHasBalance;
-      call(k, {t_.balance}, {{metrics, written}});
-      k.flags = kHasDropped;
-      call(k, {t_.dropped}, {{metrics, true}});
+      k.flags = flag;
+      call(k, {value}, {{metrics, written}});
       written = true;
     }
     k.flags = 0;

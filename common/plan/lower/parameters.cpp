@@ -325,7 +325,8 @@ void expert_state(Draft& d, int program, ProgramTensors& out) {
     return b;
   };
   const auto num_layers = static_cast<std::int64_t>(layers.size());
-  out.balance = d.add(add(BufferClass::scratch, DType::f64, 1, "balance_loss"));
+  if (moe.expert_loss > 0 || moe.device_loss > 0)
+    out.balance = d.add(add(BufferClass::scratch, DType::f64, 1, "balance_loss"));
   out.dropped = d.add(add(BufferClass::scratch, DType::f64, 1, "dropped"));
   out.all_choices = d.add(add(BufferClass::comm, DType::i32, num_layers * moe.experts, "choices"));
   for (std::size_t i = 0; i < layers.size(); ++i) {
