@@ -275,6 +275,9 @@ StaticBytes static_bytes(const Scenario& s, int pp, int zero) {
     if (b.tied && holds_first(s, pp) && holds_last(s, pp))
       out.grad += local_vocabulary(s) * s.model.hidden * main;
   }
+  const Symbols x = symbols(s);
+  if (s.model.moe.router == RouterKind::sigmoid)
+    for (int layer : layers_of(s, pp)) out.optim += has_experts(s, layer) ? x.E * x.s : 0;
   return out;
 }
 

@@ -79,7 +79,8 @@ struct BucketSize {
 [[nodiscard]] std::vector<BucketSize> bucket_sizes(const Scenario& scenario, int pp);
 
 struct StaticBytes {
-  Bytes param = 0, grad = 0, optim = 0;  // optim: m, v, and the main parameters of bf16 runs
+  // optim: m, v, the main parameters of bf16 runs, and the biases of sigmoid routers
+  Bytes param = 0, grad = 0, optim = 0;
   [[nodiscard]] Bytes sum() const { return param + grad + optim; }
 };
 // `zero` 0 is what the plan holds. 1 to 3 is what the level would hold (models.md 6), without the

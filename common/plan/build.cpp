@@ -12,8 +12,10 @@ namespace {
 
 using lower::Draft;
 
-// In order. `backward` (split and merge), `unshard`, `recompute` and `zero` leave the forms of this
-// version as they are: its schedules do not split backwards, and it has no ZeRO and no recompute.
+// In order. `backward` (split and merge), `unshard` and `recompute` leave the forms of this version
+// as they are: its schedules do not split backwards, and it does not recompute. `zero` has no form
+// of its own: gathers and scatters of a visit come with `segments` (lower/visit_zero.cpp), those of
+// a step with `gradients` and `optimizer`.
 const std::vector<std::string> kSteps = {
     "stages",    "order", "backward",  "unshard",   "reduce",  "p2p",    "segments",
     "recompute", "zero",  "gradients", "optimizer", "streams", "buffers"};

@@ -9,9 +9,11 @@
 #include <map>
 #include <string>
 
+#include "common/parallel/memory.h"
 #include "common/plan/build.h"
 #include "common/plan/totals.h"
 #include "common/scenario/read.h"
+#include "sim/memory/tracker.h"
 
 namespace tandem {
 namespace {
@@ -100,6 +102,33 @@ TEST_CASE("C4: deepseek-tiny on tp 2, pp 2, dp 2, ep 4") {
         Calls{{"grad.stage all_reduce 66560", 1}, {"grad.dp all_reduce 118784", 1}});
   CHECK(only(last, "bias") == Calls{{"bias all_reduce 128", 1}});
   CHECK(only(last, "aux") == Calls{{"aux all_reduce 128", 8}});
+}
+
+// The closed forms of common/parallel/memory.h are what the plan keeps.
+TEST_CASE("layers with experts and latents keep what the closed forms say") {
+  for (const char* text :
+       {"model: mixtral-tiny\n", "model: mixtral-tiny\nparallel: {dp: 2, ep: 2}\n",
+        "model: mixtral-tiny\nparallel: {tp: 2, dp: 2, ep: 4, zero: 2}\n", "model: deepseek-tiny\n",
+        "model: deepseek-tiny\nparallel: {tp: 2, dp: 2, ep: 4}\n",
+        "model: deepseek-tiny\nparallel: {tp: 4, dp: 2, ep: 8, zero: 1}\n"}) {
+    CAPTURE(text);
+    const auto s = read_scenario_text("t.yaml", std::string("tandem: 1\n") + text);
+    REQUIRE(s.ok());
+    const auto plan = build_plan(*s);
+    REQUIRE(plan.ok());
+    const auto of = [](const ClassBytes& bytes, BufferClass c) {
+      return bytes[static_cast<std::size_t>(c)];
+    };
+    const auto memory = sim::track_memory(*plan)[0];
+    const KeptBytes kept = kept_bytes(*s, 0, 1);
+    CHECK(of(memory.peak.by_class, BufferClass::saved_input) == kept.saved_input);
+    CHECK(of(memory.peak.by_class, BufferClass::saved_weight) == kept.saved_weight);
+    CHECK(of(memory.peak.by_class, BufferClass::logits) == kept.logits);
+    const StaticBytes fixed = static_bytes(*s, 0, s->parallel.zero);
+    CHECK(of(memory.persistent, BufferClass::param) == fixed.param);
+    CHECK(of(memory.persistent, BufferClass::grad) == fixed.grad);
+    CHECK(of(memory.persistent, BufferClass::optim) == fixed.optim);
+  }
 }
 
 TEST_CASE("C6 and models.md 4.6: llama-tiny on dp 2, every level of ZeRO") {
