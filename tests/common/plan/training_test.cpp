@@ -113,9 +113,9 @@ TEST_CASE("training.json: experts and latent attention read back; what does not 
       {"\"family\": \"deepseek_v3\"", "\"family\": \"mixtral\""},  // has no latent attention
       {"\"family\": \"deepseek_v3\"", "\"family\": \"llama\""},
   };
-  for (const auto& [from, to] : wrong) {
-    CAPTURE(to);
-    CHECK(code_of(replaced(text, from, to)) == "E-EXEC-030");
+  for (const auto& change : wrong) {
+    CAPTURE(change.second);
+    CHECK(code_of(replaced(text, change.first, change.second)) == "E-EXEC-030");
   }
   const std::size_t begin = text.find("{", text.find("\"mla\""));
   const std::string number =
