@@ -136,7 +136,7 @@ class FakeRanks {
   // In (-1, 1), with all bits of a mantissa; another one for every argument.
   static double value_of(int step, std::uint64_t name, int part, std::uint64_t index) {
     std::uint64_t x = name ^ (index * 0x9e3779b97f4a7c15ULL);
-    x += static_cast<std::uint64_t>(part + 3 * step) * 0xbf58476d1ce4e5b9ULL;
+    x += static_cast<std::uint64_t>(part + std::int64_t{3} * step) * 0xbf58476d1ce4e5b9ULL;
     x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
     x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
     return static_cast<double>(static_cast<std::int64_t>(x ^ (x >> 31)) >> 11) * 0x1p-52;
