@@ -45,14 +45,15 @@ Ref VisitBuilder::grad(const std::string& name) {
 
 namespace {
 
-// Position of the first (last) op of which a call names a view of `root`.
-template <class Operands>
+using Operands = std::vector<Ref> VisitCall::*;  // inputs or outputs
+
+// Position of the first (last) op of which a call names a view of `root` among its `operands`.
 std::ptrdiff_t position(const std::vector<VisitOp>& ops, const std::vector<Slot>& slots, int root,
-                        bool last, Operands&& operands) {
+                        bool last, Operands operands) {
   std::ptrdiff_t found = -1;
   for (std::size_t i = 0; i < ops.size(); ++i)
     for (const VisitCall& c : ops[i].calls)
-      for (const Ref& r : operands(c))
+      for (const Ref& r : c.*operands)
         if (r.slot >= 0 && slots[static_cast<std::size_t>(r.slot)].root == root &&
             (last || found < 0))
           found = static_cast<std::ptrdiff_t>(i);
@@ -63,37 +64,31 @@ std::ptrdiff_t position(const std::vector<VisitOp>& ops, const std::vector<Slot>
 
 void VisitBuilder::place_gathers(std::vector<VisitOp>& ops) {
   struct Gather {
-    std::ptrdiff_t before;
-    int root, bucket;
+    std::ptrdiff_t before, use;
+    int root, unit, bucket;
   };
   std::vector<Gather> gathers;
-  std::vector<std::ptrdiff_t> starts;  // of units, ascending
   std::map<int, std::ptrdiff_t> unit_start;
   for (const auto& [key, root] : roots_) {
     const auto [gradients, unit, bucket] = key;
     if (gradients) continue;
-    const std::ptrdiff_t at =
-        position(ops, v_.slots, root, false, [](const VisitCall& c) { return c.inputs; });
-    const auto it = unit_start.try_emplace(unit, at).first;
-    it->second = std::min(it->second, at);
+    const std::ptrdiff_t use = position(ops, v_.slots, root, false, &VisitCall::inputs);
+    gathers.push_back({0, use, root, unit, bucket});
+    const auto it = unit_start.try_emplace(unit, use).first;
+    it->second = std::min(it->second, use);
   }
+  std::vector<std::ptrdiff_t> starts;  // of units, ascending
   for (const auto& [unit, at] : unit_start) starts.push_back(at);
   std::sort(starts.begin(), starts.end());
   const auto ahead = static_cast<std::ptrdiff_t>(d_.scenario.parallel.gather_prefetch);
-  for (const auto& [key, root] : roots_) {
-    const auto [gradients, unit, bucket] = key;
-    if (gradients) continue;
+  for (Gather& g : gathers) {
     const auto place =
-        std::lower_bound(starts.begin(), starts.end(), unit_start[unit]) - starts.begin();
-    const std::ptrdiff_t from = std::max<std::ptrdiff_t>(0, place - ahead);
-    gathers.push_back({starts[static_cast<std::size_t>(from)], root, bucket});
+        std::lower_bound(starts.begin(), starts.end(), unit_start[g.unit]) - starts.begin();
+    g.before = starts[static_cast<std::size_t>(std::max<std::ptrdiff_t>(0, place - ahead))];
   }
   // Units in the order of their use; behind each other where they go to one place.
-  std::stable_sort(gathers.begin(), gathers.end(), [&](const Gather& a, const Gather& b) {
-    const auto use = [&](const Gather& g) {
-      return position(ops, v_.slots, g.root, false, [](const VisitCall& c) { return c.inputs; });
-    };
-    return std::pair(a.before, use(a)) < std::pair(b.before, use(b));
+  std::stable_sort(gathers.begin(), gathers.end(), [](const Gather& a, const Gather& b) {
+    return std::pair(a.before, a.use) < std::pair(b.before, b.use);
   });
   std::vector<VisitOp> out;
   std::size_t next = 0;
@@ -120,8 +115,7 @@ void VisitBuilder::place_scatters() {
   for (const auto& [key, root] : roots_)
     if (std::get<0>(key))
       scatters.push_back(
-          {position(ops, v_.slots, root, true, [](const VisitCall& c) { return c.outputs; }),
-           {root, std::get<2>(key)}});
+          {position(ops, v_.slots, root, true, &VisitCall::outputs), {root, std::get<2>(key)}});
   std::sort(scatters.begin(), scatters.end());
   std::vector<VisitOp> out;
   std::size_t next = 0;
