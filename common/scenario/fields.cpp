@@ -215,7 +215,7 @@ constexpr Field kFields[] = {
     {"parallel.pp", kCount, "", 1, kDevices, false, "1", "", "Pipeline parallelism.", INT(parallel.pp)},
     {"parallel.cp", kCount, "", 1, kDevices, false, "1", "1", "Context parallelism.", INT(parallel.cp)},
     {"parallel.ep", kCount, "", 1, kDevices, false, "1", "", "Expert parallelism.", INT(parallel.ep)},
-    {"parallel.etp", kCount, "", 1, kDevices, false, "1", "1", "Tensor parallelism inside an expert.", INT(parallel.etp)},
+    {"parallel.etp", kCount, "", 1, kDevices, false, "1", "", "Tensor parallelism inside an expert.", INT(parallel.etp)},
     {"parallel.dp", kCount, "auto", 1, kDevices, false, "auto", "", "Data parallelism; auto: devices / (tp * pp * cp), and 1 on cluster local.", INT(parallel.dp)},
     {"parallel.sequence_parallel", kBool, "", 0, 0, false, "false", "", "Norms and residuals split along the sequence over tp.", BOOL(parallel.sequence_parallel)},
     {"parallel.vocab_parallel", kBool, "", 0, 0, false, "true", "", "Embedding and head split along the vocabulary over tp.", BOOL(parallel.vocab_parallel)},
