@@ -135,7 +135,9 @@ constexpr Field kFields[] = {
     {"seed", kCount, "", 0, kSeed, false, "1", "", "Seed of initial values and data.", INT(seed)},
 
     {"model.preset", kText, "", 0, 0, false, "", "", "Preset to start from, or the path of a preset file. `model: NAME` is short for it.", TEXT(model.preset)},
-    {"model.from_hf", kText, "", 0, 0, false, "", "-", "Hugging Face `config.json` to start from."},
+    {"model.from_hf", kText, "", 0, 0, false, "", "", "Hugging Face `config.json` to start from, relative to this file.",
+     [](S&, I, const V&) {},  // the reader lays its values under the scenario's (read.cpp)
+     [](const S&, I) { return of_text(""); }},  // and a full form has them all: nothing to read again
     {"model.family", kChoice, "gpt, llama, mixtral, deepseek_v3", 0, 0, false, "gpt", "", "Model family.", ENUM(model.family)},
     {"model.layers", kCount, "", 1, kLayers, false, "-", "", "Transformer layers.", INT(model.layers)},
     {"model.hidden", kCount, "", 1, kWidth, false, "-", "", "Hidden width.", INT(model.hidden)},
