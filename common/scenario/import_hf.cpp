@@ -144,6 +144,11 @@ const std::set<std::string_view>& metadata() {
   return kKeys;
 }
 
+std::string clipped(const std::string& text) {
+  constexpr std::size_t kMost = 40;
+  return text.size() <= kMost ? text : text.substr(0, kMost) + "...";
+}
+
 std::string shown(const YamlNode& node) {
   switch (node.kind) {
     case Kind::null:
@@ -155,8 +160,7 @@ std::string shown(const YamlNode& node) {
     case Kind::scalar:
       break;
   }
-  constexpr std::size_t kMost = 40;
-  return node.text.size() <= kMost ? node.text : node.text.substr(0, kMost) + "...";
+  return clipped(node.text);
 }
 
 class Importer {
@@ -277,9 +281,9 @@ class Importer {
     const auto nearest = type ? nearest_name(type->text, types) : std::nullopt;
     refuse(type_mark_, "E-MODEL-011", "a Hugging Face configuration of no known model",
            type ? shown(*type) : "no model_type", "model_type: one of " + join(types, ", "),
-           nearest
-               ? fmt::format("is it like \"{}\"? else describe the model in the scenario", *nearest)
-               : "describe the model in the scenario");
+           nearest ? fmt::format("did you mean \"{}\"? else describe the model in the scenario",
+                                 *nearest)
+                   : "describe the model in the scenario");
     return nullptr;
   }
 
@@ -347,7 +351,7 @@ class Importer {
       if (node.key.find("drop") != std::string::npos && is(0)) continue;
       if (node.key == "initializer_range" && is(0.02)) continue;  // training.init: normal
       if (!first) first = &node;
-      keys.push_back(fmt::format("{} = {}", node.key, shown(node)));
+      keys.push_back(fmt::format("{} = {}", clipped(node.key), shown(node)));
     }
     if (!first) return;
     constexpr std::size_t kShown = 12;

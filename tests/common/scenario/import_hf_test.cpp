@@ -195,6 +195,11 @@ TEST_CASE("one warning lists what is not used; metadata and rates of 0 are no ne
   REQUIRE(warnings.size() == 1);
   CHECK(warnings[0].title.starts_with("40 keys of the Hugging Face configuration are not used"));
   CHECK(warnings[0].found.ends_with("x11 = 11, and 28 more"));
+  REQUIRE(from_text("{\"model_type\": \"gpt2\", \"" + std::string(5000, 'k') + "\": \"" +
+                        std::string(5000, 'v') + "\"}",
+                    "", &warnings)
+              .ok());
+  CHECK(warnings[0].found.size() < 100);
 }
 
 TEST_CASE("keys that are left out have the defaults of their configuration class") {
