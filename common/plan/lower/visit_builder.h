@@ -8,6 +8,7 @@
 //   visit_mlp.cpp         the dense feed-forward half: fc1, gelu, fc2 or gate and up, swiglu, down
 //   visit_moe.cpp         the half with experts: router, exchange of rows, experts, weighted sum
 //   visit_expert_rows.cpp the way of rows to the experts and back, over ep and etp
+//   visit_recompute.cpp   what is not kept for the backward but computed again
 //
 //   forward    [embed] | [norm1, qkv, rope, core, o] | [+residual, norm2, mlp] | ... |
 //              [+residual, final norm, head, max] | [sum] | [loss, dlogits]
@@ -82,6 +83,8 @@ class VisitBuilder {
   Ref embed();
   void embed_backward(Ref dy);
   Ref layer_forward(int layer, Ref x);
+  // Attention, first residual, feed-forward: returns the reduced output of the latter.
+  Ref halves_forward(int layer, Ref x, SavedLayer& s);
   Ref layer_backward(int layer, Ref dy);
   void head_forward(Ref x);
   void loss_forward();
@@ -105,6 +108,17 @@ class VisitBuilder {
   // A half's output with its bias and the residual.
   void residual(int layer, Ref partial, const char* bias, Ref x, Ref out);
 
+  // --- recomputation (visit_recompute.cpp) -------------------------------------------------------
+  [[nodiscard]] bool recomputes(int layer) const;  // the whole layer
+  [[nodiscard]] bool recomputes_core() const;      // attention's probabilities
+  void layer_again(int layer);                     // fills what the layer's backward reads
+  Ref core_again(int layer, Kernel core, const SavedAttention& s);
+  // What a half saves, where its layer keeps nothing: it lives for the forward only.
+  [[nodiscard]] BufferClass held(BufferClass cls) const {
+    const bool saved = cls == BufferClass::saved_input || cls == BufferClass::saved_weight;
+    return passing_ && saved ? BufferClass::activation : cls;
+  }
+
   // --- halves: from the layer's input to the partial output, reduced over tp
   // ----------------------
   Ref attention_forward(int layer, Ref x, SavedAttention& s);
@@ -125,6 +139,7 @@ class VisitBuilder {
   [[nodiscard]] std::int64_t dense_in_width(DensePart part) const;
   [[nodiscard]] Kernel activation(DensePart part, bool forward) const;
   Ref moe_forward(int layer, Ref x, SavedMoe& s);
+  void choose(int layer, SavedMoe& s);
   Ref moe_backward(int layer, Ref dy, const SavedMoe& s);
   // Rows leave the rank of their token, or are joined by those of other etp members.
   [[nodiscard]] bool moves_rows() const { return z_.row_sources > 1; }
@@ -159,10 +174,10 @@ class VisitBuilder {
   // --------------------------------------------------------------------------------
   Ref slot(const char* name, BufferClass cls, DType dtype, Shape shape, int layer = -1);
   Ref kept(const char* name, BufferClass cls, Shape shape, int layer = -1) {
-    return slot(name, cls, t_.compute, shape, layer);
+    return slot(name, held(cls), t_.compute, shape, layer);
   }
   Ref statistic(const char* name, BufferClass cls, Shape shape, int layer = -1) {
-    return slot(name, cls, t_.statistic(), shape, layer);
+    return slot(name, held(cls), t_.statistic(), shape, layer);
   }
   Ref moving(const char* name, Shape shape, int layer = -1) {
     return kept(name, BufferClass::activation, shape, layer);
@@ -248,7 +263,9 @@ class VisitBuilder {
   }
   [[nodiscard]] static std::string layer_name(int layer, const char* rest);
   Ref batch();
-  Ref saved_layer_input(int layer) { return kept("h_in", BufferClass::saved_input, own_, layer); }
+  Ref saved_layer_input(int layer) {
+    return slot("h_in", BufferClass::saved_input, t_.compute, own_, layer);
+  }
   // What a layer leaves: the next one's saved input, the head's, or what is sent.
   Ref layer_output(int layer);
   // Where the layer's backward leaves its result.
@@ -272,7 +289,9 @@ class VisitBuilder {
   std::vector<VisitOp>* ops_;
   AxisSet vocab_coords_;
   std::vector<SavedLayer> saved_;
-  int unit_ = 0;  // whose calls are being written: embedding 0, layers, head
+  int unit_ = 0;          // whose calls are being written: embedding 0, layers, head
+  bool passing_ = false;  // the forward of a layer that will be computed again
+  bool again_ = false;    // and that second time
   std::map<std::tuple<bool, int, int>, int> roots_;  // slots of buckets: gradients?, unit, bucket
   std::map<std::pair<int, std::string>, Ref> views_;
   std::map<std::pair<std::string, int>, Ref> scratch_;
