@@ -16,6 +16,7 @@
 #include "common/timeline/chrome_json.h"
 #include "common/timeline/csv.h"
 #include "common/timeline/perfetto.h"
+#include "tools/degrees.h"
 #include "tools/version.h"
 
 namespace tandem::tools {
@@ -223,8 +224,8 @@ std::string to_text(const PlanInput& in, const Prediction& p) {
   const Mesh& mesh = in.plan.header.mesh;
   const double iteration_ns = static_cast<double>(p.sim.iteration_ps) / kPsPerNs;
   std::string out =
-      fmt::format("{}: {} ranks (tp {}, pp {}, dp {}), {}, {} microbatches\n\n", in.file,
-                  mesh.world(), mesh.of(Axis::tp), mesh.of(Axis::pp), mesh.of(Axis::dp),
+      fmt::format("{}: {} ranks ({}), {}, {} microbatches\n\n", in.file,
+                  mesh.world(), degrees_text(mesh),
                   in.plan.header.schedule, in.plan.header.microbatches);
   const auto line = [&](std::string_view name, const std::string& value) {
     out += fmt::format("  {:<18} {}\n", name, value);

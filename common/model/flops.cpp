@@ -54,8 +54,9 @@ OperationFlops core_flops(const Scenario& s) {
   const ModelShape shape = model_shape(s.model);
   const double rows = 2.0 * s.training.micro_batch * s.model.heads / s.parallel.tp;
   const double qk = rows * shape.qk_dim(), v = rows * shape.v_dim();  // for each pair
-  const double model_pairs = pairs_of(s.training.sequence, Pairs::causal);
-  const double pairs = pairs_of(s.training.sequence, flash ? Pairs::causal : Pairs::all);
+  const double cp = s.parallel.cp;  // zig-zag: each member has the same number of pairs
+  const double model_pairs = pairs_of(s.training.sequence, Pairs::causal) / cp;
+  const double pairs = pairs_of(s.training.sequence, flash ? Pairs::causal : Pairs::all) / cp;
   OperationFlops core{"core", {}, {}};
   core.model = {(qk + v) * model_pairs, 2 * (qk + v) * model_pairs, 0};
   core.executed = flash ? Work{2 * qk * pairs, 5 * qk * pairs, 0}
@@ -70,7 +71,7 @@ std::vector<OperationFlops> layer_flops(const Scenario& s, int layer) {
   const MoeSpec& moe = s.model.moe;
   const MlaSpec& mla = s.model.mla;
   const double t = s.parallel.tp, b = s.training.micro_batch, h = s.model.hidden;
-  const double n = b * s.training.sequence, f = s.model.ffn_hidden / t;
+  const double n = b * s.training.sequence / s.parallel.cp, f = s.model.ffn_hidden / t;
   const double own = s.parallel.sequence_parallel ? n / t : n;
   const double heads = s.model.heads / t, kv = s.model.kv_heads / t, dh = s.model.head_dim;
   std::vector<OperationFlops> out;
@@ -103,7 +104,8 @@ std::int64_t local_vocabulary(const Scenario& s) {
 }
 
 OperationFlops head_flops(const Scenario& s) {
-  const double n = num(s.training.micro_batch) * s.training.sequence, h = s.model.hidden;
+  const double n = num(s.training.micro_batch) * s.training.sequence / s.parallel.cp;
+  const double h = s.model.hidden;
   OperationFlops head = gemm("head", n, h, num(local_vocabulary(s)));
   head.model = gemm("head", n, h, num(s.model.vocab) / s.parallel.tp).model;
   return head;

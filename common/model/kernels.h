@@ -82,6 +82,21 @@ enum class KernelKind : std::uint8_t {
   mla_qkv_bwd_input,       // {batch,heads,seq,nope_dim,rope_dim,v_dim} dqkv -> dq, dkv, dkr (sum
                            //   over heads); rotated back
 
+  // Ring attention over cp (models.md 4.7). Member r of c holds chunks r and 2c-1-r of the 2c that a
+  // sequence is cut in; S is what it holds. A block is the k and v of one member's positions, kv[S,b,
+  // kv_heads*(dh+dv)]: all k, then all v; dkv is its gradient, in the main type. Dimensions are those
+  // of attention_fwd, and `step` s: the block of member (r - s) mod c. Nothing is masked. A lower
+  // member's (r >= s): both chunks of q attend to its first chunk; a higher one's: the second chunk
+  // of q attends to both of it. So shapes differ between members, FLOPs do not.
+  kv_pack,                    // {batch,heads,seq,head_dim,kv_heads,v_dim} qkv -> kv
+  attention_block_fwd,        // {..,step} qkv, kv, out, lse -> out (in place), lse (in place): both
+                              //   as if the queries had also seen this block
+  attention_block_bwd_input,  // {..,step} dout, qkv, kv, lse, out of the whole ring -> dqkv (acc):
+                              //   its q part, the rest is not touched; dkv (acc). step left out: the
+                              //   own block, causal
+  kv_unpack,                  // {batch,heads,seq,head_dim,kv_heads,v_dim} dkv, dqkv -> dqkv (in
+                              //   place): its k and v parts, from the block that came home
+
   linear_bwd_weight,  // {tokens,in,out} dy, x -> dW (acc) [, db (acc)]; scratch[out,in] if acc
   bias_residual_bwd_weight,  // {tokens,width} dy -> dbias (acc)
   embed_bwd_weight,          // {tokens,rows,width} dy, batch -> dweight (acc): scatter-add
@@ -137,6 +152,10 @@ inline constexpr int kNumKernelKinds = static_cast<int>(KernelKind::router_bias_
 [[nodiscard]] constexpr bool is_mla(KernelKind kind) {
   return kind >= KernelKind::latent_norm_fwd && kind <= KernelKind::mla_qkv_bwd_input;
 }
+// Entries of ring attention; their operands are in kernels_ring.cpp.
+[[nodiscard]] constexpr bool is_ring(KernelKind kind) {
+  return kind >= KernelKind::kv_pack && kind <= KernelKind::kv_unpack;
+}
 
 // Slots of the `metrics` value that every step ends with (all-reduce sum over world). Each is
 // counted by its owner, so the sum is the value of the whole run (models.md 4.9).
@@ -187,6 +206,7 @@ enum KernelFlag : std::uint32_t {
   kHasDropped = 1u << 19,       // "has=dropped": metrics_pack takes the dropped assignments
   kPositions = 1u << 20,        // "positions": its rows are the slice of positions that the rank's
                                 // coordinates on `coords` (tp, cp) choose (models.md 4.2, 4.7)
+  kVocab = 1u << 21,            // "vocab": beside positions: tp cuts the vocabulary, cp positions
 };
 
 inline constexpr std::size_t kNumDims = 8;
@@ -194,6 +214,8 @@ inline constexpr std::size_t kNumDims = 8;
 inline constexpr std::size_t kKvHeads = 4;
 // Width of v in attention. Left out where it is head_dim, the width of q and k.
 inline constexpr std::size_t kVDim = 5;
+// Steps that a block of ring attention has come. Left out where it is the member's own.
+inline constexpr std::size_t kRingStep = 6;
 using KernelDims = std::array<std::int64_t, kNumDims>;
 
 // One entry of a plan's kernel table.

@@ -18,10 +18,11 @@ constexpr I kAlign = 64;  // elements: a tensor's start in a bucket, and the buc
 
 I round_up(I v, I to) { return (v + to - 1) / to * to; }
 
-// Local sizes in the symbols of models.md 1; qkv: width of q, k and v together, ins: width of what
-// enters the activation of the MLP (fc1, or gate and up), stat: values a norm keeps for a token.
+// Local sizes in the symbols of models.md 1; S: positions of a cp rank; qkv: width of q, k and v
+// together, kv: of k and v, ins: width of what enters the activation of the MLP (fc1, or gate and
+// up), stat: values a norm keeps for a token.
 struct Symbols {
-  I t, b, S, n, H, a, ad, qkv, F, ins, stat, w, s, n1;
+  I t, c, b, S, n, H, a, ad, qkv, kv, F, ins, stat, w, s, n1;
   bool gpt, sp, flash;
   // latents (0: none); experts
   I rq, rkv, dn, dr, dv;
@@ -34,10 +35,11 @@ Symbols symbols(const Scenario& sc) {
   const MlaSpec& mla = sc.model.mla;
   Symbols x{};
   x.gpt = sc.model.family == ModelFamily::gpt;
-  x.t = sc.parallel.tp, x.b = sc.training.micro_batch, x.S = sc.training.sequence;
+  x.t = sc.parallel.tp, x.c = sc.parallel.cp, x.b = sc.training.micro_batch;
+  x.S = sc.training.sequence / x.c;
   x.n = x.b * x.S, x.H = sc.model.hidden, x.a = sc.model.heads / x.t;
   x.ad = x.a * sc.model.head_dim, x.F = sc.model.ffn_hidden / x.t;
-  x.qkv = x.ad + 2 * (sc.model.kv_heads / x.t) * sc.model.head_dim;
+  x.kv = 2 * (sc.model.kv_heads / x.t) * sc.model.head_dim;
   x.ins = x.gpt ? x.F : 2 * x.F, x.stat = x.gpt ? 2 : 1;
   x.w = size_of(types.compute), x.s = size_of(types.statistic());
   x.sp = cuts_sequence(sc);
@@ -47,8 +49,9 @@ Symbols symbols(const Scenario& sc) {
     x.rq = mla.q_rank, x.rkv = mla.kv_rank;
     x.dn = mla.nope_dim, x.dr = mla.rope_dim, x.dv = mla.v_dim;
     x.ad = x.a * x.dv;
-    x.qkv = x.a * (2 * (x.dn + x.dr) + x.dv);
+    x.kv = x.a * (x.dn + x.dr + x.dv);
   }
+  x.qkv = x.a * (x.rkv > 0 ? x.dn + x.dr : sc.model.head_dim) + x.kv;
   x.E = moe.experts, x.K = moe.top_k, x.e = sc.parallel.ep;
   x.local = x.E / x.e, x.Fe = moe.expert_hidden / sc.parallel.etp;
   x.shared = I{moe.shared_experts} * moe.expert_hidden / x.t;
@@ -303,11 +306,12 @@ KeptBytes kept_bytes(const Scenario& s, int pp, int visits) {
     out.saved_weight += head_saved(s).for_weight;
     out.logits = head_tokens(s, x) * local_vocabulary(s) * x.w;
   }
-  if (holds_first(s, pp)) out.batch = 8 * x.b * (x.S + 1);
+  const Bytes batch = 8 * x.b * (I{s.training.sequence} + 1);  // of all positions
+  if (holds_first(s, pp)) out.batch = batch;
   out.saved_input *= visits, out.saved_weight *= visits, out.logits *= visits;
   out.batch *= visits, out.comm *= visits;
   // The last stage's own batch ends with the loss.
-  if (holds_last(s, pp) && !holds_first(s, pp)) out.batch = 8 * x.b * (x.S + 1);
+  if (holds_last(s, pp) && !holds_first(s, pp)) out.batch = batch;
   return out;
 }
 
@@ -335,6 +339,7 @@ TransientBytes transient_bytes(const Scenario& s, int pp) {
   out.scratch =
       std::max({product * main, last ? 3 * x.s * head_tokens(s, x) : 0, norm + main}) + loss;
   out.comm = 8 * 8;
+  if (x.c > 1) out.comm = std::max(out.comm, 2 * x.n * x.kv * (x.w + main));
   return out;
 }
 

@@ -213,7 +213,7 @@ constexpr Field kFields[] = {
 
     {"parallel.tp", kCount, "", 1, kDevices, false, "1", "", "Tensor parallelism.", INT(parallel.tp)},
     {"parallel.pp", kCount, "", 1, kDevices, false, "1", "", "Pipeline parallelism.", INT(parallel.pp)},
-    {"parallel.cp", kCount, "", 1, kDevices, false, "1", "1", "Context parallelism.", INT(parallel.cp)},
+    {"parallel.cp", kCount, "", 1, kDevices, false, "1", "", "Context parallelism: each rank holds two zig-zag chunks of every sequence.", INT(parallel.cp)},
     {"parallel.ep", kCount, "", 1, kDevices, false, "1", "", "Expert parallelism.", INT(parallel.ep)},
     {"parallel.etp", kCount, "", 1, kDevices, false, "1", "1", "Tensor parallelism inside an expert.", INT(parallel.etp)},
     {"parallel.dp", kCount, "auto", 1, kDevices, false, "auto", "", "Data parallelism; auto: devices / (tp * pp * cp), and 1 on cluster local.", INT(parallel.dp)},

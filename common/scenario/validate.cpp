@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <initializer_list>
 #include <map>
+#include <numeric>
 
 #include "common/base/limits.h"
 #include "common/base/text.h"
@@ -354,21 +355,45 @@ class Rules {
           fmt::format("at most {} tokens: the model has no more positions", s_.model.max_sequence),
           fmt::format("use sequence: {}, or max_sequence: {}", s_.model.max_sequence, t.sequence));
     sequence_slices();
+    ring_attention();
     optimizer();
   }
 
-  // Row 9.
+  // Row 9: two chunks for each cp rank, and a slice of both for each tp rank.
   void sequence_slices() {
-    const int t = s_.parallel.tp, sequence = s_.training.sequence;
-    if (!s_.parallel.sequence_parallel || t < 2 || sequence % t == 0) return;
-    if (!good({"training.sequence", "parallel.tp", "parallel.sequence_parallel"})) return;
-    refuse(
-        {"training.sequence", "parallel.tp", "parallel.sequence_parallel"}, "E-SCEN-041",
-        fmt::format("training.sequence = {} cannot be cut into {} equal parts", sequence, t),
-        fmt::format("{} / {} = {:.3g} positions for each tp rank", sequence, t,
-                    double(sequence) / t),
-        "a whole number of positions",
-        fmt::format("use sequence: {}, or sequence_parallel: false", near_multiples(sequence, t)));
+    if (!good({"training.sequence", "parallel.tp", "parallel.cp", "parallel.sequence_parallel"}))
+      return;
+    const int t = s_.parallel.tp, c = s_.parallel.cp, sequence = s_.training.sequence;
+    const bool slices = s_.parallel.sequence_parallel && t > 1;
+    const auto cannot = [&](Paths paths, std::int64_t parts, const std::string& whose,
+                            const std::string& instead) {
+      refuse(paths, "E-SCEN-041",
+             fmt::format("training.sequence = {} cannot be cut into {} equal parts", sequence,
+                         parts),
+             fmt::format("{} / {} = {:.3g} positions for each {}", sequence, parts,
+                         double(sequence) / double(parts), whose),
+             "a whole number of positions",
+             fmt::format("use sequence: {}, or {}", near_multiples(sequence, parts), instead));
+    };
+    if (c > 1 && sequence % (2 * std::int64_t{c}) != 0)
+      cannot({"training.sequence", "parallel.cp"}, 2 * std::int64_t{c}, "of the 2 * cp chunks",
+             "a smaller cp");
+    else if (slices && sequence / c % t != 0)
+      cannot({"training.sequence", "parallel.tp", "parallel.sequence_parallel"},
+             std::lcm(std::int64_t{c} * t, c > 1 ? 2 * std::int64_t{c} : 1),
+             c > 1 ? "tp and cp rank" : "tp rank", "sequence_parallel: false");
+  }
+
+  // Ring attention merges its blocks by the log-sum-exp that flash keeps.
+  void ring_attention() {
+    if (s_.parallel.cp < 2 || s_.training.attention == AttentionKind::flash ||
+        !good({"parallel.cp", "training.attention"}))
+      return;
+    refuse({"training.attention", "parallel.cp"}, "E-SCEN-052",
+           "context parallelism needs training.attention: flash",
+           fmt::format("attention: materialised, cp: {}", s_.parallel.cp),
+           "attention: flash, whose blocks are merged by their log-sum-exp",
+           "use attention: flash, or cp: 1");
   }
 
   void optimizer() {
@@ -629,8 +654,9 @@ class Rules {
 double estimated_plan_ops(const Scenario& s) {
   const double m =
       double(s.training.global_batch) / (double(s.training.micro_batch) * s.parallel.dp);
-  // A layer and microbatch: two segments forward, four backward, with tp as many reductions.
-  const double per_layer = s.parallel.tp > 1 ? 12 : 6;
+  // A layer and microbatch: two segments forward, four backward, with tp as many reductions; of
+  // each block that comes round with cp three shifts and two segments.
+  const double per_layer = (s.parallel.tp > 1 ? 12 : 6) + 5.0 * (s.parallel.cp - 1);
   const double per_stage = 6;  // embedding or head, send, receive, both ways
   const double stages = double(s.parallel.pp) * s.schedule.stages_per_rank;
   return m * (per_layer * s.model.layers + per_stage * stages);

@@ -29,8 +29,7 @@ struct Targets {
 };
 
 std::int64_t first_class(const KernelCall& call) {
-  const bool cut = call.kernel.coords.has(Axis::tp) && !(call.kernel.flags & kPositions);
-  return cut ? call.context->at(Axis::tp) * call.kernel.dims[1] : 0;
+  return cuts_vocabulary(call.kernel) ? call.context->at(Axis::tp) * call.kernel.dims[1] : 0;
 }
 
 Targets targets_of(const KernelCall& call, const View& batch) {

@@ -70,6 +70,20 @@ void add_attention(Grid& g) {
         }
 }
 
+// Blocks of a ring over cp.
+void add_ring(Grid& g) {
+  for (std::int64_t seq : {16, 64, 256})
+    for (std::int64_t heads : {2, 8})
+      for (std::int64_t width : {16, 64}) {
+        const Dims own = {2, heads, seq, width}, other = {2, heads, seq, width, 0, 0, 1};
+        g.add(K::kv_pack, own);
+        g.add(K::kv_unpack, own);
+        g.add(K::attention_block_fwd, other);
+        g.add(K::attention_block_bwd_input, own);
+        g.add(K::attention_block_bwd_input, other, 0, true);
+      }
+}
+
 void add_rows(Grid& g) {
   for (std::int64_t tokens : {32, 128, 512})
     for (std::int64_t width : {64, 256, 1024}) {
@@ -188,6 +202,7 @@ std::vector<MeasuredKernel> kernel_grid() {
   Grid g;
   add_matmuls(g);
   add_attention(g);
+  add_ring(g);
   add_rows(g);
   add_llama_rows(g);
   add_experts(g);

@@ -36,8 +36,9 @@ void expert_sizes(const Scenario& s, Sizes& z) {
 Sizes sizes_of(const Scenario& s) {
   const ModelSpec& m = s.model;
   Sizes z;
-  z.tp = s.parallel.tp, z.dp = s.parallel.dp, z.pp = s.parallel.pp;
-  z.micro_batch = s.training.micro_batch, z.sequence = s.training.sequence;
+  z.tp = s.parallel.tp, z.cp = s.parallel.cp, z.dp = s.parallel.dp, z.pp = s.parallel.pp;
+  z.micro_batch = s.training.micro_batch, z.full_sequence = s.training.sequence;
+  z.sequence = z.full_sequence / z.cp;
   z.tokens = z.micro_batch * z.sequence;
   z.sp = cuts_sequence(s);
   z.own_sequence = z.sp ? z.sequence / z.tp : z.sequence;
@@ -48,7 +49,8 @@ Sizes sizes_of(const Scenario& s) {
   z.kv_heads = (m.kv_heads > 0 ? m.kv_heads : m.heads) / z.tp;
   z.attention = z.heads * z.head_dim;
   z.kv = z.kv_heads * z.head_dim;
-  z.qkv = z.attention + 2 * z.kv;
+  z.kv_block = 2 * z.kv;
+  z.qkv = z.attention + z.kv_block;
   z.ffn = m.ffn_hidden / z.tp;
   if (m.mla.kv_rank > 0) {
     z.q_rank = m.mla.q_rank, z.kv_rank = m.mla.kv_rank;
@@ -56,7 +58,8 @@ Sizes sizes_of(const Scenario& s) {
     z.latent_q = z.heads * (z.nope_dim + z.rope_dim);
     z.latent_kv = z.heads * (z.nope_dim + z.v_dim);
     z.attention = z.heads * z.v_dim;
-    z.qkv = z.heads * (2 * (z.nope_dim + z.rope_dim) + z.v_dim);
+    z.kv_block = z.heads * (z.nope_dim + z.rope_dim + z.v_dim);
+    z.qkv = z.latent_q + z.kv_block;
   }
   if (m.moe.experts > 0) expert_sizes(s, z);
   z.vocab = m.vocab;

@@ -18,9 +18,12 @@ namespace tandem::lower {
 
 // Sizes of the model on one rank (symbols of models.md 1), all from the scenario.
 struct Sizes {
-  std::int64_t tp = 1, dp = 1, pp = 1;
-  std::int64_t micro_batch = 1, sequence = 1, tokens = 1;  // tokens of a microbatch: b * S
-  bool sp = false;  // norms and residuals hold a slice of the positions
+  std::int64_t tp = 1, cp = 1, dp = 1, pp = 1;
+  std::int64_t micro_batch = 1, full_sequence = 1;  // S
+  // Where tp cuts the heads a rank holds the positions of its cp coordinate: S / c; tokens: of a
+  // microbatch, b * S / c.
+  std::int64_t sequence = 1, tokens = 1;
+  bool sp = false;  // norms and residuals hold a slice of these positions
   std::int64_t own_sequence = 1, own_tokens = 1;  // of that slice; without SP all
   std::int64_t hidden = 1, head_dim = 1;
   std::int64_t heads = 1, kv_heads = 1;         // of this rank: a / t, ak / t
@@ -28,6 +31,7 @@ struct Sizes {
   std::int64_t ffn = 1;                         // local width F/t
   std::int64_t classes = 1, vocab = 1;          // local rows Vp/t; V
   bool vocab_cut = false;                       // embedding and head are split over tp
+  std::int64_t kv_block = 1;  // width of k and v together: what a ring step sends for a token
   // latent attention: kv_rank 0 without it; widths of q_b's and kv_b's output on this rank
   std::int64_t q_rank = 0, kv_rank = 0, nope_dim = 0, rope_dim = 0, v_dim = 0;
   std::int64_t latent_q = 0, latent_kv = 0;

@@ -2,7 +2,7 @@
 // every step ends with (models.md 4.9, 5).
 //   Each element counts once in the norm: whole tensors on tp rank 0, all on dp rank 0, a tied
 //   embedding on the first stage only, a shard where it lies. The loss is the same on all tp ranks:
-//   tp rank 0 counts. With ZeRO 1 and 2 each bucket is gathered behind its update.
+//   tp rank 0 counts; each cp rank has that of its own positions. With ZeRO 1 and 2 each bucket is gathered behind its update.
 #include <set>
 #include <utility>
 
@@ -202,11 +202,12 @@ class Optimizer {
     if (t_.loss.valid()) {
       k.flags = kHasLoss;
       k.owner = axes({Axis::tp});
-      if (d_.sizes.sp && !d_.sizes.vocab_cut) {  // each tp rank has the loss of its own positions
-        k.flags |= kPositions;
+      if (d_.sizes.cp > 1) k.coords.add(Axis::cp);  // each rank has the loss of its own positions
+      if (d_.sizes.sp && !d_.sizes.vocab_cut) {
         k.owner = {};
         k.coords.add(Axis::tp);
       }
+      if (!k.coords.empty()) k.flags |= kPositions;
       call(k, {t_.loss}, {{metrics, written}});
       written = true;
       k.coords = {};

@@ -215,7 +215,7 @@ class Program {
       for (const Ref& r : refs) {
         const BufferId id = buffer_of(s, r, mb);
         const bool again = r.step_sum && !written_.insert(id).second;
-        operands.push_back({id, again || (r.sums && mb != s.first_backward)});
+        operands.push_back({id, r.adds || again || (r.sums && mb != s.first_backward)});
       }
       return d_.operands(operands);
     };

@@ -16,6 +16,7 @@ struct Ref {
   BufferId buffer;        // where slot < 0
   bool sums = false;      // accumulates in every microbatch but the one whose backward comes first
   bool step_sum = false;  // accumulates but where it is first written in the program
+  bool adds = false;      // accumulates always
   [[nodiscard]] bool none() const { return slot < 0 && !buffer.valid(); }
 };
 

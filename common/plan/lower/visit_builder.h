@@ -5,6 +5,7 @@
 //   visit_builder.cpp     small words, embedding, norms, head, the order of layers
 //   visit_attention.cpp   attention with query and key/value heads: qkv, [rope], core, o
 //   visit_latent.cpp      latent attention (MLA)
+//   visit_core.cpp        the core of both: attention of a rank's own positions, or a ring over cp
 //   visit_mlp.cpp         the dense feed-forward half: fc1, gelu, fc2 or gate and up, swiglu, down
 //   visit_moe.cpp         the half with experts: router, exchange of rows, experts, weighted sum
 //
@@ -20,9 +21,13 @@
 //     output, so norm1, norm2 and the residuals run on own rows. Backward: dy is gathered, dX
 //     scattered, and W gathers x again, because only the own rows were kept; that gather is issued
 //     before the I calls and runs beside them.
+//   Context parallelism   a rank holds S/c positions of every sequence, two zig-zag chunks, in all
+//     that follows (models.md 4.7): "all" rows are those, "own" a slice of those. Only the core of
+//     attention and the statistics of experts see other ranks' positions.
 //   Sources models.md 2.2, 2.7 (what is saved for I and for W), 4.1 (tags), 4.2 (arXiv 2205.05198).
 #pragma once
 
+#include <array>
 #include <map>
 #include <string>
 #include <tuple>
@@ -91,8 +96,15 @@ class VisitBuilder {
     return z_.vocab_cut ? z_.tokens : z_.own_tokens;
   }
   [[nodiscard]] Kernel positions(KernelKind kind) const;  // learned ones
-  // The kernel's rows are the rank's own positions.
-  static void own_positions(Kernel& k) {
+  // Says which positions the kernel's rows are: those of the cp coordinate, or (`own`) the slice of
+  // them that sequence parallelism leaves to the tp coordinate.
+  void at_positions(Kernel& k, bool own) const {
+    if (z_.cp > 1) {
+      k.flags |= kPositions;
+      if (k.coords.has(Axis::tp)) k.flags |= kVocab;
+      k.coords.add(Axis::cp);
+    }
+    if (!own) return;
     k.flags |= kPositions;
     k.coords.add(Axis::tp);
   }
@@ -114,6 +126,15 @@ class VisitBuilder {
   [[nodiscard]] Kernel latent_heads(KernelKind kind) const;
   [[nodiscard]] Kernel latent_core(KernelKind kind) const;
   [[nodiscard]] bool has_latents() const { return z_.kv_rank > 0; }
+  // From q, k, v (s.qkv) to s.out and what backward needs beside it (s.core); `core`: attention_fwd.
+  void core_forward(int layer, const Kernel& core, SavedAttention& s);
+  // From the gradient of s.out to that of s.qkv; `core`: attention_bwd_input.
+  Ref core_backward(int layer, const Kernel& core, Ref d_out, const SavedAttention& s);
+  void ring_forward(int layer, const Kernel& core, SavedAttention& s);
+  void ring_backward(int layer, const Kernel& core, Ref d_out, const SavedAttention& s, Ref d_qkv);
+  [[nodiscard]] std::array<Ref, 2> ring_blocks(const std::array<const char*, 2>& names, DType dtype,
+                                               int layer);
+  void shift(Ref to, Ref from, int layer);
   Ref mlp_forward(int layer, Ref x, SavedMlp& s);
   Ref mlp_backward(int layer, Ref dy, const SavedMlp& s);
   Ref dense_forward(int layer, DensePart part, Ref x, SavedDense& s);
@@ -219,6 +240,7 @@ class VisitBuilder {
   [[nodiscard]] Kernel rope(KernelKind kind) const {
     Kernel k = heads(kind);
     k.real = d_.scenario.model.rope_base;
+    at_positions(k, false);
     return k;
   }
   [[nodiscard]] bool flash() const {
@@ -226,7 +248,7 @@ class VisitBuilder {
   }
   // What attention keeps beside q, k, v: the log-sum-exp of each row, or all probabilities.
   Ref attention_core(int layer);
-  [[nodiscard]] Shape wide(std::int64_t width) const {  // all positions
+  [[nodiscard]] Shape wide(std::int64_t width) const {  // all positions of the region
     return {z_.sequence, z_.micro_batch, width};
   }
   [[nodiscard]] static std::string layer_name(int layer, const char* rest);
@@ -249,7 +271,7 @@ class VisitBuilder {
   const ModelShape shape_;
   const bool gpt_;  // LayerNorm, learned positions, biases, GELU
   Visit v_;
-  Shape own_, all_;  // [S/t, batch, hidden] with SP; [S, batch, hidden]
+  Shape own_, all_;  // [S/(c t), batch, hidden] with SP; [S/c, batch, hidden]
   int program_;
   const ProgramTensors& tensors_;
   std::vector<VisitOp>* ops_;

@@ -61,7 +61,7 @@ KernelDims VisitBuilder::balance_dims(const Balance& b) const {
   const MoeSpec& moe = d_.scenario.model.moe;
   const bool sequence = moe.scope == BalanceScope::sequence;
   const std::int64_t scopes = sequence ? z_.micro_batch : 1;
-  const std::int64_t scope_tokens = sequence ? z_.sequence : z_.tokens;
+  const std::int64_t scope_tokens = z_.full_sequence * (sequence ? 1 : z_.micro_batch);
   const std::int64_t of_batch = d_.scenario.training.global_batch / (sequence ? 1 : z_.micro_batch);
   return {scopes, moe.experts, scope_tokens, moe.top_k, b.groups, of_batch, z_.own_tokens};
 }

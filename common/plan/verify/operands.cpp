@@ -67,6 +67,10 @@ class Operands {
         return {d[0], d[1], 1, 1, 1};
       case KernelKind::attention_fwd:
       case KernelKind::attention_bwd_input:
+      case KernelKind::kv_pack:
+      case KernelKind::attention_block_fwd:
+      case KernelKind::attention_block_bwd_input:
+      case KernelKind::kv_unpack:
       case KernelKind::rope_fwd:
       case KernelKind::rope_bwd_input:
         return {d[0], d[1], d[2], d[2], std::max(d[3], v_dim_of(k))};

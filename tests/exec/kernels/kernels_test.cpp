@@ -14,6 +14,7 @@
 #include "exec/kernels/kernel.h"
 #include "tests/exec/kernels/mla_runs.h"
 #include "tests/exec/kernels/moe_runs.h"
+#include "tests/exec/kernels/ring_runs.h"
 #include "tests/exec/kernels/run.h"
 
 namespace tandem::exec {
@@ -570,6 +571,7 @@ static std::vector<Run> one_of_each(const Types& t) {
   runs.push_back(run(make(K::metrics_pack, {8}, kHasNorm | kHasLoss), {one, one.clone()}));
   for (Run& r : moe_runs(t)) runs.push_back(std::move(r));
   for (Run& r : mla_runs(t)) runs.push_back(std::move(r));
+  for (Run& r : ring_runs(t)) runs.push_back(std::move(r));
   return runs;
 }
 

@@ -30,6 +30,8 @@ struct Layout {
   int kv_heads = 4, steps = 3;
   int zero = 0;
   ZeroReduce zero_reduce = ZeroReduce::automatic;
+  int cp = 1;
+  bool sp = false;
 };
 
 Layout llama(Layout l, bool tied = false) {
@@ -54,7 +56,8 @@ Scenario scenario_of(const Layout& l) {
   t.attention = l.attention;
   if (!l.clip) t.optimizer.clip.reset();
   t.data.kind = DataKind::random;
-  s.parallel.tp = l.tp, s.parallel.pp = l.pp, s.parallel.dp = l.dp;
+  s.parallel.tp = l.tp, s.parallel.pp = l.pp, s.parallel.dp = l.dp, s.parallel.cp = l.cp;
+  s.parallel.sequence_parallel = l.sp;
   s.parallel.layer_split.assign(static_cast<std::size_t>(l.pp), l.layers / l.pp);
   s.parallel.zero = l.zero, s.parallel.zero_reduce = l.zero_reduce;
   s.schedule.kind = l.schedule;
@@ -126,7 +129,7 @@ RunOutcome execute(const Layout& layout, std::vector<std::unique_ptr<std::string
   out.plan = std::move(*plan);
   const TrainingConfig config = config_of(layout);
   const int world = out.plan.header.mesh.world();
-  REQUIRE(world == layout.tp * layout.pp * layout.dp);
+  REQUIRE(world == layout.tp * layout.pp * layout.dp * layout.cp);
   out.steps.resize(static_cast<std::size_t>(world));
   out.timelines.resize(static_cast<std::size_t>(world));
   out.tensors.resize(static_cast<std::size_t>(world));
@@ -183,6 +186,7 @@ void check_fp64(const Layout& layout) {
   CAPTURE(layout.tp);
   CAPTURE(layout.pp);
   CAPTURE(layout.dp);
+  CAPTURE(layout.cp);
   CAPTURE(layout.schedule);
   std::vector<std::unique_ptr<std::string>> keep;
   const RunOutcome run = execute(layout, keep);
@@ -242,6 +246,14 @@ TEST_CASE("fp64: two axes") {
   check_fp64({.tp = 2, .pp = 2, .schedule = "gpipe", .tied = false});
 }
 TEST_CASE("fp64: tp 2, pp 2, dp 2") { check_fp64({.tp = 2, .pp = 2, .dp = 2}); }
+TEST_CASE("fp64: rings of cp, alone and with every other axis") {
+  check_fp64({.cp = 2});
+  check_fp64({.tied = false, .cp = 4});
+  check_fp64({.tp = 2, .vocab = 251, .cp = 2});
+  check_fp64({.tp = 2, .cp = 2, .sp = true});
+  check_fp64({.pp = 2, .schedule = "gpipe", .cp = 2});
+  check_fp64({.dp = 2, .sequence = 16, .cp = 2});
+}
 
 TEST_CASE("llama, fp64: one rank, tied, materialised, padded vocabulary, short sequence") {
   for (const int kv : {4, 2, 1}) check_fp64(llama({.kv_heads = kv}));
@@ -256,6 +268,14 @@ TEST_CASE("llama, fp64: one axis") {
   check_fp64(llama({.tp = 2, .kv_heads = 2}));
   check_fp64(llama({.tp = 4}));
   check_fp64(llama({.dp = 2, .kv_heads = 2}));
+}
+TEST_CASE("llama, fp64: rings of cp, with shared key/value heads") {
+  check_fp64(llama({.kv_heads = 2, .cp = 2}));
+  check_fp64(llama({.kv_heads = 1, .cp = 4}));
+  check_fp64(llama({.sequence = 30, .kv_heads = 2, .cp = 3}));
+  check_fp64(llama({.tp = 2, .kv_heads = 2, .cp = 2, .sp = true}));
+  check_fp64(llama({.pp = 2, .kv_heads = 2, .cp = 2}, /*tied=*/true));
+  check_fp64(llama({.tp = 2, .dp = 2, .kv_heads = 2, .cp = 2}));
 }
 TEST_CASE("llama, fp64: two and three axes") {
   check_fp64(llama({.tp = 2, .pp = 2, .kv_heads = 2}));
@@ -310,7 +330,8 @@ TEST_CASE("fp32: gradients of step 0 within 1e-5, losses within 1e-4") {
   for (const Layout& l :
        {Layout{.precision = "fp32"}, Layout{.tp = 2, .pp = 2, .dp = 2, .precision = "fp32"},
         llama({.precision = "fp32", .kv_heads = 2}),
-        llama({.tp = 2, .pp = 2, .dp = 2, .precision = "fp32", .kv_heads = 2})}) {
+        llama({.tp = 2, .pp = 2, .dp = 2, .precision = "fp32", .kv_heads = 2}),
+        llama({.tp = 2, .precision = "fp32", .kv_heads = 2, .cp = 4})}) {
     std::vector<std::unique_ptr<std::string>> keep;
     const VerifyReport report = verified(l, execute(l, keep));
     INFO(report.worst_tensor);
@@ -390,7 +411,8 @@ TEST_CASE("ZeRO without clipping is bitwise plain data parallelism") {
   for (const Layout& base :
        {Layout{.dp = 2, .precision = "fp64", .clip = false},
         Layout{.pp = 2, .dp = 2, .precision = "fp32", .clip = false},
-        llama({.dp = 4, .micro_batch = 1, .precision = "fp32", .clip = false, .kv_heads = 2})}) {
+        llama({.dp = 4, .micro_batch = 1, .precision = "fp32", .clip = false, .kv_heads = 2}),
+        llama({.dp = 2, .precision = "fp32", .clip = false, .kv_heads = 2, .cp = 2})}) {
     std::vector<std::unique_ptr<std::string>> keep;
     const RunOutcome plain = execute(base, keep);
     const auto expected = parameters_of(plain);
