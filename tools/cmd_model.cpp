@@ -25,8 +25,8 @@ std::string head(const Scenario& s) {
       "  {}; schedule {}, {} microbatches of {} sequences\n\n",
       s.name, words_of(find_field("model.family")->names)[static_cast<std::size_t>(m.family)],
       m.layers, m.hidden, m.heads, kv, m.ffn_hidden, m.vocab, s.training.sequence,
-      s.training.global_batch, degrees_text(mesh_of(s)), s.schedule.kind,
-      s.num_microbatches(), s.training.micro_batch);
+      s.training.global_batch, degrees_text(mesh_of(s)), s.schedule.kind, s.num_microbatches(),
+      s.training.micro_batch);
 }
 
 int report_model(Context& context, const std::string& file) {

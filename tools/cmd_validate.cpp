@@ -22,8 +22,8 @@ std::string summary(const Scenario& s) {
       "{}: ok\n  model {} layers, hidden {}, sequence {}; {}: {} ranks; schedule "
       "{}, "
       "{} microbatches\n",
-      s.file, s.model.layers, s.model.hidden, s.training.sequence, degrees_text(mesh_of(s)), s.parallel.world(),
-      s.schedule.kind, s.num_microbatches());
+      s.file, s.model.layers, s.model.hidden, s.training.sequence, degrees_text(mesh_of(s)),
+      s.parallel.world(), s.schedule.kind, s.num_microbatches());
 }
 
 int validate_file(Context& context, const Options& options) {

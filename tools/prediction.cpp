@@ -224,9 +224,8 @@ std::string to_text(const PlanInput& in, const Prediction& p) {
   const Mesh& mesh = in.plan.header.mesh;
   const double iteration_ns = static_cast<double>(p.sim.iteration_ps) / kPsPerNs;
   std::string out =
-      fmt::format("{}: {} ranks ({}), {}, {} microbatches\n\n", in.file,
-                  mesh.world(), degrees_text(mesh),
-                  in.plan.header.schedule, in.plan.header.microbatches);
+      fmt::format("{}: {} ranks ({}), {}, {} microbatches\n\n", in.file, mesh.world(),
+                  degrees_text(mesh), in.plan.header.schedule, in.plan.header.microbatches);
   const auto line = [&](std::string_view name, const std::string& value) {
     out += fmt::format("  {:<18} {}\n", name, value);
   };

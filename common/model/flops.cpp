@@ -104,10 +104,13 @@ std::int64_t local_vocabulary(const Scenario& s) {
 }
 
 OperationFlops head_flops(const Scenario& s) {
-  const double n = num(s.training.micro_batch) * s.training.sequence / s.parallel.cp;
-  const double h = s.model.hidden;
+  // With sequence parallelism and a whole vocabulary a rank heads its own tokens.
+  const bool own = s.parallel.sequence_parallel && !s.parallel.vocab_parallel;
+  const double shares = s.parallel.tp, h = s.model.hidden;
+  const double n =
+      num(s.training.micro_batch) * s.training.sequence / s.parallel.cp / (own ? shares : 1);
   OperationFlops head = gemm("head", n, h, num(local_vocabulary(s)));
-  head.model = gemm("head", n, h, num(s.model.vocab) / s.parallel.tp).model;
+  head.model = gemm("head", n, h, num(s.model.vocab) / (own ? 1 : shares)).model;
   return head;
 }
 

@@ -43,8 +43,8 @@ constexpr std::array<std::string_view, kNumDims> kExpertRows = {"rows", "width",
                                                                 "sources"};
 constexpr std::array<std::string_view, kNumDims> kAttention = {"batch",    "heads",    "seq",
                                                                "head_dim", "kv_heads", "v_dim"};
-constexpr std::array<std::string_view, kNumDims> kBlock = {
-    "batch", "heads", "seq", "head_dim", "kv_heads", "v_dim", "step"};
+constexpr std::array<std::string_view, kNumDims> kBlock = {"batch",    "heads", "seq", "head_dim",
+                                                           "kv_heads", "v_dim", "step"};
 constexpr std::uint32_t kCutRows = kPositions | kVocab;
 constexpr std::array<std::string_view, kNumDims> kLatents = {"tokens", "q_rank", "kv_rank",
                                                              "rope_dim"};

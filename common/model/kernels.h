@@ -82,20 +82,20 @@ enum class KernelKind : std::uint8_t {
   mla_qkv_bwd_input,       // {batch,heads,seq,nope_dim,rope_dim,v_dim} dqkv -> dq, dkv, dkr (sum
                            //   over heads); rotated back
 
-  // Ring attention over cp (models.md 4.7). Member r of c holds chunks r and 2c-1-r of the 2c that a
-  // sequence is cut in; S is what it holds. A block is the k and v of one member's positions, kv[S,b,
-  // kv_heads*(dh+dv)]: all k, then all v; dkv is its gradient, in the main type. Dimensions are those
-  // of attention_fwd, and `step` s: the block of member (r - s) mod c. Nothing is masked. A lower
-  // member's (r >= s): both chunks of q attend to its first chunk; a higher one's: the second chunk
-  // of q attends to both of it. So shapes differ between members, FLOPs do not.
+  // Ring attention over cp (models.md 4.7). Member r of c holds chunks r and 2c-1-r of the 2c that
+  // a sequence is cut in; S is what it holds. A block is the k and v of one member's positions,
+  // kv[S,b, kv_heads*(dh+dv)]: all k, then all v; dkv is its gradient, in the main type. Dimensions
+  // are those of attention_fwd, and `step` s: the block of member (r - s) mod c. Nothing is masked.
+  // A lower member's (r >= s): both chunks of q attend to its first chunk; a higher one's: the
+  // second chunk of q attends to both of it. So shapes differ between members, FLOPs do not.
   kv_pack,                    // {batch,heads,seq,head_dim,kv_heads,v_dim} qkv -> kv
   attention_block_fwd,        // {..,step} qkv, kv, out, lse -> out (in place), lse (in place): both
                               //   as if the queries had also seen this block
   attention_block_bwd_input,  // {..,step} dout, qkv, kv, lse, out of the whole ring -> dqkv (acc):
-                              //   its q part, the rest is not touched; dkv (acc). step left out: the
-                              //   own block, causal
-  kv_unpack,                  // {batch,heads,seq,head_dim,kv_heads,v_dim} dkv, dqkv -> dqkv (in
-                              //   place): its k and v parts, from the block that came home
+                              //   its q part, the rest is not touched; dkv (acc). step left out:
+                              //   the own block, causal
+  kv_unpack,  // {batch,heads,seq,head_dim,kv_heads,v_dim} dkv, dqkv -> dqkv (in
+              //   place): its k and v parts, from the block that came home
 
   linear_bwd_weight,  // {tokens,in,out} dy, x -> dW (acc) [, db (acc)]; scratch[out,in] if acc
   bias_residual_bwd_weight,  // {tokens,width} dy -> dbias (acc)

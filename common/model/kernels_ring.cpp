@@ -60,11 +60,8 @@ Signature ring_signature(const Kernel& k, PlanTypes t) {
       sig.outputs = {{"out", out, w, false, 2}, {"lse", rows, s, false, 3}};
       break;
     case K::attention_block_bwd_input:
-      sig.inputs = {{"dout", out, w},
-                    {"qkv", parts, w},
-                    {"kv", block, w},
-                    {"lse", rows, s},
-                    {"out", out, w}};
+      sig.inputs = {
+          {"dout", out, w}, {"qkv", parts, w}, {"kv", block, w}, {"lse", rows, s}, {"out", out, w}};
       sig.outputs = {{"dqkv", parts, w, true}, {"dkv", block, m, true}};
       break;
     case K::kv_unpack:
@@ -106,13 +103,15 @@ KernelCost ring_cost(const Kernel& k, PlanTypes t) {
 // kernels.cpp. In elements of S rows, as wide as q, of as many heads at a time as there are
 // key/value heads:
 //   forward    out 1, v as wide as q 1/2; or 1/2 and 1
-//   backward   own block: dq, dk, dv, a copy of dO: 4, and with padding v, dO, out: 7. Another's: of
+//   backward   own block: dq, dk, dv, a copy of dO: 4, and with padding v, dO, out: 7. Another's:
+//   of
 //              queries 1 and of keys 1/2, or the other way: at most 3, with padding 5 1/2
 Bytes ring_hidden_scratch(const Kernel& k, PlanTypes t) {
   if (!is_block(k.kind)) return 0;
   const Block x(k);
   const Bytes w = size_of(t.compute), s = size_of(t.statistic());
-  const Bytes query_block = std::min<Bytes>(x.seq, 256), key_block = std::min<Bytes>(x.seq, 512);
+  const Bytes most_queries = x.seq >= 768 ? 256 : x.seq >= 192 ? 64 : 32;  // of one of its blocks
+  const Bytes query_block = std::min(x.seq, most_queries), key_block = std::min<Bytes>(x.seq, 512);
   const Bytes half = x.tokens() * x.kv * x.dh * w / 2;
   const bool padded = x.dv != x.dh;
   if (k.kind == K::attention_block_fwd)

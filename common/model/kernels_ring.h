@@ -1,5 +1,5 @@
-// The catalogue's entries of ring attention (is_ring of kernels.h, which states their operands): the
-// part of signature(), cost(), hidden_scratch() and broken_rule() that is theirs. Pure and
+// The catalogue's entries of ring attention (is_ring of kernels.h, which states their operands):
+// the part of signature(), cost(), hidden_scratch() and broken_rule() that is theirs. Pure and
 // thread-safe.
 #pragma once
 

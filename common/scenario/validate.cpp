@@ -367,13 +367,13 @@ class Rules {
     const bool slices = s_.parallel.sequence_parallel && t > 1;
     const auto cannot = [&](Paths paths, std::int64_t parts, const std::string& whose,
                             const std::string& instead) {
-      refuse(paths, "E-SCEN-041",
-             fmt::format("training.sequence = {} cannot be cut into {} equal parts", sequence,
-                         parts),
-             fmt::format("{} / {} = {:.3g} positions for each {}", sequence, parts,
-                         double(sequence) / double(parts), whose),
-             "a whole number of positions",
-             fmt::format("use sequence: {}, or {}", near_multiples(sequence, parts), instead));
+      refuse(
+          paths, "E-SCEN-041",
+          fmt::format("training.sequence = {} cannot be cut into {} equal parts", sequence, parts),
+          fmt::format("{} / {} = {:.3g} positions for each {}", sequence, parts,
+                      double(sequence) / double(parts), whose),
+          "a whole number of positions",
+          fmt::format("use sequence: {}, or {}", near_multiples(sequence, parts), instead));
     };
     if (c > 1 && sequence % (2 * std::int64_t{c}) != 0)
       cannot({"training.sequence", "parallel.cp"}, 2 * std::int64_t{c}, "of the 2 * cp chunks",

@@ -99,6 +99,8 @@ struct Draft {
   std::vector<std::vector<Op>> programs;  // by pipeline coordinate, in issue order; waits hold
                                           // positions in the list, not ids
   std::vector<ProgramTensors> tensors;    // by program
+  // Position of the op that frees a buffer, where that is not the last one that uses it (streams).
+  std::map<BufferId, std::int32_t> freed_by;
 
   [[nodiscard]] std::uint32_t name(std::string_view text);
   [[nodiscard]] StreamId stream(std::string_view text);

@@ -126,7 +126,8 @@ class VisitBuilder {
   [[nodiscard]] Kernel latent_heads(KernelKind kind) const;
   [[nodiscard]] Kernel latent_core(KernelKind kind) const;
   [[nodiscard]] bool has_latents() const { return z_.kv_rank > 0; }
-  // From q, k, v (s.qkv) to s.out and what backward needs beside it (s.core); `core`: attention_fwd.
+  // From q, k, v (s.qkv) to s.out and what backward needs beside it (s.core); `core`:
+  // attention_fwd.
   void core_forward(int layer, const Kernel& core, SavedAttention& s);
   // From the gradient of s.out to that of s.qkv; `core`: attention_bwd_input.
   Ref core_backward(int layer, const Kernel& core, Ref d_out, const SavedAttention& s);

@@ -1,13 +1,15 @@
-// The core of attention, between q, k, v and the output projection. One call where a rank holds whole
-// sequences; with context parallelism a ring over cp (models.md 4.7; arXiv 2310.01889): queries stay,
-// blocks of keys and values go from member to member, and every member attends to each as it comes.
+// The core of attention, between q, k, v and the output projection. One call where a rank holds
+// whole sequences; with context parallelism a ring over cp (models.md 4.7; arXiv 2310.01889):
+// queries stay, blocks of keys and values go from member to member, and every member attends to
+// each as it comes.
 //
 //   forward    pack | k,v shift 1 beside the own block | shift 2 beside block 1 | ... | block c-1
-//   backward   pack | for each of c blocks: k,v shift beside it | the block | dk,dv shift behind it |
+//   backward   pack | for each of c blocks: k,v shift beside it | the block | dk,dv shift behind it
+//   |
 //              unpack: after c shifts the gradient of the own block is home
 //   Memory: of each ring two blocks, one in use and one that arrives, in turn.
-//   Sent by a member for each attention: n * kv_block * w in each of c - 1 steps forward; backward the
-//   same again, and n * kv_block in the main type in each of c steps.
+//   Sent by a member for each attention: n * kv_block * w in each of c - 1 steps forward; backward
+//   the same again, and n * kv_block in the main type in each of c steps.
 #include "common/plan/lower/visit_builder.h"
 
 namespace tandem::lower {

@@ -1,6 +1,6 @@
 // Goal    a plan with context parallelism (models.md 4.7) moves, computes and holds what the tables
-//         say: the ring of every attention in its order, S/c positions on a rank, the whole sequence
-//         where it is meant, gradients over dp_cp, everything counted once.
+//         say: the ring of every attention in its order, S/c positions on a rank, the whole
+//         sequence where it is meant, gradients over dp_cp, everything counted once.
 // Method  rows of models.md 4.1 and 4.7 by hand for P37 and P38; the ops of one layer spelled out;
 //         then layouts of all four families against the closed forms, verification and the text.
 #include <doctest/doctest.h>
@@ -92,17 +92,16 @@ TEST_CASE("P37: llama-tiny on cp 2, tp 2, dp 2, by tag") {
         Calls{{"grad.dp all_reduce dp_cp 655360", 1}, {"grad.stage all_reduce stage 6144", 1}});
 
   // In bf16 k and v have 2 bytes, their gradients 4.
-  const Calls half = calls_of(plan_of(
-      "model: llama-tiny\ntraining: {micro_batch: 2, global_batch: 8, precision: bf16}\n"
-      "parallel: {cp: 2, tp: 2, dp: 2}\ncluster: dgx-h100\n"));
+  const Calls half = calls_of(
+      plan_of("model: llama-tiny\ntraining: {micro_batch: 2, global_batch: 8, precision: bf16}\n"
+              "parallel: {cp: 2, tp: 2, dp: 2}\ncluster: dgx-h100\n"));
   CHECK(only(half, "cp.kv") ==
         Calls{{"cp.kv shift cp 2048", 16 * 2}, {"cp.kv shift cp 4096", 16 * 2}});
 }
 
 // MLA: a block is n a (dn + dr + dv) w = 32 * 4 * 20 * 4 = 10,240 B, after kv_b and rope.
 TEST_CASE("P38: deepseek-tiny on cp 2, dp 2, ep 2, by tag") {
-  const Plan plan =
-      plan_of("model: deepseek-tiny\n" + kJob + "parallel: {cp: 2, dp: 2, ep: 2}\n");
+  const Plan plan = plan_of("model: deepseek-tiny\n" + kJob + "parallel: {cp: 2, dp: 2, ep: 2}\n");
   const Calls c = calls_of(plan);
   CHECK(only(c, "cp.kv") == Calls{{"cp.kv shift cp 10240", 16 * (1 + 1 + 2)}});
   CHECK(only(c, "aux") == Calls{{"aux all_reduce tp_cp 128", 14}});  // 2 b E, 7 layers
@@ -110,8 +109,8 @@ TEST_CASE("P38: deepseek-tiny on cp 2, dp 2, ep 2, by tag") {
   CHECK(only(c, "disp") == Calls{{"disp all_to_all ep 16384", 28}});  // 32 tokens * 2 rows * H
   CHECK(only(c, "comb") == Calls{{"comb all_to_all ep 16384", 28}});
   CHECK(only(c, "bias") == Calls{{"bias all_reduce stage 224", 1}});
-  CHECK(only(c, "grad.") == Calls{{"grad.dp all_reduce dp_cp 678912", 1},
-                                  {"grad.exp all_reduce edp 688128", 1}});
+  CHECK(only(c, "grad.") ==
+        Calls{{"grad.dp all_reduce dp_cp 678912", 1}, {"grad.exp all_reduce edp 688128", 1}});
   // The statistics of a scope are those of the whole sequence, the rows those of the rank.
   CHECK(find(plan, KernelKind::balance_fwd)->dims[2] == 32);
   CHECK(find(plan, KernelKind::balance_bwd_input)->dims[6] == 32);  // 2 sequences, 16 positions
@@ -126,9 +125,9 @@ TEST_CASE("the whole sequence stays where it is meant") {
   for (const Buffer& b : plan.buffers)
     if (b.cls == BufferClass::batch) CHECK(b.shape == Shape{2, 33});
   // Rows are positions of the cp coordinate; owners and counts (models.md 4.9).
-  for (const KernelKind kind : {KernelKind::embed_fwd, KernelKind::embed_bwd_weight,
-                                KernelKind::rope_fwd, KernelKind::rope_bwd_input,
-                                KernelKind::ce_sum, KernelKind::ce_grad}) {
+  for (const KernelKind kind :
+       {KernelKind::embed_fwd, KernelKind::embed_bwd_weight, KernelKind::rope_fwd,
+        KernelKind::rope_bwd_input, KernelKind::ce_sum, KernelKind::ce_grad}) {
     const Kernel* k = find(plan, kind);
     REQUIRE(k);
     CHECK_MESSAGE((k->flags & kPositions) != 0, to_text(*k));
@@ -164,7 +163,8 @@ TEST_CASE("the ring of one attention, op by op") {
       if (op.kind == OpKind::shift) {
         CHECK(plan.name(op.tag) == "cp.kv");
         CHECK(plan.streams[op.stream.index()] == "comm:cp");
-        word = plan.name(plan.buffer(op.source).name) + ">" + plan.name(plan.buffer(op.buffer).name);
+        word =
+            plan.name(plan.buffer(op.source).name) + ">" + plan.name(plan.buffer(op.buffer).name);
       }
       for (const Call& call : plan.calls_of(op)) {
         const Kernel& k = plan.kernel(call.kernel);
@@ -193,26 +193,29 @@ TEST_CASE("the ring of one attention, op by op") {
         "b2 d_kv_even>d_kv_odd kv_unpack ");
 }
 
-TEST_CASE("a shift does not wait for the block that it runs beside") {
-  const Plan plan = plan_of(
-      "model: {preset: llama-tiny, layers: 1}\ntraining: {micro_batch: 1, global_batch: 1}\n"
-      "parallel: {cp: 4}\n");
-  const auto calls = [&](const Op& op, KernelKind kind) {
-    for (const Call& c : plan.calls_of(op))
-      if (plan.kernel(c.kernel).kind == kind) return true;
-    return false;
-  };
-  int beside = 0;
-  for (std::size_t i = 0; i + 1 < plan.ops.size(); ++i) {
-    const Op &shift = plan.ops[i], &block = plan.ops[i + 1];
-    const bool own = calls(block, KernelKind::attention_fwd),
-               other = calls(block, KernelKind::attention_block_fwd);
-    if (shift.kind != OpKind::shift || (!own && !other)) continue;
-    ++beside;
-    for (const OpId w : plan.waits_of(shift)) CHECK(w.index() < i);
-    for (const OpId w : plan.waits_of(block)) CHECK(w.index() < i);  // the block before, at most
+// Neither waits for the other, and no free of the one holds back what the other allocates.
+TEST_CASE("a shift of k and v runs beside a block, forward and backward") {
+  for (const int c : {2, 3, 4}) {
+    CAPTURE(c);
+    const Plan plan = plan_of(fmt::format(
+        "model: {{preset: llama-tiny, layers: 2}}\ntraining: {{sequence: 48, micro_batch: 1, "
+        "global_batch: 2}}\nparallel: {{cp: {}, tp: 2}}\n",
+        c));
+    int beside = 0;
+    for (std::size_t i = 0; i + 1 < plan.ops.size(); ++i) {
+      const Op &shift = plan.ops[i], &block = plan.ops[i + 1];
+      if (shift.kind != OpKind::shift) continue;
+      if (plan.name(plan.buffer(shift.buffer).name).starts_with("d_kv")) continue;
+      CAPTURE(i);
+      ++beside;
+      REQUIRE(block.kind == OpKind::compute);
+      CHECK(shift.frees.count == 0);
+      for (const OpId w : plan.waits_of(block)) CHECK(w.index() < i);
+      // The shift waits for nothing later than what made or last used its blocks.
+      for (const OpId w : plan.waits_of(shift)) CHECK(w.index() < i);
+    }
+    CHECK(beside == 2 * 2 * 2 * (c - 1));  // layers, microbatches, directions
   }
-  CHECK(beside == 3);
 }
 
 // Layouts of all families: what the plan holds and computes is the closed forms'; it verifies; its
@@ -238,9 +241,8 @@ TEST_CASE("context parallelism: closed forms, verification and text of many layo
        dense("cp: 4, tp: 2", "training: {micro_batch: 1, global_batch: 4, precision: bf16}\n"))
     list.push_back(text + "cluster: dgx-h100\n");
   for (const char* model : {"mixtral-tiny", "deepseek-tiny"})
-    for (const char* parallel :
-         {"cp: 2", "cp: 2, ep: 2", "cp: 2, dp: 2, ep: 4", "cp: 2, tp: 2, ep: 2",
-          "cp: 4, pp: 2, ep: 2"})
+    for (const char* parallel : {"cp: 2", "cp: 2, ep: 2", "cp: 2, dp: 2, ep: 4",
+                                 "cp: 2, tp: 2, ep: 2", "cp: 4, pp: 2, ep: 2"})
       list.push_back(fmt::format("model: {}\n{}parallel: {{{}}}\n", model, train, parallel));
   for (const std::string& text : list) {
     CAPTURE(text);
@@ -284,17 +286,18 @@ TEST_CASE("context parallelism: closed forms, verification and text of many layo
   }
 }
 
-// A ring's two blocks and their gradients: 2 n kv (w + main), n kv = 16 * 32 * 2 elements.
+// A ring's two blocks and their gradients, n kv elements each: 2 * 8 tokens of 32.
 TEST_CASE("a ring holds two blocks of each kind") {
   const Scenario s = scenario("model: llama-tiny\n" + kJob + "parallel: {cp: 4, tp: 2}\n");
   CHECK(transient_bytes(s, 0).comm == 2 * (2 * 8) * 32 * (4 + 4));
+  const Scenario two = scenario("model: llama-tiny\n" + kJob + "parallel: {cp: 2, tp: 2}\n");
+  CHECK(transient_bytes(two, 0).comm == 2 * (2 * 16) * 32 * (4 + 4));
   const Scenario half = scenario(
       "model: llama-tiny\ntraining: {micro_batch: 2, global_batch: 8, precision: bf16}\n"
       "parallel: {cp: 4, tp: 2}\ncluster: dgx-h100\n");
   CHECK(transient_bytes(half, 0).comm == 2 * (2 * 8) * 32 * (2 + 4));
 }
 
-// Every rank of a stage runs one program, however many cp ranks there are.
 TEST_CASE("without context parallelism nothing of it is in a plan") {
   for (const char* model : {"gpt-tiny", "llama-tiny", "mixtral-tiny", "deepseek-tiny"}) {
     const Plan plan = plan_of(fmt::format("model: {}\n{}", model, kJob));

@@ -127,7 +127,8 @@ TEST_CASE("--set faults: usage for the form, bad input for the value, located at
 
 TEST_CASE("all errors are collected, sorted, and one exit-3 outranks exit-4") {
   const Error error = refused(
-      "tandem: 1\nmodel: gpt-tiny\nparallel: {pp: x, weight_stash: full}\nseeds: 3\ntraining: {steps: 0}\n"
+      "tandem: 1\nmodel: gpt-tiny\nparallel: {pp: x, weight_stash: full}\nseeds: 3\ntraining: "
+      "{steps: 0}\n"
       "training: {}\n");
   CHECK(error.failure == Failure::bad_input);
   std::vector<std::string> codes;

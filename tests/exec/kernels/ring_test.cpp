@@ -1,8 +1,9 @@
 // Goal    a ring over cp (models.md 4.7) is the same attention as one rank's, forward and backward,
 //         and every kernel that reads positions reads the zig-zag ones.
 // Method  the members of a ring in one process: their calls in the order of the plan, their blocks
-//         handed on by copying; put together by position and held against the whole attention, which
-//         other tests hold against autograd. fp64 within 2e-15 of the largest element, fp32 5e-6.
+//         handed on by copying; put together by position and held against the whole attention,
+//         which other tests hold against autograd. fp64 within 2e-15 of the largest element, fp32
+//         5e-6.
 #include <ATen/ATen.h>
 #include <doctest/doctest.h>
 
@@ -172,9 +173,9 @@ TEST_CASE("ring attention: packing takes k and v, unpacking leaves q") {
 // A block that writes instead of adding leaves 0 where it does not reach.
 TEST_CASE("ring attention: the gradient of one block alone") {
   const Types& t = kTypes[0];
-  const Case x = kCases[1];
+  const Case x = kCases[0];
   const std::int64_t batch = 2, seq = 8, row = (x.heads + 2 * x.kv) * x.dh;
-  const Tensor qkv = random({seq, batch, row}, t.scalar), out = random({seq, batch, 32}, t.scalar);
+  const Tensor qkv = random({seq, batch, row}, t.scalar), out = random({seq, batch, 64}, t.scalar);
   const Tensor kv = random({seq, batch, 2 * x.kv * x.dh}, t.scalar), dout = at::ones_like(out);
   const Tensor lse = at::full({batch, x.heads, seq}, 5, t.scalar);
   for (const int r : {0, 1}) {
@@ -216,8 +217,8 @@ TEST_CASE("ring attention takes no more scratch than it declares, at every block
               const Kernel k = on_cp(make(kind, dims_of(x, 1, seq, step)));
               std::vector<Tensor> in;
               for (const Operand& o : signature(k, t.plan).inputs)
-                in.push_back(random(
-                    {o.shape.dim.data(), static_cast<std::size_t>(o.shape.rank)}, t.scalar));
+                in.push_back(
+                    random({o.shape.dim.data(), static_cast<std::size_t>(o.shape.rank)}, t.scalar));
               Run run(k, t.plan, std::move(in));
               place(run, Axis::cp, r, 2);
               run.accumulate.assign(run.outputs.size(),
@@ -230,7 +231,8 @@ TEST_CASE("ring attention takes no more scratch than it declares, at every block
               (*p)();
               const Bytes declared = hidden_scratch(k, t.plan);
               CHECK(torch_memory().peak - before <= declared);
-              CHECK(3 * (torch_memory().peak - before) > declared);  // nor is the bound idle
+              // Nor is the bound idle; where half of the queries are enough it has to spare.
+              CHECK(4 * (torch_memory().peak - before) > declared);
               CHECK(torch_memory().live == before);
             }
           }
@@ -290,7 +292,8 @@ TEST_CASE("positions: tokens, labels and learned positions of a cp and tp rank")
   const auto expected_ids = [&](const std::vector<std::int64_t>& positions, std::int64_t shift) {
     std::vector<std::int64_t> out;
     for (const std::int64_t s : positions)
-      for (std::int64_t b = 0; b < batch; ++b) out.push_back(ids[b][s + shift].item<std::int64_t>());
+      for (std::int64_t b = 0; b < batch; ++b)
+        out.push_back(ids[b][s + shift].item<std::int64_t>());
     return at::tensor(out, at::kLong);
   };
   struct Cut {
@@ -325,8 +328,7 @@ TEST_CASE("positions: tokens, labels and learned positions of a cp and tp rank")
         const Tensor mine = table.slice(0, first, first + rows);
         Run look_up = placed(make(K::embed_fwd, {n, rows, width}), {ids, mine.contiguous()});
         look_up();
-        CHECK(at::equal(look_up.outputs[0],
-                        mine.index_select(0, local.clamp(0, rows - 1)) * here));
+        CHECK(at::equal(look_up.outputs[0], mine.index_select(0, local.clamp(0, rows - 1)) * here));
         const Tensor dy = at::randint(-8, 8, {n, width}, at::kDouble);  // sums are exact
         Run back = placed(make(K::embed_bwd_weight, {n, rows, width}), {dy, ids});
         back();
@@ -356,7 +358,8 @@ TEST_CASE("positions: tokens, labels and learned positions of a cp and tp rank")
         gather.outputs[0] = at::full({whole, width}, 7, t.scalar);
         gather();
         CHECK(error(gather.outputs[0],
-                    at::zeros({whole, width}, t.scalar).index_add(0, at_rows, x.sum(1))) < t.tolerance);
+                    at::zeros({whole, width}, t.scalar).index_add(0, at_rows, x.sum(1))) <
+              t.tolerance);
       }
 }
 
@@ -387,10 +390,10 @@ TEST_CASE("prepare refuses a ring that cannot be") {
     REQUIRE(!p.ok());
     CHECK(p.error().diagnostics[0].code == "E-EXEC-035");
   };
-  refused(K::attention_block_fwd, {1, 1, 8, 4});                  // forward, the own block is whole
-  refused(K::attention_block_fwd, {1, 1, 7, 4, 0, 0, 1});         // no two equal chunks
-  refused(K::attention_block_bwd_input, {1, 1, 8, 4, 0, 6, 1});   // a wide v
-  refused(K::attention_block_bwd_input, {1, 4, 8, 4, 3, 0, 1});   // heads shared unevenly
+  refused(K::attention_block_fwd, {1, 1, 8, 4});                 // forward, the own block is whole
+  refused(K::attention_block_fwd, {1, 1, 7, 4, 0, 0, 1});        // no two equal chunks
+  refused(K::attention_block_bwd_input, {1, 1, 8, 4, 0, 6, 1});  // a wide v
+  refused(K::attention_block_bwd_input, {1, 4, 8, 4, 3, 0, 1});  // heads shared unevenly
 }
 
 }  // namespace tandem::exec
