@@ -94,8 +94,8 @@ enum class KernelKind : std::uint8_t {
   attention_block_bwd_input,  // {..,step} dout, qkv, kv, lse, out of the whole ring -> dqkv (acc):
                               //   its q part, the rest is not touched; dkv (acc). step left out:
                               //   the own block, causal
-  kv_unpack,  // {batch,heads,seq,head_dim,kv_heads,v_dim} dkv, dqkv -> dqkv (in
-              //   place): its k and v parts, from the block that came home
+  kv_unpack,                  // {batch,heads,seq,head_dim,kv_heads,v_dim} dkv, dqkv -> dqkv (in
+                              //   place): its k and v parts, from the block that came home
 
   linear_bwd_weight,  // {tokens,in,out} dy, x -> dW (acc) [, db (acc)]; scratch[out,in] if acc
   bias_residual_bwd_weight,  // {tokens,width} dy -> dbias (acc)

@@ -47,6 +47,7 @@ struct FakeLayout {
   Precision precision = Precision::fp32;
   ModelFamily family = ModelFamily::gpt;
   int layers = 4;
+  int cp = 1;
 };
 
 inline Plan plan_of(const FakeLayout& l) {
@@ -58,7 +59,7 @@ inline Plan plan_of(const FakeLayout& l) {
   s.model.max_sequence = 8, s.model.tied_embeddings = l.tied;
   s.training.sequence = 8, s.training.global_batch = 8, s.training.micro_batch = 1;
   s.training.precision = l.precision;
-  s.parallel.tp = l.tp, s.parallel.pp = l.pp, s.parallel.dp = l.dp;
+  s.parallel.tp = l.tp, s.parallel.pp = l.pp, s.parallel.dp = l.dp, s.parallel.cp = l.cp;
   s.parallel.vocab_parallel = l.vocab_parallel;
   s.parallel.layer_split.assign(static_cast<std::size_t>(l.pp), l.layers / l.pp);
   Result<Plan> plan = build_plan(s);

@@ -18,6 +18,10 @@ std::vector<FakeLayout> meshes(FakeLayout base) {
     base.tp = tp, base.pp = pp, base.dp = dp;
     out.push_back(base);
   }
+  for (const auto& [tp, cp] : {std::pair{1, 4}, std::pair{2, 2}}) {  // copies over cp
+    base.tp = tp, base.pp = base.dp = 1, base.cp = cp;
+    out.push_back(base);
+  }
   return out;
 }
 
@@ -35,8 +39,9 @@ void check_all_pairs(const FakeLayout& base) {
     CHECK(message_of(check_files(*manifest, checkpoint)) == "");
     CHECK(manifest->files.size() == static_cast<std::size_t>(saved.world()));
     for (const FakeLayout& to : meshes(base)) {
-      const std::string pair = fmt::format("tp {} pp {} dp {} -> tp {} pp {} dp {}", from.tp,
-                                           from.pp, from.dp, to.tp, to.pp, to.dp);
+      const std::string pair =
+          fmt::format("tp {} cp {} pp {} dp {} -> tp {} cp {} pp {} dp {}", from.tp, from.cp,
+                      from.pp, from.dp, to.tp, to.cp, to.pp, to.dp);
       CAPTURE(pair);
       FakeRanks loaded(to);
       CHECK(model_digest(loaded.plan()) == manifest->model_digest);
@@ -75,14 +80,14 @@ TEST_CASE("vocabulary split or whole: the same tensors") {
 }
 
 TEST_CASE("owners: an element is saved once, by coordinate 0 of what does not cut it") {
-  const FakeRanks ranks({.tp = 2, .pp = 2, .dp = 2});
+  const FakeRanks ranks({.tp = 2, .pp = 2, .dp = 2, .cp = 2});
   std::int64_t elements = 0;
   for (int r = 0; r < ranks.world(); ++r) {
     const Mesh& mesh = ranks.plan().header.mesh;
     for (const HeldPiece& h : held_pieces(ranks.plan(), Rank{r})) {
       const bool cut = h.piece.length != h.piece.shape;
       const bool first =
-          mesh.coordinate(Rank{r}, Axis::dp) == 0 &&
+          mesh.coordinate(Rank{r}, Axis::dp) == 0 && mesh.coordinate(Rank{r}, Axis::cp) == 0 &&
           (cut || mesh.coordinate(Rank{r}, Axis::tp) == 0) &&
           (h.piece.name != "embed.weight" || mesh.coordinate(Rank{r}, Axis::pp) == 0);
       CAPTURE(h.piece.name);
