@@ -130,19 +130,21 @@ class Rules {
                     "choose a cluster preset such as dgx-h100, or drop nodes");
     const std::int64_t block = std::int64_t{p.tp} * p.cp * p.pp;
     if (world % block != 0)
-      return refuse({"parallel.tp", "parallel.pp", "cluster.preset", "cluster.nodes"}, "E-SCEN-030",
-                    fmt::format("parallel.tp * parallel.cp * parallel.pp = {}*{}*{} = {} does not "
-                                "divide the {} devices",
-                                p.tp, p.cp, p.pp, block, world),
-                    fmt::format("{} / {} = {:.3g}", world, block, double(world) / double(block)),
-                    "a whole number of data-parallel replicas",
-                    world < block
-                        ? fmt::format("use {} devices or more, or smaller degrees", block)
+      return refuse(
+          {"parallel.tp", "parallel.pp", "parallel.cp", "cluster.preset", "cluster.nodes"},
+          "E-SCEN-030",
+          fmt::format("parallel.tp * parallel.cp * parallel.pp = {}*{}*{} = {} does not "
+                      "divide the {} devices",
+                      p.tp, p.cp, p.pp, block, world),
+          fmt::format("{} / {} = {:.3g}", world, block, double(world) / double(block)),
+          "a whole number of data-parallel replicas",
+          world < block ? fmt::format("use {} devices or more, or smaller degrees", block)
                         : fmt::format("make the product {}, or use {} devices",
                                       near_divisors(world, block), near_multiples(world, block)));
     degrees_fit_ = block * p.dp == world;
     if (!degrees_fit_)
-      refuse({"parallel.dp", "cluster.preset", "cluster.nodes", "parallel.tp", "parallel.pp"},
+      refuse({"parallel.dp", "cluster.preset", "cluster.nodes", "parallel.tp", "parallel.pp",
+              "parallel.cp"},
              "E-SCEN-031",
              fmt::format("parallel.dp = {}, but {} devices / (tp*cp*pp = {}) = {}", p.dp, world,
                          block, world / block),

@@ -4,8 +4,7 @@
 // each as it comes.
 //
 //   forward    pack | k,v shift 1 beside the own block | shift 2 beside block 1 | ... | block c-1
-//   backward   pack | for each of c blocks: k,v shift beside it | the block | dk,dv shift behind it
-//   |
+//   backward   pack | of each of c blocks: k,v shift beside it, the block, dk,dv shift behind it |
 //              unpack: after c shifts the gradient of the own block is home
 //   Memory: of each ring two blocks, one in use and one that arrives, in turn.
 //   Sent by a member for each attention: n * kv_block * w in each of c - 1 steps forward; backward

@@ -192,6 +192,15 @@ class Operands {
     sharing(fail, sig, inputs, outputs, scratch);
   }
 
+  // How many ranks' rows of `positions` make up the sequence.
+  [[nodiscard]] std::int64_t slices(const Kernel& k) const {
+    std::int64_t n = 1;
+    if ((k.flags & kPositions) == 0) return n;
+    if (k.coords.has(Axis::cp)) n *= plan_.header.mesh.of(Axis::cp);
+    if (k.coords.has(Axis::tp) && (k.flags & kVocab) == 0) n *= plan_.header.mesh.of(Axis::tp);
+    return n;
+  }
+
   template <class Fail>
   void fits(const Fail& fail, OperandRef ref, const Operand& operand, const Kernel& k,
             bool may_be_larger) {
@@ -205,7 +214,8 @@ class Operands {
     if (operand.shape.rank > 0) {
       // A step may use the first positions of the table only.
       const bool table = operand.role == "pos" || operand.role == "dpos";
-      const std::int64_t has = b.shape.elements(), needs = operand.shape.elements();
+      const std::int64_t has = b.shape.elements() / (table ? slices(k) : 1),
+                         needs = operand.shape.elements();
       // A bucket whose group shares it (ZeRO): the kernel takes the own part.
       const bool part =
           shares_buckets(k) && has == needs * plan_.header.mesh.size_of_group(k.coords);
@@ -214,13 +224,13 @@ class Operands {
              fmt::format("{}", needs));
       return;
     }
-    // The batch: i64[b, S+1] with b * S tokens, or a whole number of slices of them.
+    // The batch: i64[b, S+1] with b * S tokens on all ranks that share its positions.
     const std::int64_t tokens = b.shape.rank == 2 ? b.shape[0] * (b.shape[1] - 1) : 0;
-    const bool slice = (k.flags & kPositions) != 0;
-    if (operand.role == "batch" &&
-        (k.dims[0] < 1 || (slice ? tokens % k.dims[0] != 0 || tokens == 0 : tokens != k.dims[0])))
+    const std::int64_t ranks = slices(k);
+    if (operand.role == "batch" && (tokens % ranks != 0 || tokens / ranks != k.dims[0]))
       fail("has a batch of a wrong size", who(),
-           fmt::format("[b, S+1] with b * S = {}", k.dims[0]));
+           fmt::format("[b, S+1] with b * S = {}{}", k.dims[0],
+                       ranks > 1 ? fmt::format(" * {} ranks", ranks) : ""));
   }
 
   template <class Fail>

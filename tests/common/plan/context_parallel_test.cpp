@@ -298,6 +298,30 @@ TEST_CASE("a ring holds two blocks of each kind") {
   CHECK(transient_bytes(half, 0).comm == 2 * (2 * 8) * 32 * (2 + 4));
 }
 
+// Rows outside the sequence would be read: the verifier holds a kernel's slices to its batch.
+TEST_CASE("verification finds rows that are not those of the rank's positions") {
+  const Plan good = plan_of("model: gpt-tiny\n" + kJob + "parallel: {cp: 2, tp: 2}\n");
+  REQUIRE(verify_plan(good).errors.empty());
+  const auto errors_with = [&](KernelKind kind, AxisSet coords, std::uint32_t flags) {
+    Plan plan = good;
+    for (Kernel& k : plan.kernels)
+      if (k.kind == kind) k.coords = coords, k.flags = flags;
+    return to_text(verify_plan(plan).errors);
+  };
+  const AxisSet tp = AxisSet{}.add(Axis::tp), both = AxisSet{}.add(Axis::tp).add(Axis::cp);
+  CHECK(errors_with(KernelKind::embed_fwd, both, kPositions | kVocab) == "");
+  for (const KernelKind kind :
+       {KernelKind::embed_fwd, KernelKind::embed_bwd_weight, KernelKind::ce_sum}) {
+    for (const std::string& text : {errors_with(kind, tp, kPositions | kVocab),
+                                    errors_with(kind, both, kPositions), errors_with(kind, tp, 0)})
+      CHECK_MESSAGE(text.find("has a batch of a wrong size") != std::string::npos, text);
+  }
+  // The table of positions has 32 rows: slices of 16 for two ranks, not for four.
+  CHECK_MESSAGE(errors_with(KernelKind::pos_add_fwd, both, kPositions)
+                        .find("has an operand of a wrong size") != std::string::npos,
+                "positions beyond the table");
+}
+
 TEST_CASE("without context parallelism nothing of it is in a plan") {
   for (const char* model : {"gpt-tiny", "llama-tiny", "mixtral-tiny", "deepseek-tiny"}) {
     const Plan plan = plan_of(fmt::format("model: {}\n{}", model, kJob));
