@@ -218,7 +218,8 @@ class Rules {
           "a whole number of expert replicas",
           fmt::format("make the product {}, or use more data parallelism",
                       near_divisors(ranks, grid)));
-    if (p.tp > 1 && !p.sequence_parallel && good({"parallel.tp", "parallel.sequence_parallel"}))
+    if (p.tp > 1 && !p.sequence_parallel && moe.dense_first < s_.model.layers &&
+        good({"parallel.tp", "parallel.sequence_parallel"}))
       refuse({"parallel.sequence_parallel", "parallel.tp"}, "E-SCEN-051",
              "experts with parallel.tp > 1 need parallel.sequence_parallel: true",
              "sequence_parallel: false", "each tp rank routes its own positions",
@@ -270,20 +271,27 @@ class Rules {
              fmt::format("use rope_dim: {}", mla.rope_dim + 1));
   }
 
-  // Row 18: nothing to share.
+  // Row 18: nothing to share, of all parameters or of some.
   void shares() {
     const ParallelSpec& p = s_.parallel;
     if (p.zero == 0 || !degrees_fit_ || !good({"parallel.zero"})) return;
     // The groups that sum gradients (models.md 4.8).
     const std::int64_t stage = std::int64_t{p.tp} * p.cp * p.dp;
     const bool own_tokens = p.sequence_parallel && p.tp > 1;
-    const bool experts = s_.model.moe.experts > 0 && stage / (std::int64_t{p.etp} * p.ep) > 1;
-    if (p.dp * p.cp > 1 || own_tokens || experts) return;
-    refuse({"parallel.zero", "parallel.dp"}, "W-SCEN-003",
-           fmt::format("parallel.zero = {} has no effect: the {} group has one member, no "
-                       "collective will run",
-                       p.zero, p.cp > 1 ? "dp_cp" : "dp"),
-           "one rank holds all", "two or more data-parallel ranks", "raise dp, or use zero: 0");
+    const bool has_experts = s_.model.moe.experts > 0;
+    const bool dense = p.dp * p.cp > 1, experts = stage / (std::int64_t{p.etp} * p.ep) > 1;
+    const auto warn = [&](const std::string& whom, const char* group, const char* hint) {
+      refuse({"parallel.zero", "parallel.dp"}, "W-SCEN-003",
+             fmt::format("parallel.zero = {} has no effect{}: the {} group has one member, no "
+                         "collective will run",
+                         p.zero, whom, group),
+             "one rank holds all", "two or more data-parallel ranks", hint);
+    };
+    const char* dp = p.cp > 1 ? "dp_cp" : "dp";
+    if (!dense && !own_tokens && !(has_experts && experts))
+      return warn("", dp, "raise dp, or use zero: 0");
+    if (!dense) warn(own_tokens ? " on what tp cuts" : " on dense layers", dp, "raise dp");
+    if (has_experts && !experts) warn(" on experts", "edp", "raise dp, or lower ep");
   }
 
   void expert_shape() {

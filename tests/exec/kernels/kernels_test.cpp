@@ -183,6 +183,24 @@ TEST_CASE("rope: goldens of a rotation") {
   CHECK(error(qkv, before) < 1e-14);
 }
 
+// The rule that models.md 4.10 names: cosines of pairs (i, i + D/2), sines of neighbours (2i,
+// 2i+1).
+TEST_CASE("defect 6: two pairings mixed keep neither lengths nor relative positions") {
+  const auto mixed = [](const Tensor& x, double position) {
+    const Tensor rate = at::pow(10000.0, at::arange(4, at::kDouble) * (-2.0 / 8));
+    const Tensor angle = at::cat({rate, rate}) * position;
+    const Tensor pairs = x.view({4, 2});
+    const Tensor turned = at::stack({-pairs.select(1, 1), pairs.select(1, 0)}, 1).view({8});
+    return x * angle.cos() + turned * angle.sin();
+  };
+  const Tensor up = at::arange(1, 9, at::kDouble), down = up.flip(0);
+  CHECK(std::abs(mixed(up, 3).norm().item<double>() - 14.2828568571) > 0.1);
+  const auto dot = [&](double q, double k) {
+    return (mixed(up, q) * mixed(down, k)).sum().item<double>();
+  };
+  CHECK(std::abs(dot(5, 2) - dot(13, 10)) > 0.1);
+}
+
 TEST_CASE("rope: against autograd, heads and key/value heads, in place and beside") {
   for (const Types& t : kTypes)
     for (const std::int64_t kv : {4, 2, 1}) {
