@@ -40,7 +40,8 @@ void resolve_model(ModelSpec& m, const std::set<std::string>& given) {
 void resolve_experts(Scenario& s, const std::set<std::string>& given) {
   MoeSpec& moe = s.model.moe;
   // Each tp rank routes its own positions (models.md 3.4, row 10).
-  if (moe.experts > 0 && s.parallel.tp > 1 && s.parallel.mapping == Mapping::megatron &&
+  const bool routes = moe.experts > 0 && moe.dense_first < s.model.layers;
+  if (routes && s.parallel.tp > 1 && s.parallel.mapping == Mapping::megatron &&
       !given.contains("parallel.sequence_parallel"))
     s.parallel.sequence_parallel = true;
   if (!given.contains("model.moe.drop_groups"))

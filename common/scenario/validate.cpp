@@ -221,7 +221,8 @@ class Rules {
           "a whole number of expert replicas",
           fmt::format("make the product {}, or use more data parallelism",
                       near_divisors(ranks, grid)));
-    if (p.tp > 1 && !p.sequence_parallel && good({"parallel.tp", "parallel.sequence_parallel"}))
+    if (p.tp > 1 && !p.sequence_parallel && moe.dense_first < s_.model.layers &&
+        good({"parallel.tp", "parallel.sequence_parallel"}))
       refuse({"parallel.sequence_parallel", "parallel.tp"}, "E-SCEN-051",
              "experts with parallel.tp > 1 need parallel.sequence_parallel: true",
              "sequence_parallel: false", "each tp rank routes its own positions",
@@ -273,20 +274,27 @@ class Rules {
              fmt::format("use rope_dim: {}", mla.rope_dim + 1));
   }
 
-  // Row 18: nothing to share.
+  // Row 18: nothing to share, of all parameters or of some.
   void shares() {
     const ParallelSpec& p = s_.parallel;
     if (p.zero == 0 || !degrees_fit_ || !good({"parallel.zero"})) return;
     // The groups that sum gradients (models.md 4.8).
     const std::int64_t stage = std::int64_t{p.tp} * p.cp * p.dp;
     const bool own_tokens = p.sequence_parallel && p.tp > 1;
-    const bool experts = s_.model.moe.experts > 0 && stage / (std::int64_t{p.etp} * p.ep) > 1;
-    if (p.dp * p.cp > 1 || own_tokens || experts) return;
-    refuse({"parallel.zero", "parallel.dp"}, "W-SCEN-003",
-           fmt::format("parallel.zero = {} has no effect: the {} group has one member, no "
-                       "collective will run",
-                       p.zero, p.cp > 1 ? "dp_cp" : "dp"),
-           "one rank holds all", "two or more data-parallel ranks", "raise dp, or use zero: 0");
+    const bool has_experts = s_.model.moe.experts > 0;
+    const bool dense = p.dp * p.cp > 1, experts = stage / (std::int64_t{p.etp} * p.ep) > 1;
+    const auto warn = [&](const std::string& whom, const char* group, const char* hint) {
+      refuse({"parallel.zero", "parallel.dp"}, "W-SCEN-003",
+             fmt::format("parallel.zero = {} has no effect{}: the {} group has one member, no "
+                         "collective will run",
+                         p.zero, whom, group),
+             "one rank holds all", "two or more data-parallel ranks", hint);
+    };
+    const char* dp = p.cp > 1 ? "dp_cp" : "dp";
+    if (!dense && !own_tokens && !(has_experts && experts))
+      return warn("", dp, "raise dp, or use zero: 0");
+    if (!dense) warn(own_tokens ? " on what tp cuts" : " on dense layers", dp, "raise dp");
+    if (has_experts && !experts) warn(" on experts", "edp", "raise dp, or lower ep");
   }
 
   void expert_shape() {
@@ -624,6 +632,10 @@ class Rules {
   void no_effect() {
     no_effect("parallel.sequence_parallel", s_.parallel.sequence_parallel && s_.parallel.tp == 1,
               "one tp rank holds all positions");
+    no_effect("training.recompute",
+              s_.training.recompute == Recompute::selective &&
+                  s_.training.attention == AttentionKind::flash,
+              "flash attention keeps no probabilities that could be made again");
     const OptimizerSpec& o = s_.training.optimizer;
     const bool gpt = s_.model.family == ModelFamily::gpt;
     const DataSpec& data = s_.training.data;
@@ -671,10 +683,10 @@ void validate(const Scenario& scenario, const std::set<std::string>& given,
 
 Diagnostics check_executable(const Scenario& s) {
   Diagnostics problems;
-  if (s.training.precision != Precision::fp32 && s.training.precision != Precision::fp64)
+  if (s.training.precision == Precision::fp16)
     problems.push_back(at_fields(
         s, {"training.precision"}, "E-SCEN-060", "the executor has no kernels for this precision",
-        "bf16", "fp32 or fp64", "use precision: fp32, or only simulate this scenario"));
+        "fp16", "fp32, fp64 or bf16", "use precision: bf16, or only simulate this scenario"));
   // The transports of this version run one message of a queue after the other. With a queue for
   // each edge that makes no difference; in a shared one a group may hold both directions.
   if (s.parallel.pp > 1 && s.schedule.grouping == Grouping::runs &&

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "common/plan/print.h"
+#include "common/plan/uses.h"
 #include "exec/device/clock.h"
 #include "exec/device/torch_memory.h"
 #include "exec/train/init.h"
@@ -170,6 +171,11 @@ Status Interpreter::bind_calls(const Op& op, PreparedOp& prepared) {
       call.accumulate.push_back(o.accumulate);
     }
     for (const OperandRef& o : plan_.operands_of(c.scratch)) call.scratch.push_back(view(o.id));
+    if (call.kernel.kind == KernelKind::route_fwd) {
+      const BufferId choices = plan_.operands_of(c.outputs)[4].id;
+      std::vector<BufferId>& list = choices_[root_of(plan_, choices)];
+      if (std::find(list.begin(), list.end(), choices) == list.end()) list.push_back(choices);
+    }
     // One rank alone has no all-reduce after it; else that overwrites these values.
     if (call.kernel.kind == KernelKind::metrics_pack) prepared.metrics = call.outputs[0];
     own_parts(c, call);
@@ -194,8 +200,10 @@ void Interpreter::own_parts(const Call& c, KernelCall& call) const {
     for (std::vector<View>* list : {&call.inputs, &call.outputs})
       for (View& v : *list)
         if (v.shape.elements() > n) v = part_of_view(v, first, n);
-  if (kind == KernelKind::adamw)
-    call.decay = ranges_of(plan_, plan_.operands_of(c.outputs)[0].id, first, first + n, decays);
+  if (kind == KernelKind::adamw) {  // the parameter's buffer says which tensors lie where
+    const std::size_t param = (call.kernel.flags & kCast) ? 3 : 0;
+    call.decay = ranges_of(plan_, plan_.operands_of(c.outputs)[param].id, first, first + n, decays);
+  }
   if (kind != KernelKind::sum_squares || !shared) return;
   const bool cut = (call.kernel.flags & kTpCut) != 0;
   const View own = call.inputs[0];
@@ -377,6 +385,8 @@ Result<StepResult> Interpreter::end_step(Nanoseconds started) {
   result.started = started;
   result.ended = now_ns();
   result.loss = metrics_[kMetricLoss];
+  result.balance = metrics_[kMetricBalance];
+  result.dropped = metrics_[kMetricDropped];
   result.tokens = metrics_[kMetricTokens];
   result.non_finite = metrics_[kMetricNonFinite];
   result.norm = std::sqrt(metrics_[kMetricNormSquared]);
@@ -518,8 +528,21 @@ void Interpreter::free_buffers(std::int32_t op) {
   for (BufferId id : plan_.frees_of(ops_[static_cast<std::size_t>(op)])) {
     live_[static_cast<std::size_t>(plan_.buffer(id).cls)] -= taken_[id.index()];
     live_total_ -= taken_[id.index()];
+    count_choices(id);
   }
   sample(op, now_ns());
+}
+
+// Their memory is used again behind this op.
+void Interpreter::count_choices(BufferId freed) {
+  const auto it = choices_.find(freed);
+  if (it == choices_.end()) return;
+  for (BufferId id : it->second) {
+    const View v = view(id);
+    std::vector<std::int64_t>& sums = expert_choices_[plan_.buffer(id).layer];
+    sums.resize(static_cast<std::size_t>(v.shape.elements()));
+    for (std::size_t e = 0; e < sums.size(); ++e) sums[e] += v.as<std::int32_t>()[e];
+  }
 }
 
 void Interpreter::sample(std::int32_t op, Nanoseconds time) {

@@ -9,6 +9,7 @@
 #include <set>
 #include <tuple>
 
+#include "common/base/bf16.h"
 #include "exec/train/reference.h"
 #include "exec/train/shard.h"
 
@@ -21,6 +22,11 @@ double element(const RankTensor& t, std::int64_t i) {
     double v = 0;
     std::memcpy(&v, at, 8);
     return v;
+  }
+  if (t.element_bytes == 2) {
+    std::uint16_t word = 0;
+    std::memcpy(&word, at, 2);
+    return from_bf16(word);
   }
   float v = 0;
   std::memcpy(&v, at, 4);
@@ -161,6 +167,13 @@ std::vector<BufferId> reduced_gradients(const Plan& plan, ProgramId program) {
   return out;
 }
 
+std::vector<BufferId> final_tensors(const Plan& plan, ProgramId program) {
+  std::vector<BufferId> out = holders(plan, program, BufferClass::param);
+  for (BufferId id : holders(plan, program, BufferClass::optim))
+    if (plan.name(plan.buffer(id).name).ends_with(".router_bias")) out.push_back(id);
+  return out;
+}
+
 Result<VerifyReport> verify_run(const Plan& plan, const TrainingConfig& config,
                                 const std::vector<RankTensors>& ranks,
                                 const std::vector<double>& losses,
@@ -206,9 +219,13 @@ Result<VerifyReport> verify_run(const Plan& plan, const TrainingConfig& config,
   for (const RankTensors& r : ranks)
     for (const RankTensor& t : r.tensors)
       if (t.kind == TensorKind::parameter) last.add(r.rank, t, t.kind);
-  if (std::string gap = coverage(last.tensors(), reference->parameters); !gap.empty())
+  TensorMap at_the_end = reference->parameters;
+  if (config.moe.router == RouterKind::sigmoid)
+    for (const auto& [layer, bias] : reference->router_bias)
+      at_the_end[fmt::format("layers.{}.moe.router_bias", layer)] = {std::ssize(bias), 1, bias};
+  if (std::string gap = coverage(last.tensors(), at_the_end); !gap.empty())
     return missing("parameters: " + gap);
-  for (const auto& [name, expected] : reference->parameters)
+  for (const auto& [name, expected] : at_the_end)
     report.max_abs_parameter =
         std::max(report.max_abs_parameter,
                  difference(last.tensors().at(name).tensor.values, expected.values));

@@ -79,7 +79,7 @@ class Table {
 // What this model and mesh communicate over; the others would be idle.
 bool is_used(const Scenario& s, const NamedGroup& group) {
   const std::string_view name = group.name;
-  const bool experts = s.model.moe.experts > 0;
+  const bool experts = s.model.moe.experts > 0 && s.model.moe.dense_first < s.model.layers;
   if (name == "tp" || name == "cp" || name == "world") return true;
   if (name == "ep" || name == "etp") return experts;
   if (name == "tp_cp") return experts && s.parallel.tp * s.parallel.cp > 1;
@@ -88,7 +88,7 @@ bool is_used(const Scenario& s, const NamedGroup& group) {
     if (!experts && (c == router || c == routed_expert)) continue;
     if (reducing_group(s, c).group.name == name) return true;
   }
-  return name == "stage" && s.model.moe.bias_update > 0;
+  return name == "stage" && experts && s.model.moe.bias_update > 0;
 }
 
 void pipeline_communicators(const Scenario& s, int num_ranks, Table& table) {

@@ -8,6 +8,7 @@
 //   visit_core.cpp        the core of both: attention of a rank's own positions, or a ring over cp
 //   visit_mlp.cpp         the dense feed-forward half: fc1, gelu, fc2 or gate and up, swiglu, down
 //   visit_moe.cpp         the half with experts: router, exchange of rows, experts, weighted sum
+//   visit_recompute.cpp   what is not kept for the backward but computed again
 //
 //   forward    [embed] | [norm1, qkv, rope, core, o] | [+residual, norm2, mlp] | ... |
 //              [+residual, final norm, head, max] | [sum] | [loss, dlogits]
@@ -84,6 +85,8 @@ class VisitBuilder {
   Ref embed();
   void embed_backward(Ref dy);
   Ref layer_forward(int layer, Ref x);
+  // Attention, first residual, feed-forward: returns the reduced output of the latter.
+  Ref halves_forward(int layer, Ref x, SavedLayer& s);
   Ref layer_backward(int layer, Ref dy);
   void head_forward(Ref x);
   void loss_forward();
@@ -114,6 +117,17 @@ class VisitBuilder {
   // A half's output with its bias and the residual.
   void residual(int layer, Ref partial, const char* bias, Ref x, Ref out);
 
+  // --- recomputation (visit_recompute.cpp) -------------------------------------------------------
+  [[nodiscard]] bool recomputes(int layer) const;  // the whole layer
+  [[nodiscard]] bool recomputes_core() const;      // attention's probabilities
+  void layer_again(int layer);                     // fills what the layer's backward reads
+  Ref core_again(int layer, Kernel core, const SavedAttention& s);
+  // What a half saves, where its layer keeps nothing: it lives for the forward only.
+  [[nodiscard]] BufferClass held(BufferClass cls) const {
+    const bool saved = cls == BufferClass::saved_input || cls == BufferClass::saved_weight;
+    return passing_ && saved ? BufferClass::activation : cls;
+  }
+
   // --- halves: from the layer's input to the partial output, reduced over tp
   // ----------------------
   Ref attention_forward(int layer, Ref x, SavedAttention& s);
@@ -129,8 +143,9 @@ class VisitBuilder {
   // From q, k, v (s.qkv) to s.out and what backward needs beside it (s.core); `core`:
   // attention_fwd.
   void core_forward(int layer, const Kernel& core, SavedAttention& s);
-  // From the gradient of s.out to that of s.qkv; `core`: attention_bwd_input.
-  Ref core_backward(int layer, const Kernel& core, Ref d_out, const SavedAttention& s);
+  // From the gradient of s.out to that of s.qkv; `core`: attention_bwd_input, `kept`: s.core, or
+  // what has been made again in its place.
+  Ref core_backward(int layer, const Kernel& core, Ref d_out, const SavedAttention& s, Ref kept);
   void ring_forward(int layer, const Kernel& core, SavedAttention& s);
   void ring_backward(int layer, const Kernel& core, Ref d_out, const SavedAttention& s, Ref d_qkv);
   [[nodiscard]] std::array<Ref, 2> ring_blocks(const std::array<const char*, 2>& names, DType dtype,
@@ -144,6 +159,7 @@ class VisitBuilder {
   [[nodiscard]] std::int64_t dense_in_width(DensePart part) const;
   [[nodiscard]] Kernel activation(DensePart part, bool forward) const;
   Ref moe_forward(int layer, Ref x, SavedMoe& s);
+  void choose(int layer, SavedMoe& s);
   Ref moe_backward(int layer, Ref dy, const SavedMoe& s);
   Ref expert_rows(const char* name, BufferClass cls, std::int64_t width, Ref counts, int layer);
   void exchange(const char* tag, Ref source, Ref buffer, Ref send_rows, Ref recv_rows, int layer);
@@ -164,10 +180,10 @@ class VisitBuilder {
   // --------------------------------------------------------------------------------
   Ref slot(const char* name, BufferClass cls, DType dtype, Shape shape, int layer = -1);
   Ref kept(const char* name, BufferClass cls, Shape shape, int layer = -1) {
-    return slot(name, cls, t_.compute, shape, layer);
+    return slot(name, held(cls), t_.compute, shape, layer);
   }
   Ref statistic(const char* name, BufferClass cls, Shape shape, int layer = -1) {
-    return slot(name, cls, t_.statistic(), shape, layer);
+    return slot(name, held(cls), t_.statistic(), shape, layer);
   }
   Ref moving(const char* name, Shape shape, int layer = -1) {
     return kept(name, BufferClass::activation, shape, layer);
@@ -254,7 +270,9 @@ class VisitBuilder {
   }
   [[nodiscard]] static std::string layer_name(int layer, const char* rest);
   Ref batch();
-  Ref saved_layer_input(int layer) { return kept("h_in", BufferClass::saved_input, own_, layer); }
+  Ref saved_layer_input(int layer) {
+    return slot("h_in", BufferClass::saved_input, t_.compute, own_, layer);
+  }
   // What a layer leaves: the next one's saved input, the head's, or what is sent.
   Ref layer_output(int layer);
   // Where the layer's backward leaves its result.
@@ -278,7 +296,9 @@ class VisitBuilder {
   std::vector<VisitOp>* ops_;
   AxisSet vocab_coords_;
   std::vector<SavedLayer> saved_;
-  int unit_ = 0;  // whose calls are being written: embedding 0, layers, head
+  int unit_ = 0;          // whose calls are being written: embedding 0, layers, head
+  bool passing_ = false;  // the forward of a layer that will be computed again
+  bool again_ = false;    // and that second time
   std::map<std::tuple<bool, int, int>, int> roots_;  // slots of buckets: gradients?, unit, bucket
   std::map<std::pair<int, std::string>, Ref> views_;
   std::map<std::pair<std::string, int>, Ref> scratch_;

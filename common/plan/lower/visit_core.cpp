@@ -33,12 +33,13 @@ void VisitBuilder::core_forward(int layer, const Kernel& core, SavedAttention& s
   call(core, {s.qkv}, {s.out, s.core});
 }
 
-Ref VisitBuilder::core_backward(int layer, const Kernel& core, Ref d_out, const SavedAttention& s) {
+Ref VisitBuilder::core_backward(int layer, const Kernel& core, Ref d_out, const SavedAttention& s,
+                                Ref kept) {
   const Ref d_qkv = gradient("d_qkv", wide(z_.qkv), layer);
   if (z_.cp > 1)
     ring_backward(layer, core, d_out, s, d_qkv);
   else
-    call(core, {d_out, s.qkv, s.core, s.out}, {d_qkv});
+    call(core, {d_out, s.qkv, kept, s.out}, {d_qkv});
   return d_qkv;
 }
 

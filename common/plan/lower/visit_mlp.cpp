@@ -68,6 +68,7 @@ Ref VisitBuilder::dense_forward(int layer, DensePart part, Ref x, SavedDense& s)
   call(linear(KernelKind::linear_fwd, z_.hidden, wide_in, true), weighted(in, at(w.in)), {s.in});
   s.out = kept(w.out_buffer, BufferClass::saved_weight, wide(width), layer);
   call(activation(part, true), {s.in}, {s.out});
+  if (again_) return {};  // nothing of the backward reads the output
   const Ref partial = moving(w.partial, all_, layer);
   call(linear(KernelKind::linear_fwd, width, z_.hidden), {s.out, param(at(w.out) + ".weight")},
        {partial});

@@ -66,16 +66,10 @@ KernelDims VisitBuilder::balance_dims(const Balance& b) const {
   return {scopes, moe.experts, scope_tokens, moe.top_k, b.groups, of_batch, z_.own_tokens};
 }
 
-Ref VisitBuilder::moe_forward(int layer, Ref x, SavedMoe& s) {
+// Who goes where, and how many: kept also where the layer is computed again.
+void VisitBuilder::choose(int layer, SavedMoe& s) {
   const MoeSpec& moe = d_.scenario.model.moe;
-  const auto at = [&](const char* rest) { return layer_name(layer, rest); };
-  const std::int64_t n = z_.own_tokens, assignments = n * moe.top_k, E = moe.experts;
-  s.norm_stat = statistic("norm2_stat", BufferClass::saved_input, norm_stat(), layer);
-  s.norm_out = kept("norm2_out", BufferClass::saved_weight, own_, layer);
-  norm_forward(x, at("norm2"), s.norm_out, s.norm_stat);
-  s.scores = statistic("router_scores", BufferClass::saved_input, {n, E}, layer);
-  call(kernel(KernelKind::router_fwd, {n, z_.hidden, E}),
-       {s.norm_out, param(at("moe.router.weight"))}, {s.scores});
+  const std::int64_t n = z_.own_tokens, E = moe.experts;
   s.choice = slot("router_choice", BufferClass::saved_input, DType::i64, {n, moe.top_k}, layer);
   s.sent = slot(kCounts, BufferClass::comm, DType::i32, {E}, layer);
   const std::int64_t scopes = moe.scope == BalanceScope::sequence ? z_.micro_batch : 1;
@@ -113,6 +107,22 @@ Ref VisitBuilder::moe_forward(int layer, Ref x, SavedMoe& s) {
     k.owner.add(Axis::tp).add(Axis::cp);
     call(k, {s.aux}, {step_sum(tensors_.balance)});
   }
+}
+
+Ref VisitBuilder::moe_forward(int layer, Ref x, SavedMoe& s) {
+  const MoeSpec& moe = d_.scenario.model.moe;
+  const auto at = [&](const char* rest) { return layer_name(layer, rest); };
+  const std::int64_t n = z_.own_tokens, assignments = n * moe.top_k, E = moe.experts;
+  s.norm_stat = statistic("norm2_stat", BufferClass::saved_input, norm_stat(), layer);
+  s.norm_out = kept("norm2_out", BufferClass::saved_weight, own_, layer);
+  norm_forward(x, at("norm2"), s.norm_out, s.norm_stat);
+  s.scores = statistic("router_scores", BufferClass::saved_input, {n, E}, layer);
+  call(kernel(KernelKind::router_fwd, {n, z_.hidden, E}),
+       {s.norm_out, param(at("moe.router.weight"))}, {s.scores});
+  if (again_)  // with the choice of before
+    call(routed(KernelKind::router_scores_fwd, {n, E}), {s.scores}, {s.scores});
+  else
+    choose(layer, s);
   // To the experts.
   const Kernel dispatch = kernel(KernelKind::dispatch_fwd, {n, z_.hidden, E, moe.top_k});
   if (z_.ep > 1) {
@@ -146,6 +156,10 @@ Ref VisitBuilder::moe_forward(int layer, Ref x, SavedMoe& s) {
          {made, s.received}, {going});
     s.returned = kept("returned", BufferClass::saved_input, {assignments, z_.hidden}, layer);
     exchange("comb", going, s.returned, s.received, s.sent, layer);
+  }
+  if (again_) {  // nothing of the backward reads the sums
+    if (moe.shared_experts > 0) dense_forward(layer, DensePart::shared, s.norm_out, s.shared);
+    return {};
   }
   const Ref out = moving("moe_out", own_, layer);
   Kernel combine = routed(KernelKind::combine_fwd, {n, z_.hidden, E, moe.top_k});

@@ -184,6 +184,24 @@ TEST_CASE("rope: goldens of a rotation") {
   CHECK(error(qkv, before) < 1e-14);
 }
 
+// The rule that models.md 4.10 names: cosines of pairs (i, i + D/2), sines of neighbours (2i,
+// 2i+1).
+TEST_CASE("defect 6: two pairings mixed keep neither lengths nor relative positions") {
+  const auto mixed = [](const Tensor& x, double position) {
+    const Tensor rate = at::pow(10000.0, at::arange(4, at::kDouble) * (-2.0 / 8));
+    const Tensor angle = at::cat({rate, rate}) * position;
+    const Tensor pairs = x.view({4, 2});
+    const Tensor turned = at::stack({-pairs.select(1, 1), pairs.select(1, 0)}, 1).view({8});
+    return x * angle.cos() + turned * angle.sin();
+  };
+  const Tensor up = at::arange(1, 9, at::kDouble), down = up.flip(0);
+  CHECK(std::abs(mixed(up, 3).norm().item<double>() - 14.2828568571) > 0.1);
+  const auto dot = [&](double q, double k) {
+    return (mixed(up, q) * mixed(down, k)).sum().item<double>();
+  };
+  CHECK(std::abs(dot(5, 2) - dot(13, 10)) > 0.1);
+}
+
 TEST_CASE("rope: against autograd, heads and key/value heads, in place and beside") {
   for (const Types& t : kTypes)
     for (const std::int64_t kv : {4, 2, 1}) {
@@ -595,6 +613,81 @@ TEST_CASE("catalogue: every entry has code, and takes no more scratch than it de
     }
     CHECK(seen.size() == kNumKernelKinds);
   }
+}
+
+TEST_CASE("bf16: every entry is its fp32 code between two roundings") {
+  set_up_torch(1);
+  const PlanTypes mixed{DType::bf16, DType::f32};
+  for (Run& r : one_of_each(kTypes[1])) {
+    CAPTURE(to_text(r.kernel));
+    const Signature s = signature(r.kernel, mixed);
+    std::vector<Tensor> narrow, wide;
+    for (std::size_t i = 0; i < r.inputs.size(); ++i) {
+      const bool rounds = i < s.inputs.size() && s.inputs[i].dtype == DType::bf16;
+      narrow.push_back(rounds ? r.inputs[i].to(at::kBFloat16) : r.inputs[i].clone());
+      wide.push_back(rounds ? narrow.back().to(at::kFloat) : narrow.back().clone());
+    }
+    Run got(r.kernel, mixed, narrow), expected(r.kernel, kTypes[1].plan, wide);
+    got.context = expected.context = r.context;
+    got.decay = expected.decay = r.decay;
+    got(), expected();
+    if (r.kernel.kind == K::ce_max)  // pads its input
+      CHECK(at::equal(got.inputs[0], expected.inputs[0].to(at::kBFloat16)));
+    for (std::size_t i = 0; i < s.outputs.size(); ++i) {
+      CAPTURE(i);
+      const bool rounds = s.outputs[i].dtype == DType::bf16;
+      CHECK(at::equal(got.outputs[i],
+                      rounds ? expected.outputs[i].to(at::kBFloat16) : expected.outputs[i]));
+    }
+    Result<Prepared> again = got.prepared();
+    REQUIRE(again.ok());
+    const std::int64_t before = torch_memory().live;
+    (*again)();
+    CHECK(torch_memory().live == before);  // the thread keeps its block
+  }
+}
+
+TEST_CASE("bf16: rows that come at run time, more and fewer than balanced") {
+  const PlanTypes mixed{DType::bf16, DType::f32};
+  const std::int64_t balanced = 8, in = 6, out = 4, experts = 2, sources = 2, bound = 20;
+  const Tensor weight = random({experts, out, in}, at::kFloat).to(at::kBFloat16);
+  const Tensor x = random({bound, in}, at::kFloat).to(at::kBFloat16);
+  const Tensor counts = at::zeros({sources, experts}, at::kInt);
+  Run r(make(K::experts_linear_fwd, {balanced, in, out, experts, sources}), mixed,
+        {x.slice(0, 0, balanced), weight, counts});
+  const Tensor y = at::full({bound, out}, 7, at::kBFloat16);  // more memory than is declared
+  r.outputs[0] = y.slice(0, 0, balanced);
+  Result<Prepared> call = r.prepared();
+  REQUIRE(call.ok());
+  for (const auto& [first, second] : {std::pair{3, 9}, std::pair{0, 0}, std::pair{11, 9}}) {
+    CAPTURE(first);
+    counts[1][0] = first, counts[0][1] = second;
+    y.fill_(7);
+    (*call)();
+    for (std::int64_t row = 0; row < bound; ++row) {
+      const Tensor w = weight[row < first ? 0 : 1].to(at::kFloat);
+      const Tensor expected = row < first + second
+                                  ? at::mv(w, x[row].to(at::kFloat)).to(at::kBFloat16)
+                                  : at::full({out}, 7, at::kBFloat16);
+      CHECK(error(y[row], expected) < 0.01);
+    }
+  }
+}
+
+TEST_CASE("bf16: the parameter is its main copy, rounded") {
+  const std::int64_t n = 33;
+  const Tensor theta = random({n}, at::kFloat), grad = random({n}, at::kFloat);
+  const Tensor zero = at::zeros({n}, at::kFloat), one = at::ones({1}, at::kFloat);
+  const auto inputs = [&] {
+    return std::vector<Tensor>{theta.clone(), grad, zero.clone(), zero.clone(), one};
+  };
+  Run plain(make(K::adamw, {n}, kDecayAll), kTypes[1].plan, inputs());
+  Run cast(make(K::adamw, {n}, kDecayAll | kCast), {DType::bf16, DType::f32}, inputs());
+  for (Run* r : {&plain, &cast}) r->context.adamw = {0.9, 0.95, 1e-8, 0.99, 0.1, 0.2};
+  plain(), cast();
+  CHECK(at::equal(cast.outputs[0], plain.outputs[0]));
+  CHECK(!at::equal(cast.outputs[0], theta));
+  CHECK(at::equal(cast.outputs[3], plain.outputs[0].to(at::kBFloat16)));
 }
 
 TEST_CASE("attention takes no more scratch than it declares, at every block size") {
