@@ -92,7 +92,7 @@ enum class KernelKind : std::uint8_t {
   attention_block_fwd,        // {..,step} qkv, kv, out, lse -> out (in place), lse (in place): both
                               //   as if the queries had also seen this block
   attention_block_bwd_input,  // {..,step} dout, qkv, kv, lse, out of the whole ring -> dqkv (acc):
-                              //   its q part, the rest means nothing; dkv (acc). step left out: the
+                              //   its q part, and 0 for k and v; dkv (acc). step left out: the
                               //   own block, causal
   kv_unpack,                  // {batch,heads,seq,head_dim,kv_heads,v_dim} dkv, dqkv -> dqkv (in
                               //   place): its k and v parts, from the block that came home

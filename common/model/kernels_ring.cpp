@@ -91,9 +91,9 @@ KernelCost ring_cost(const Kernel& k, PlanTypes t) {
       return {0, n * kv * (m + w)};
     case K::attention_block_fwd:  // out and lse are read and written
       return {2 * product, 0.75 * n * ((heads * (dh + 2 * dv) + kv) * w + 2 * heads * s)};
-    default: {  // a block that has come also brings dq and dkv to add to
+    default: {  // the own block writes 0 for k and v; one that has come has dq and dkv to add to
       const double add = x.step > 0 ? 1 : 0, rows = n * (x.step > 0 ? 0.75 : 1);
-      return {5 * product, rows * (heads * (2 * dv + (2 + add) * dh) * w + kv * w +
+      return {5 * product, rows * (heads * (2 * dv + (2 + add) * dh) * w + kv * (2 - add) * w +
                                    kv * (1 + add) * m + heads * s)};
     }
   }

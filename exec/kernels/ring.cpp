@@ -158,6 +158,7 @@ Prepared bind_attention_block_bwd_input(const KernelCall& call) {
   const at::Tensor k = window.of_keys(h.block_k(call.inputs[2])),
                    v = window.of_keys(h.block_v(call.inputs[2]));
   at::Tensor all_dq = h.q(call.outputs[0]);
+  at::Tensor rest = tensor(call.outputs[0], {h.seq, h.batch, h.row()}).slice(2, h.heads * h.width);
   at::Tensor all_dkv = tensor(call.outputs[1], {h.seq, h.batch, h.block_row()});
   std::vector<at::Tensor> dq = queries(all_dq);
   at::Tensor dk = window.of_keys(h.block_k(call.outputs[1])),
@@ -167,6 +168,7 @@ Prepared bind_attention_block_bwd_input(const KernelCall& call) {
   const bool add_dkv = call.accumulate[1], clear_dkv = !add_dkv && window.keys < h.seq;
   return [=]() mutable {
     const c10::InferenceMode inference;
+    if (!add_dq) rest.zero_();  // kv_unpack writes it
     if (clear_dq) all_dq.zero_();
     if (clear_dkv) all_dkv.zero_();
     const at::Tensor wide_v = h.padded(v);

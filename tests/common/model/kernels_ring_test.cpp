@@ -90,7 +90,7 @@ TEST_CASE("ring attention: bytes by hand") {
   check("kv_unpack" + heads, n * kv * (4 + 2));
   // All queries and half of the keys, or the other way: of each operand 3/4 in the mean.
   check("attention_block_fwd" + heads + " step=3", 0.75 * n * ((3 * q + kv) * 2 + 2 * lse));
-  check("attention_block_bwd_input" + heads, n * ((4 * q + kv) * 2 + kv * 4 + lse));
+  check("attention_block_bwd_input" + heads, n * ((4 * q + 2 * kv) * 2 + kv * 4 + lse));
   check("attention_block_bwd_input" + heads + " step=3",
         0.75 * n * ((5 * q + kv) * 2 + 2 * kv * 4 + lse));
 }

@@ -190,6 +190,7 @@ TEST_CASE("ring attention: the gradient of one block alone") {
     const Tensor full = r == 1 ? dkv.slice(0, 0, half) : dq.slice(0, half);
     CHECK(zeros.abs().max().item<double>() == 0);
     CHECK(full.abs().min().item<double>() > 0);
+    CHECK(alone.outputs[0].slice(2, x.heads * x.dh).abs().max().item<double>() == 0);  // k and v
     // Adding to what is there is exactly that.
     Run added = alone;
     added.outputs = {alone.outputs[0].clone(), alone.outputs[1].clone()};
