@@ -316,7 +316,11 @@ KeptBytes kept_bytes(const Scenario& s, int pp, int visits) {
     const SavedBytes saved = layer_kept(s, layer, place);
     out.saved_input += saved.for_input;
     out.saved_weight += saved.for_weight;
-    if (has_experts(s, layer)) out.comm += (x.e > 1 ? 2 : 1) * 4 * x.E + 2 * x.scopes * x.E * x.s;
+    if (!has_experts(s, layer)) continue;
+    // Counts of rows: sent and received over ep, gathered over etp; without either the sent ones.
+    const I etp = s.parallel.etp, gathered = etp > 1 ? etp : 0;
+    const I counts = std::max<I>(1, (x.e > 1 ? 2 : 0) + gathered);
+    out.comm += counts * 4 * x.E + 2 * x.scopes * x.E * x.s;
   }
   if (holds_last(s, pp)) {
     out.saved_input += head_saved(s).for_input;

@@ -164,10 +164,11 @@ struct Op {
   std::int32_t group = -1;  // grouped calls (schedule.grouping: runs)
   std::uint32_t tag = 0;    // name index of models.md 4.1: "attn.out", "grad.dp"
   BufferId buffer;          // in place; copy: destination; host_wait: value
-  BufferId source;  // all_gather, reduce_scatter (whose sums are made in it), all_to_all, shift:
-                    // what is handed over, where it is not `buffer` itself
-  BufferId send_rows, recv_rows;  // all_to_all of rows: i32 counts, members * k of them; the first
-                                  // k sum to the rows that go to (come from) member 0, and so on
+  // all_gather, reduce_scatter (sums are made in it), all_to_all, shift: what is handed over
+  BufferId source;
+  BufferId send_rows, recv_rows;  // of rows: i32 counts, members * k of them; the first k sum to
+                                  // the rows of member 0, and so on. all_to_all both, all_gather
+                                  // recv_rows, reduce_scatter send_rows
   Range waits;                    // into Plan::op_refs: ops on other streams of this program
   Range allocates, frees;         // into Plan::buffer_refs
 };

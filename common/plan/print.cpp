@@ -191,8 +191,8 @@ void put_action(Out& out, const Plan& plan, const Op& op) {
       if (op.reduction != Reduction::none) put(out, " {}", name_of(op.reduction));
       tail();
       if (op.source.valid()) put(out, " source={}", op.source.value);
-      if (op.send_rows.valid())
-        put(out, " send_rows={} recv_rows={}", op.send_rows.value, op.recv_rows.value);
+      if (op.send_rows.valid()) put(out, " send_rows={}", op.send_rows.value);
+      if (op.recv_rows.valid()) put(out, " recv_rows={}", op.recv_rows.value);
       if (op.match >= 0) put(out, " match={}", op.match);
       break;
     case OpKind::send:

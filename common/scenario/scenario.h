@@ -74,6 +74,7 @@ struct ModelSpec {
   double rope_base = 10000;
   MoeSpec moe;
   MlaSpec mla;
+  std::string from_hf;  // path of the Hugging Face config.json it started from; empty: none
 };
 
 struct OptimizerSpec {

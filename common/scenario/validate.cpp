@@ -227,6 +227,16 @@ class Rules {
              "experts with parallel.tp > 1 need parallel.sequence_parallel: true",
              "sequence_parallel: false", "each tp rank routes its own positions",
              "use sequence_parallel: true, or delete the key");
+    if (good({"model.moe.expert_hidden", "parallel.etp"}) && moe.expert_hidden % p.etp != 0)
+      refuse(
+          {"parallel.etp", "model.moe.expert_hidden"}, "E-SCEN-033",
+          fmt::format("model.moe.expert_hidden = {} is not a multiple of parallel.etp = {}",
+                      moe.expert_hidden, p.etp),
+          fmt::format("{} / {} = {:.3g}", moe.expert_hidden, p.etp,
+                      double(moe.expert_hidden) / p.etp),
+          "an equal share of each expert for each etp rank",
+          fmt::format("use etp: {}, or expert_hidden: {}", near_divisors(moe.expert_hidden, p.etp),
+                      near_multiples(moe.expert_hidden, p.etp)));
     if (good({"model.moe.shared_experts", "model.moe.expert_hidden", "parallel.tp"}))
       multiple_of_tp("model.moe.expert_hidden", "E-SCEN-033",
                      moe.shared_experts * moe.expert_hidden, p.tp,

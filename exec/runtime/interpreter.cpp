@@ -147,8 +147,9 @@ CommOperands Interpreter::operands_of(const Op& op) const {
     out.source = view(op.source).data;
     out.source_bytes = plan_.buffer(op.source).capacity();
   }
-  if (op.send_rows.valid()) {
+  if (op.send_rows.valid() || op.recv_rows.valid()) {
     const auto counts = [&](BufferId id) -> std::span<const std::int32_t> {
+      if (!id.valid()) return {};
       return {view(id).as<std::int32_t>(),
               static_cast<std::size_t>(plan_.buffer(id).shape.elements())};
     };

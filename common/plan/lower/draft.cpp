@@ -13,22 +13,25 @@ namespace {
 // Source models.md 4.5 (capacity, rows) and 8a (slices in which it holds, bounds).
 void expert_sizes(const Scenario& s, Sizes& z) {
   const MoeSpec& moe = s.model.moe;
-  z.ep = s.parallel.ep;
+  z.ep = s.parallel.ep, z.etp = s.parallel.etp;
+  z.row_sources = z.ep * z.etp;
   z.local_experts = moe.experts / z.ep;
-  z.expert_ffn = moe.expert_hidden / s.parallel.etp;
+  z.expert_ffn = moe.expert_hidden / z.etp;
   z.shared_ffn = std::int64_t{moe.shared_experts} * moe.expert_hidden / z.tp;
   const std::int64_t assignments = z.own_tokens * moe.top_k;
-  z.expert_rows = assignments * s.parallel.etp;
+  z.arrived_rows = assignments;
+  z.expert_rows = assignments * z.etp;
   z.drop_slices = std::max<std::int64_t>(1, moe.drop_groups / (s.parallel.tp * s.parallel.cp));
-  z.max_expert_rows = z.ep * z.own_tokens * std::min<std::int64_t>(moe.top_k, z.local_experts);
+  z.max_arrived_rows = z.ep * z.own_tokens * std::min<std::int64_t>(moe.top_k, z.local_experts);
   if (moe.capacity_factor) {
     const double share =
         *moe.capacity_factor * static_cast<double>(assignments / z.drop_slices) / moe.experts;
     z.expert_capacity = std::max<std::int64_t>(1, static_cast<std::int64_t>(std::ceil(share)));
-    z.max_expert_rows =
-        std::min(z.max_expert_rows, moe.experts * z.expert_capacity * z.drop_slices);
+    z.max_arrived_rows =
+        std::min(z.max_arrived_rows, moe.experts * z.expert_capacity * z.drop_slices);
   }
-  z.max_expert_rows = std::max(z.max_expert_rows * s.parallel.etp, z.expert_rows);
+  z.max_arrived_rows = std::max(z.max_arrived_rows, z.arrived_rows);
+  z.max_expert_rows = z.max_arrived_rows * z.etp;
 }
 
 }  // namespace

@@ -36,8 +36,11 @@ struct Sizes {
   std::int64_t q_rank = 0, kv_rank = 0, nope_dim = 0, rope_dim = 0, v_dim = 0;
   std::int64_t latent_q = 0, latent_kv = 0;
   // routed and shared experts
-  std::int64_t ep = 1, local_experts = 0, expert_ffn = 0, shared_ffn = 0;
-  std::int64_t expert_rows = 0, max_expert_rows = 0;  // of this rank's experts: balanced; bound
+  std::int64_t ep = 1, etp = 1, local_experts = 0, expert_ffn = 0, shared_ffn = 0;
+  // Rows that come over ep, and, of all etp members together, rows of this rank's experts: balanced
+  // number and bound. Their sources: (etp, ep) ranks.
+  std::int64_t arrived_rows = 0, max_arrived_rows = 0, expert_rows = 0, max_expert_rows = 0;
+  std::int64_t row_sources = 1;
   std::int64_t expert_capacity = 0, drop_slices = 1;  // of an expert and slice; 0: none is dropped
 };
 [[nodiscard]] Sizes sizes_of(const Scenario& scenario);

@@ -43,8 +43,8 @@ struct VisitOp {
   // communication, and host_wait (buffer only):
   std::string comm, tag;  // "tp", "attn.out"
   Reduction reduction = Reduction::none;
-  Ref buffer, source;  // source: none where it is in place
-  Ref send_rows, recv_rows;
+  Ref buffer, source;        // source: none where it is in place
+  Ref send_rows, recv_rows;  // as Op's
   // reduce_scatter of each microbatch: the first one fills the shard; later ones are in place, and
   // `calls` adds the own part to it.
   bool adds = false;

@@ -9,6 +9,7 @@
 //   visit_mlp.cpp         the dense feed-forward half: fc1, gelu, fc2 or gate and up, swiglu, down
 //   visit_moe.cpp         the half with experts: router, exchange of rows, experts, weighted sum
 //   visit_recompute.cpp   what is not kept for the backward but computed again
+//   visit_expert_rows.cpp the way of rows to the experts and back, over ep and etp
 //
 //   forward    [embed] | [norm1, qkv, rope, core, o] | [+residual, norm2, mlp] | ... |
 //              [+residual, final norm, head, max] | [sum] | [loss, dlogits]
@@ -65,6 +66,8 @@ class VisitBuilder {
     Ref norm_stat, norm_out, scores, choice, aux;
     Ref sent,
         received;  // counts of rows: to each (destination, expert), from each (source, expert)
+    Ref counts;    // of all rows of the local experts, by (etp member, source, expert); without
+                   // expert tensor parallelism `received`
     Ref rows, gate_up, inner, returned;
     SavedDense shared;
   };
@@ -161,10 +164,24 @@ class VisitBuilder {
   Ref moe_forward(int layer, Ref x, SavedMoe& s);
   void choose(int layer, SavedMoe& s);
   Ref moe_backward(int layer, Ref dy, const SavedMoe& s);
+  // Rows leave the rank of their token, or are joined by those of other etp members.
+  [[nodiscard]] bool moves_rows() const { return z_.row_sources > 1; }
   Ref expert_rows(const char* name, BufferClass cls, std::int64_t width, Ref counts, int layer);
+  Ref arrived_rows(const char* name, const SavedMoe& s, int layer);
   void exchange(const char* tag, Ref source, Ref buffer, Ref send_rows, Ref recv_rows, int layer);
+  void exchange_counts(SavedMoe& s, int layer);
+  struct RowTags {
+    const char *ep, *etp;  // "disp", "etp.in"
+  };
+  struct RowNames {
+    const char *ep, *etp;  // of what an exchange over ep, or over etp, brings
+  };
+  Ref to_experts(RowTags tags, RowNames names, Ref rows, const SavedMoe& s, int layer);
+  Ref from_experts(RowTags tags, RowNames names, BufferClass cls, Ref rows, const SavedMoe& s,
+                   int layer);
   [[nodiscard]] Kernel routed(KernelKind kind, KernelDims dims) const;
   [[nodiscard]] Kernel expert_product(KernelKind kind, std::int64_t in, std::int64_t out) const;
+  [[nodiscard]] Kernel expert_order(KernelKind kind) const;
   [[nodiscard]] std::vector<Balance> balances() const;
   [[nodiscard]] KernelDims balance_dims(const Balance& b) const;
   [[nodiscard]] bool is_moe(int layer) const { return shape_.is_moe(layer); }

@@ -309,13 +309,15 @@ class Operands {
   void sizes(OpId id, const Op& o) {
     const std::int64_t n =
         is_p2p(o.kind) || !o.comm.valid() ? 1 : plan_.communicators[o.comm.index()].size;
-    const bool gathers = o.kind == OpKind::all_gather, rows = o.send_rows.valid();
+    const bool gathers = o.kind == OpKind::all_gather;
+    const bool rows = o.send_rows.valid() || o.recv_rows.valid();
     const bool apart = o.source.valid();
     const Buffer& b = plan_.buffer(o.buffer);
     const std::int64_t in = b.shape.elements();
     const bool fits = o.count >= 0 && o.count <= limits::kTensorElements;
     const bool scatters = apart && o.kind == OpKind::reduce_scatter;
-    if (!fits || (!rows && o.count * (gathers ? n : 1) != in * (scatters ? n : 1)))
+    const bool any_part = rows && o.kind == OpKind::all_to_all;  // else balanced parts are equal
+    if (!fits || (!any_part && o.count * (gathers ? n : 1) != in * (scatters ? n : 1)))
       bad("V1.7", id, "does not move its whole buffer", fmt::format("{} elements", o.count),
           fmt::format("{} of {}", in * (scatters ? n : 1) / (gathers ? n : 1),
                       text_of(plan_, o.buffer)),
@@ -337,6 +339,7 @@ class Operands {
   }
   void row_counts(OpId id, const Op& o, std::int64_t n) {
     for (BufferId counts : {o.send_rows, o.recv_rows}) {
+      if (!counts.valid()) continue;
       const Buffer& c = plan_.buffer(counts);
       if (c.dtype != DType::i32 || c.shape.elements() % n != 0)
         bad("V1.7", id, "has counts that are none", text_of(plan_, counts),

@@ -48,6 +48,7 @@ struct FakeLayout {
   ModelFamily family = ModelFamily::gpt;
   int layers = 4;
   int cp = 1;
+  int ep = 1, etp = 1;  // mixtral: 4 experts of width 8
 };
 
 inline Plan plan_of(const FakeLayout& l) {
@@ -61,6 +62,12 @@ inline Plan plan_of(const FakeLayout& l) {
   s.training.precision = l.precision;
   s.parallel.tp = l.tp, s.parallel.pp = l.pp, s.parallel.dp = l.dp, s.parallel.cp = l.cp;
   s.parallel.vocab_parallel = l.vocab_parallel;
+  if (l.family == ModelFamily::mixtral) {
+    s.model.moe.experts = 4, s.model.moe.top_k = 2, s.model.moe.expert_hidden = 8;
+    s.model.moe.drop_groups = l.tp, s.model.moe.device_groups = 1;
+    s.parallel.ep = l.ep, s.parallel.etp = l.etp;
+    s.parallel.sequence_parallel = l.tp > 1;
+  }
   s.parallel.layer_split.assign(static_cast<std::size_t>(l.pp), l.layers / l.pp);
   Result<Plan> plan = build_plan(s);
   REQUIRE_MESSAGE(plan.ok(), (plan.ok() ? "" : to_text(plan.error().diagnostics)));

@@ -67,6 +67,42 @@ TEST_CASE("every mesh to every mesh: llama, untied") {
 TEST_CASE("every mesh to every mesh: bf16 parameters are cast from their main copies") {
   check_all_pairs({.precision = Precision::bf16});
 }
+TEST_CASE("every expert mesh to every expert mesh: whole experts, and slices of their width") {
+  std::vector<FakeLayout> layouts;
+  for (const auto& [tp, pp, dp, ep, etp] : {std::array{1, 1, 1, 1, 1},
+                                            {2, 1, 2, 2, 2},
+                                            {1, 1, 4, 4, 1},
+                                            {2, 2, 1, 1, 2},
+                                            {1, 1, 4, 1, 4}})
+    layouts.push_back({.tp = tp,
+                       .pp = pp,
+                       .dp = dp,
+                       .tied = false,
+                       .vocab = 256,
+                       .family = ModelFamily::mixtral,
+                       .ep = ep,
+                       .etp = etp});
+  for (const FakeLayout& from : layouts) {
+    const TestFolder folder;
+    FakeRanks saved(from);
+    saved.fill(10);
+    REQUIRE(message_of(saved.save(folder, 10)) == "");
+    const std::string checkpoint = checkpoint_path(folder.dir(), 10);
+    const auto manifest = read_manifest(checkpoint);
+    REQUIRE(manifest.ok());
+    for (const FakeLayout& to : layouts) {
+      const std::string pair =
+          fmt::format("tp {} pp {} ep {} etp {} -> tp {} pp {} ep {} etp {}", from.tp, from.pp,
+                      from.ep, from.etp, to.tp, to.pp, to.ep, to.etp);
+      CAPTURE(pair);
+      FakeRanks loaded(to);
+      CHECK(model_digest(loaded.plan()) == manifest->model_digest);
+      CHECK(message_of(loaded.load(checkpoint)) == "");
+      CHECK(loaded.difference(10) == "");
+    }
+  }
+}
+
 TEST_CASE("vocabulary split or whole: the same tensors") {
   FakeLayout split{.tp = 2}, whole{.tp = 2, .vocab_parallel = false};
   for (const auto& [from, to] : {std::pair(split, whole), std::pair(whole, split)}) {
