@@ -183,6 +183,10 @@ constexpr CodeInfo kCodes[] = {
      "parallel.ep and parallel.etp share out routed experts; gpt and llama have none.", "ep: 2 with gpt-tiny"},
     {"E-SCEN-051", kInfeasible, "experts with tensor parallelism need sequence parallelism",
      "Each tp rank routes its own positions. sequence_parallel is true by default there.", "mixtral-tiny with tp: 2 and sequence_parallel: false"},
+    {"E-SCEN-056", kInfeasible, "not possible with mapping nano_train",
+     "Its mesh has no etp and cp, and the sequence is cut around the experts only.", "mapping: nano_train with etp: 2"},
+    {"E-SCEN-057", kInfeasible, "not possible with style nano_train",
+     "The style makes the calls of lastweek/nano-train, which has one mapping, one model family and no ZeRO-3.", "style: nano_train with zero: 3"},
     {"E-SCEN-060", kInfeasible, "the executor has no kernels for this precision",
      "fp32 and fp64 can be executed; others only simulated.", "tandem execute with bf16"},
     {"E-SCEN-061", kInfeasible, "too many ranks to execute",
@@ -195,6 +199,8 @@ constexpr CodeInfo kCodes[] = {
      "It runs, with a large bubble.", "pp 4, 2 microbatches"},
     {"W-SCEN-003", kInput, "ZeRO has nothing to share",
      "Optimizer state, gradients and parameters are shared by the ranks that sum gradients; here that is one.", "zero: 2 with dp: 1"},
+    {"W-SCEN-006", kInput, "experts are stored more than once",
+     "In mapping nano_train every tensor rank holds copies of its experts.", "mapping: nano_train with tp: 2 and ep: 2"},
 
     // --- UNIT: quantities ------------------------------------------------------------------------
     {"E-UNIT-001", kInput, "the quantity needs a unit",

@@ -17,6 +17,7 @@ constexpr std::array<Binder, kNumKernelKinds> kBinders = {
     bind_attention_fwd,
     bind_bias_residual_fwd,
     bind_residual_fwd,
+    bind_own_rows_fwd,
     bind_gelu_fwd,
     bind_swiglu_fwd,
     bind_ce_max,
@@ -41,6 +42,7 @@ constexpr std::array<Binder, kNumKernelKinds> kBinders = {
     bind_embed_bwd_weight,
     bind_pos_add_bwd_weight,
     bind_grad_add,
+    bind_grad_scale,
     bind_sum_squares,
     bind_clip_coef,
     bind_adamw,
@@ -63,6 +65,9 @@ constexpr std::array<Binder, kNumKernelKinds> kBinders = {
     bind_experts_linear_bwd_weight,
     bind_experts_swiglu_fwd,
     bind_experts_swiglu_bwd_input,
+    bind_label_rows_fwd,
+    bind_narrow_counts,
+    bind_count_rows,
     bind_router_bias_update,
 };
 

@@ -7,6 +7,7 @@
 //   visit_latent.cpp      latent attention (MLA)
 //   visit_mlp.cpp         the dense feed-forward half: fc1, gelu, fc2 or gate and up, swiglu, down
 //   visit_moe.cpp         the half with experts: router, exchange of rows, experts, weighted sum
+//   style_nano.cpp        what style nano_train does in their place (models.md 7.1)
 //
 //   forward    [embed] | [norm1, qkv, rope, core, o] | [+residual, norm2, mlp] | ... |
 //              [+residual, final norm, head, max] | [sum] | [loss, dlogits]
@@ -59,6 +60,7 @@ class VisitBuilder {
     Ref norm_stat, norm_out, scores, choice, aux;
     Ref sent,
         received;  // counts of rows: to each (destination, expert), from each (source, expert)
+    Ref arriving;  // counts that say how many rows come: `received`, or those of each source
     Ref rows, gate_up, inner, returned;
     SavedDense shared;
   };
@@ -118,9 +120,32 @@ class VisitBuilder {
   Ref mlp_backward(int layer, Ref dy, const SavedMlp& s);
   Ref dense_forward(int layer, DensePart part, Ref x, SavedDense& s);
   Ref dense_backward(int layer, DensePart part, Ref dy, Ref x, const SavedDense& s);
+  // The rows that a dense part sees, and whether tp cuts its width.
+  struct DenseRows {
+    std::int64_t sequence, tokens;
+    bool cut;
+  };
+  [[nodiscard]] DenseRows dense_rows(DensePart part) const;
   [[nodiscard]] std::int64_t dense_width(DensePart part) const;
   [[nodiscard]] std::int64_t dense_in_width(DensePart part) const;
   [[nodiscard]] Kernel activation(DensePart part, bool forward) const;
+  [[nodiscard]] Kernel own_moe_rows() const;
+  [[nodiscard]] const char* aux_group() const { return z_.nano ? "tp" : "tp_cp"; }
+  // --- style nano_train (style_nano.cpp)
+  [[nodiscard]] bool labels_rows() const { return z_.nano_style && z_.ep > 1; }
+  [[nodiscard]] bool reduces_by_tensor() const { return z_.nano_style && z_.tp > 1; }
+  // What travels beside the rows of one layer and microbatch.
+  struct RowLabels {
+    Ref token, slot, expert, weight, counts, tokens, dropped;  // at the source
+    Ref counts_in, token_in, slot_in, expert_in;               // at the experts
+  };
+  RowLabels label_rows(int layer, SavedMoe& s);
+  void exchange_labels(int layer, SavedMoe& s, RowLabels& labels);
+  void return_labels(int layer, const SavedMoe& s, const RowLabels& labels);
+  Ref gate_and_up_dx(int layer, Ref d_gate_up, const std::string& weight);
+  Ref latents_dx(int layer, Ref d_ql, Ref d_kl, Ref d_kr);
+  Ref labels();
+
   Ref moe_forward(int layer, Ref x, SavedMoe& s);
   Ref moe_backward(int layer, Ref dy, const SavedMoe& s);
   Ref expert_rows(const char* name, BufferClass cls, std::int64_t width, Ref counts, int layer);
@@ -199,10 +224,12 @@ class VisitBuilder {
     k.flags = flags;
     return k;
   }
-  // A product over all rows of the microbatch; `bias` only where the family has them.
-  [[nodiscard]] Kernel linear(KernelKind kind, std::int64_t in, std::int64_t out,
-                              bool bias = false) const {
-    return kernel(kind, {z_.tokens, in, out}, bias && gpt_ ? std::uint32_t{kBias} : 0);
+  // A product over all rows of the microbatch, or over `tokens` of them; `bias` only where the
+  // family has them.
+  [[nodiscard]] Kernel linear(KernelKind kind, std::int64_t in, std::int64_t out, bool bias = false,
+                              std::int64_t tokens = 0) const {
+    return kernel(kind, {tokens > 0 ? tokens : z_.tokens, in, out},
+                  bias && gpt_ ? std::uint32_t{kBias} : 0);
   }
   // A vector kernel over the own rows.
   [[nodiscard]] Kernel rows(KernelKind kind) const {
@@ -250,6 +277,7 @@ class VisitBuilder {
   const bool gpt_;  // LayerNorm, learned positions, biases, GELU
   Visit v_;
   Shape own_, all_;  // [S/t, batch, hidden] with SP; [S, batch, hidden]
+  Shape moe_;        // of what is routed here
   int program_;
   const ProgramTensors& tensors_;
   std::vector<VisitOp>* ops_;

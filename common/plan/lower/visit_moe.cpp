@@ -9,6 +9,9 @@
 //         for it: buffers of received rows are as large as what comes, and their number is known
 //         only then. Without expert parallelism there is no message, and rows = tokens * K.
 //   Sizes in the plan are balanced ones: each rank gets as many rows as it sends.
+//   nano_train, tp > 1   the rank's slice of the rows is cut out behind the norm (moe.slice; its
+//         gradient is gathered), and the sum of experts and shared experts is gathered at the end
+//         (moe.gather; of its gradient the own slice is taken). Models.md 4.5.
 #include "common/base/check.h"
 #include "common/plan/lower/visit_builder.h"
 
@@ -61,18 +64,35 @@ KernelDims VisitBuilder::balance_dims(const Balance& b) const {
   const MoeSpec& moe = d_.scenario.model.moe;
   const bool sequence = moe.scope == BalanceScope::sequence;
   const std::int64_t scopes = sequence ? z_.micro_batch : 1;
-  const std::int64_t scope_tokens = sequence ? z_.sequence : z_.tokens;
-  const std::int64_t of_batch = d_.scenario.training.global_batch / (sequence ? 1 : z_.micro_batch);
-  return {scopes, moe.experts, scope_tokens, moe.top_k, b.groups, of_batch, z_.own_tokens};
+  // Style nano_train takes the slice of each tensor rank for a scope of its own.
+  const std::int64_t slices = z_.nano_style ? z_.tp : 1;
+  const std::int64_t scope_tokens = (sequence ? z_.sequence : z_.tokens) / slices;
+  const std::int64_t of_batch =
+      d_.scenario.training.global_batch / (sequence ? 1 : z_.micro_batch) * slices;
+  return {scopes, moe.experts, scope_tokens, moe.top_k, b.groups, of_batch, z_.moe_tokens};
+}
+
+// Of rows that all tensor ranks have the slice that this one routes.
+Kernel VisitBuilder::own_moe_rows() const {
+  Kernel k = kernel(KernelKind::own_rows_fwd, {z_.moe_tokens, z_.hidden, z_.tp});
+  k.coords.add(Axis::tp);
+  return k;
 }
 
 Ref VisitBuilder::moe_forward(int layer, Ref x, SavedMoe& s) {
   const MoeSpec& moe = d_.scenario.model.moe;
   const auto at = [&](const char* rest) { return layer_name(layer, rest); };
-  const std::int64_t n = z_.own_tokens, assignments = n * moe.top_k, E = moe.experts;
+  const std::int64_t n = z_.moe_tokens, assignments = n * moe.top_k, E = moe.experts;
   s.norm_stat = statistic("norm2_stat", BufferClass::saved_input, norm_stat(), layer);
-  s.norm_out = kept("norm2_out", BufferClass::saved_weight, own_, layer);
-  norm_forward(x, at("norm2"), s.norm_out, s.norm_stat);
+  if (z_.slices_moe()) {
+    const Ref normed = moving("norm2_out", own_, layer);
+    norm_forward(x, at("norm2"), normed, s.norm_stat);
+    s.norm_out = kept("moe_in", BufferClass::saved_weight, moe_, layer);
+    call(own_moe_rows(), {normed}, {s.norm_out});
+  } else {
+    s.norm_out = kept("norm2_out", BufferClass::saved_weight, own_, layer);
+    norm_forward(x, at("norm2"), s.norm_out, s.norm_stat);
+  }
   s.scores = statistic("router_scores", BufferClass::saved_input, {n, E}, layer);
   call(kernel(KernelKind::router_fwd, {n, z_.hidden, E}),
        {s.norm_out, param(at("moe.router.weight"))}, {s.scores});
@@ -81,21 +101,26 @@ Ref VisitBuilder::moe_forward(int layer, Ref x, SavedMoe& s) {
   const std::int64_t scopes = moe.scope == BalanceScope::sequence ? z_.micro_batch : 1;
   s.aux = statistic("router_aux", BufferClass::comm, {2, scopes, E}, layer);
   Kernel route =
-      routed(KernelKind::route_fwd, {z_.micro_batch, z_.own_sequence, E, moe.top_k, moe.groups,
+      routed(KernelKind::route_fwd, {z_.micro_batch, z_.moe_sequence, E, moe.top_k, moe.groups,
                                      moe.groups_kept, z_.expert_capacity, z_.drop_slices});
   route.flags |= moe.scope == BalanceScope::microbatch ? kScopeMicrobatch : kScopeSequence;
+  if (moe.group_max) route.flags |= kGroupMax;
   std::vector<Ref> inputs = {s.scores};
   if (moe.router == RouterKind::sigmoid) inputs.push_back(whole(tensors_.router_bias(layer)));
   call(route, inputs,
        {s.scores, s.choice, s.sent, s.aux, step_sum(tensors_.choices(layer)),
         step_sum(tensors_.dropped)});
   const std::vector<Balance> losses = balances();
-  if (!losses.empty() && d_.comm("tp_cp").valid()) {
+  const bool sums_aux = !losses.empty() && !z_.nano_style && d_.comm(aux_group()).valid();
+  if (sums_aux) {
     communicate(OpKind::all_reduce, "aux", s.aux, {}, layer, Reduction::sum);
-    ops_->back().comm = "tp_cp";
+    ops_->back().comm = aux_group();
   }
   s.received = s.sent;
-  if (z_.ep > 1) {
+  RowLabels labels;
+  if (labels_rows()) {
+    labels = label_rows(layer, s);
+  } else if (z_.ep > 1) {
     s.received = slot("moe_counts_in", BufferClass::comm, DType::i32, {E}, layer);
     communicate(OpKind::all_to_all, "cnt", s.received, s.sent, layer);
     ops_->back().comm = "ep";
@@ -105,12 +130,15 @@ Ref VisitBuilder::moe_forward(int layer, Ref x, SavedMoe& s) {
     wait.buffer = s.received;
     ops_->push_back(std::move(wait));
   }
-  if (z_.ep > 1 || (!losses.empty() && d_.comm("tp_cp").valid())) cut(layer);
+  if (!labels_rows()) s.arriving = s.received;
+  if (z_.ep > 1 || sums_aux) cut(layer);
   for (const Balance& b : losses) {
     Kernel k = kernel(KernelKind::balance_fwd, balance_dims(b));
     k.dims[6] = 0;  // rows: of the gradient only
     k.real = b.alpha;
-    k.owner.add(Axis::tp).add(Axis::cp);
+    k.owner.add(Axis::cp);
+    if (!z_.nano_style) k.owner.add(Axis::tp);
+    if (d_.scenario.parallel.replicates()) k.owner.add(Axis::ep);
     call(k, {s.aux}, {step_sum(tensors_.balance)});
   }
   // To the experts.
@@ -118,51 +146,63 @@ Ref VisitBuilder::moe_forward(int layer, Ref x, SavedMoe& s) {
   if (z_.ep > 1) {
     const Ref rows = kept("dispatched", BufferClass::comm, {assignments, z_.hidden}, layer);
     call(dispatch, {s.norm_out, s.choice}, {rows});
-    const Ref arrived = expert_rows("arrived", BufferClass::comm, z_.hidden, s.received, layer);
-    exchange("disp", rows, arrived, s.sent, s.received, layer);
-    s.rows = expert_rows("expert_in", BufferClass::saved_weight, z_.hidden, s.received, layer);
+    const Ref arrived = expert_rows("arrived", BufferClass::comm, z_.hidden, s.arriving, layer);
+    exchange("disp", rows, arrived, s.sent, s.arriving, layer);
+    if (labels_rows()) exchange_labels(layer, s, labels);
+    s.rows = expert_rows("expert_in", BufferClass::saved_weight, z_.hidden, s.arriving, layer);
     call(kernel(KernelKind::expert_sort, {z_.expert_rows, z_.hidden, z_.ep, z_.local_experts}),
          {arrived, s.received}, {s.rows});
   } else {
-    s.rows = expert_rows("expert_in", BufferClass::saved_weight, z_.hidden, s.received, layer);
+    s.rows = expert_rows("expert_in", BufferClass::saved_weight, z_.hidden, s.arriving, layer);
     call(dispatch, {s.norm_out, s.choice}, {s.rows});
   }
   const std::int64_t Fe = z_.expert_ffn;
-  s.gate_up = expert_rows("expert_gate_up", BufferClass::saved_input, 2 * Fe, s.received, layer);
+  s.gate_up = expert_rows("expert_gate_up", BufferClass::saved_input, 2 * Fe, s.arriving, layer);
   call(expert_product(KernelKind::experts_linear_fwd, z_.hidden, 2 * Fe),
        {s.rows, param(at("moe.experts.gate_up.weight")), s.received}, {s.gate_up});
-  s.inner = expert_rows("expert_swiglu", BufferClass::saved_weight, Fe, s.received, layer);
+  s.inner = expert_rows("expert_swiglu", BufferClass::saved_weight, Fe, s.arriving, layer);
   call(kernel(KernelKind::experts_swiglu_fwd, {z_.expert_rows, Fe, z_.local_experts, z_.ep}),
        {s.gate_up, s.received}, {s.inner});
   const Ref made =
       expert_rows("expert_out", z_.ep > 1 ? BufferClass::activation : BufferClass::saved_input,
-                  z_.hidden, s.received, layer);
+                  z_.hidden, s.arriving, layer);
   call(expert_product(KernelKind::experts_linear_fwd, Fe, z_.hidden),
        {s.inner, param(at("moe.experts.down.weight")), s.received}, {made});
   s.returned = made;
   if (z_.ep > 1) {  // and back to the tokens
-    const Ref going = expert_rows("returning", BufferClass::comm, z_.hidden, s.received, layer);
+    const Ref going = expert_rows("returning", BufferClass::comm, z_.hidden, s.arriving, layer);
     call(kernel(KernelKind::expert_unsort, {z_.expert_rows, z_.hidden, z_.ep, z_.local_experts}),
          {made, s.received}, {going});
     s.returned = kept("returned", BufferClass::saved_input, {assignments, z_.hidden}, layer);
-    exchange("comb", going, s.returned, s.received, s.sent, layer);
+    exchange("comb", going, s.returned, s.arriving, s.sent, layer);
+    if (labels_rows()) return_labels(layer, s, labels);
   }
-  const Ref out = moving("moe_out", own_, layer);
+  const Ref out = moving("moe_out", moe_, layer);
   Kernel combine = routed(KernelKind::combine_fwd, {n, z_.hidden, E, moe.top_k});
   combine.real = moe.scale;
   call(combine, {s.returned, s.scores, s.choice}, {out});
-  if (moe.shared_experts == 0) return out;
-  const Ref shared = dense_forward(layer, DensePart::shared, s.norm_out, s.shared);
-  cut(layer);
-  const Ref both = moving("ffn_out", own_, layer);
-  call(rows(KernelKind::residual_fwd), {out, shared}, {both});
-  return both;
+  Ref made_here = out;
+  if (moe.shared_experts > 0) {
+    const Ref shared = dense_forward(layer, DensePart::shared, s.norm_out, s.shared);
+    cut(layer);
+    made_here = moving("ffn_out", moe_, layer);
+    call(kernel(KernelKind::residual_fwd, {n, z_.hidden}), {out, shared}, {made_here});
+  }
+  if (!z_.slices_moe()) return made_here;
+  const Ref all = moving("moe_all", own_, layer);
+  communicate(OpKind::all_gather, "moe.gather", all, made_here, layer);
+  return all;
 }
 
-Ref VisitBuilder::moe_backward(int layer, Ref dy, const SavedMoe& s) {
+Ref VisitBuilder::moe_backward(int layer, Ref d_out, const SavedMoe& s) {
   const MoeSpec& moe = d_.scenario.model.moe;
   const auto at = [&](const char* rest) { return layer_name(layer, rest); };
-  const std::int64_t n = z_.own_tokens, assignments = n * moe.top_k, E = moe.experts;
+  Ref dy = d_out;
+  if (z_.slices_moe()) {
+    dy = gradient("d_moe_out", moe_, layer);
+    call(own_moe_rows(), {d_out}, {dy});
+  }
+  const std::int64_t n = z_.moe_tokens, assignments = n * moe.top_k, E = moe.experts;
   const std::int64_t Fe = z_.expert_ffn;
   const BufferClass moved = z_.ep > 1 ? BufferClass::comm : BufferClass::grad_activation;
   Ref d_rows = kept("d_returned", moved, {assignments, z_.hidden}, layer);
@@ -171,32 +211,32 @@ Ref VisitBuilder::moe_backward(int layer, Ref dy, const SavedMoe& s) {
   combine.real = moe.scale;
   call(combine, {dy, s.returned, s.scores, s.choice}, {d_rows, d_scores});
   if (z_.ep > 1) {
-    const Ref arrived = expert_rows("d_arrived", BufferClass::comm, z_.hidden, s.received, layer);
-    exchange("comb", d_rows, arrived, s.sent, s.received, layer);
+    const Ref arrived = expert_rows("d_arrived", BufferClass::comm, z_.hidden, s.arriving, layer);
+    exchange("comb", d_rows, arrived, s.sent, s.arriving, layer);
     d_rows =
-        expert_rows("d_expert_out", BufferClass::grad_activation, z_.hidden, s.received, layer);
+        expert_rows("d_expert_out", BufferClass::grad_activation, z_.hidden, s.arriving, layer);
     call(kernel(KernelKind::expert_sort, {z_.expert_rows, z_.hidden, z_.ep, z_.local_experts}),
          {arrived, s.received}, {d_rows});
   }
   const Ref d_inner =
-      expert_rows("d_expert_swiglu", BufferClass::grad_activation, Fe, s.received, layer);
+      expert_rows("d_expert_swiglu", BufferClass::grad_activation, Fe, s.arriving, layer);
   call(expert_product(KernelKind::experts_linear_bwd_input, Fe, z_.hidden),
        {d_rows, param(at("moe.experts.down.weight")), s.received}, {d_inner});
   const Ref d_gate_up =
-      expert_rows("d_expert_gate_up", BufferClass::grad_activation, 2 * Fe, s.received, layer);
+      expert_rows("d_expert_gate_up", BufferClass::grad_activation, 2 * Fe, s.arriving, layer);
   call(kernel(KernelKind::experts_swiglu_bwd_input, {z_.expert_rows, Fe, z_.local_experts, z_.ep}),
        {d_inner, s.gate_up, s.received}, {d_gate_up});
-  Ref d_in = expert_rows("d_expert_in", BufferClass::grad_activation, z_.hidden, s.received, layer);
+  Ref d_in = expert_rows("d_expert_in", BufferClass::grad_activation, z_.hidden, s.arriving, layer);
   call(expert_product(KernelKind::experts_linear_bwd_input, z_.hidden, 2 * Fe),
        {d_gate_up, param(at("moe.experts.gate_up.weight")), s.received}, {d_in});
   if (z_.ep > 1) {
-    const Ref going = expert_rows("d_returning", BufferClass::comm, z_.hidden, s.received, layer);
+    const Ref going = expert_rows("d_returning", BufferClass::comm, z_.hidden, s.arriving, layer);
     call(kernel(KernelKind::expert_unsort, {z_.expert_rows, z_.hidden, z_.ep, z_.local_experts}),
          {d_in, s.received}, {going});
     d_in = kept("d_dispatched", BufferClass::comm, {assignments, z_.hidden}, layer);
-    exchange("disp", going, d_in, s.received, s.sent, layer);
+    exchange("disp", going, d_in, s.arriving, s.sent, layer);
   }
-  const Ref dx = gradient("d_norm2_out", own_, layer);
+  const Ref dx = gradient(z_.slices_moe() ? "d_moe_in" : "d_norm2_out", moe_, layer);
   call(kernel(KernelKind::dispatch_bwd_input, {n, z_.hidden, E, moe.top_k}), {d_in, s.choice},
        {dx});
   for (const Balance& b : balances()) {
@@ -215,11 +255,15 @@ Ref VisitBuilder::moe_backward(int layer, Ref dy, const SavedMoe& s) {
        {d_gate_up, s.rows, s.received}, {grad(at("moe.experts.gate_up.weight"))}, product);
   call(kernel(KernelKind::router_bwd_weight, {n, z_.hidden, E}), {d_scores, s.norm_out},
        {grad(at("moe.router.weight"))}, scratch("scratch_router", {E, z_.hidden}, layer));
-  if (moe.shared_experts == 0) return dx;
-  const Ref d_shared = dense_backward(layer, DensePart::shared, dy, s.norm_out, s.shared);
-  cut(layer);
-  call(rows(KernelKind::residual_bwd_input), {dx, d_shared}, {dx});
-  return dx;
+  if (moe.shared_experts > 0) {
+    const Ref d_shared = dense_backward(layer, DensePart::shared, dy, s.norm_out, s.shared);
+    cut(layer);
+    call(kernel(KernelKind::residual_bwd_input, {n, z_.hidden}), {dx, d_shared}, {dx});
+  }
+  if (!z_.slices_moe()) return dx;
+  const Ref all = gradient("d_norm2_out", own_, layer);
+  communicate(OpKind::all_gather, "moe.slice", all, dx, layer);
+  return all;
 }
 
 }  // namespace tandem::lower
