@@ -37,9 +37,11 @@ int layers_on(const Scenario& s, int pp) {
   return sum;
 }
 
-// What lives only for a moment has closed forms for dense layers without gathered parameters.
+// What lives only for a moment has closed forms for dense layers that gather nothing and are not
+// computed again.
 bool has_transient_form(const Scenario& s) {
-  return s.model.moe.experts == 0 && s.model.mla.kv_rank == 0 && s.parallel.zero < 2;
+  return s.model.moe.experts == 0 && s.model.mla.kv_rank == 0 && s.parallel.zero < 2 &&
+         s.training.recompute == Recompute::none;
 }
 
 // Every level of ZeRO, as formulas.

@@ -188,7 +188,7 @@ constexpr CodeInfo kCodes[] = {
     {"E-SCEN-057", kInfeasible, "not possible with style nano_train",
      "The style makes the calls of lastweek/nano-train, which has one mapping, one model family and no ZeRO-3.", "style: nano_train with zero: 3"},
     {"E-SCEN-060", kInfeasible, "the executor has no kernels for this precision",
-     "fp32 and fp64 can be executed; others only simulated.", "tandem execute with bf16"},
+     "fp64, fp32 and bf16 can be executed; fp16 only simulated.", "tandem execute with fp16"},
     {"E-SCEN-061", kInfeasible, "too many ranks to execute",
      "One launcher watches at most 4,096 processes.", "tandem execute on 16,384 devices"},
     {"E-SCEN-062", kInfeasible, "the executor has no grouped messages on shared communicators",

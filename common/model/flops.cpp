@@ -112,6 +112,22 @@ OperationFlops head_flops(const Scenario& s) {
   return head;
 }
 
+double again_flops(const Scenario& s, int layer, int place) {
+  const TrainingSpec& t = s.training;
+  double sum = 0;
+  for (const OperationFlops& op : layer_flops(s, layer)) {
+    const double forward = op.executed.forward;
+    if (recomputed_layer(t, place)) {
+      // The layer's last product is read by nobody; of the shared experts that is a third.
+      if (op.name != "fc2" && op.name != "down") sum += forward * (op.name == "shared" ? 2 : 3) / 3;
+    } else if (op.name == "core" && t.recompute == Recompute::selective &&
+               t.attention == AttentionKind::materialised) {
+      sum += forward;
+    }
+  }
+  return sum;
+}
+
 double executed_flops_of_rank(const Scenario& s, int pp) {
   double sum = 0;
   int first = 0;
@@ -121,8 +137,10 @@ double executed_flops_of_rank(const Scenario& s, int pp) {
   for (int stage = 0; stage < stages; ++stage) {
     const int count = s.parallel.layer_split[static_cast<std::size_t>(stage)];
     if (stage % s.parallel.pp == pp) {
-      for (int layer = first; layer < first + count; ++layer)
+      for (int layer = first; layer < first + count; ++layer) {
         for (const OperationFlops& op : layer_flops(s, layer)) sum += op.executed.sum();
+        sum += again_flops(s, layer, layer - first);
+      }
       if (stage == stages - 1) sum += head_flops(s).executed.sum();
     }
     first += count;

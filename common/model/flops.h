@@ -51,6 +51,10 @@ struct OperationFlops {
 [[nodiscard]] OperationFlops head_flops(const Scenario& scenario);
 // Vocabulary rows of one tensor rank, padding included: Vp / t, or all where vocab_parallel is off.
 [[nodiscard]] std::int64_t local_vocabulary(const Scenario& scenario);
+// What recomputation executes a second time of a layer, which stands at `place` (0, 1, ...) of its
+// stage; 0 without. Full: the forward without its last product (fc2, down), whose result no
+// backward reads; selective: a materialised core.
+[[nodiscard]] double again_flops(const Scenario& scenario, int layer, int place);
 // Executed FLOPs of one rank of pipeline coordinate `pp`, one step.
 [[nodiscard]] double executed_flops_of_rank(const Scenario& scenario, int pp);
 

@@ -107,6 +107,7 @@ constexpr std::array<CatalogueEntry, kNumKernelKinds> kCatalogue = {{
     {K::router_bwd_input, "router_bwd_input", C::matmul, kRouter, 0, ""},
     {K::router_bwd_weight, "router_bwd_weight", C::matmul, kRouter, 0, ""},
     {K::route_fwd, "route_fwd", C::elementwise, kRoute, kScores | kScopes | kGroupMax, "", 2},
+    {K::router_scores_fwd, "router_scores_fwd", C::elementwise, {"tokens", "experts"}, kScores, ""},
     {K::balance_fwd, "balance_fwd", C::loss, kBalance, 0, "alpha"},
     {K::balance_bwd_input, "balance_bwd_input", C::loss, kBalanceRows, kScores, "alpha"},
     {K::route_bwd_input, "route_bwd_input", C::elementwise, {"tokens", "experts"}, kScores, ""},

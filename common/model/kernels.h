@@ -101,21 +101,22 @@ enum class KernelKind : std::uint8_t {
   router_fwd,         // {tokens,in,experts} x, weight[E,in] -> logits s[n,E]
   router_bwd_input,   // {tokens,in,experts} dlogits, weight, dx -> dx (in place) = dx + dlogits W
   router_bwd_weight,  // {tokens,in,experts} dlogits, x -> dweight (acc); scratch[E,in] if acc
-  route_fwd,    // {batch,seq,experts,top_k,groups,groups_kept[,capacity][,slices]} logits [, bias
-                //   s[E]: sigmoid] -> scores (in place), choice, counts i32[E] (kept rows: what is
-                //   sent), aux s[2,scopes,E] (choices before any drop; sums of prob), choices
-                //   i32[E] (acc; before any drop), dropped f64[1] (acc). scopes = batch, or 1 for
-                //   scope=microbatch. Only experts of the groups_kept best groups are chosen.
-                //   capacity: rows that an expert takes of each of `slices` equal parts of the
-                //   positions (left out: of all); lowest weight (before the scale) is dropped
-                //   first, ties: later token first
-  balance_fwd,  // {scopes,experts,tokens,top_k,groups,divisor} real alpha: aux -> loss f64[1]
-                //   (acc) = alpha/divisor sum over scopes and groups of f' P'; `tokens` of a
-                //   scope on all ranks. 0 where the rank is not the owner
-  balance_bwd_input,   // {scopes,experts,tokens,top_k,groups,divisor,rows} real alpha: aux,
-                       //   scores s[rows,E], dscores -> dscores (in place) += d loss / d scores
-  route_bwd_input,     // {tokens,experts} dscores, scores -> dlogits (in place)
-  dispatch_fwd,        // {tokens,width,experts,top_k} x, choice -> rows[A,width] in the order above
+  route_fwd,  // {batch,seq,experts,top_k,groups,groups_kept[,capacity][,slices]} logits [, bias
+              //   s[E]: sigmoid] -> scores (in place), choice, counts i32[E] (kept rows: what is
+              //   sent), aux s[2,scopes,E] (choices before any drop; sums of prob), choices
+              //   i32[E] (acc; before any drop), dropped f64[1] (acc). scopes = batch, or 1 for
+              //   scope=microbatch. Only experts of the groups_kept best groups are chosen.
+              //   capacity: rows that an expert takes of each of `slices` equal parts of the
+              //   positions (left out: of all); lowest weight (before the scale) is dropped
+              //   first, ties: later token first
+  router_scores_fwd,  // {tokens,experts} logits -> scores (in place): route_fwd's, without a choice
+  balance_fwd,        // {scopes,experts,tokens,top_k,groups,divisor} real alpha: aux -> loss f64[1]
+                      //   (acc) = alpha/divisor sum over scopes and groups of f' P'; `tokens` of a
+                      //   scope on all ranks. 0 where the rank is not the owner
+  balance_bwd_input,  // {scopes,experts,tokens,top_k,groups,divisor,rows} real alpha: aux,
+                      //   scores s[rows,E], dscores -> dscores (in place) += d loss / d scores
+  route_bwd_input,    // {tokens,experts} dscores, scores -> dlogits (in place)
+  dispatch_fwd,       // {tokens,width,experts,top_k} x, choice -> rows[A,width] in the order above
   dispatch_bwd_input,  // {tokens,width,experts,top_k} drows, choice -> dx[n,width], slots in order
   combine_fwd,        // {tokens,width,experts,top_k} real scale: rows, scores, choice -> y[n,width]
                       //   = sum over slots of weight row; weights from all K scores, dropped add 0

@@ -18,6 +18,7 @@ std::int64_t scopes_of_route(const Kernel& k) {
 bool takes_scores(K kind) {
   switch (kind) {
     case K::route_fwd:
+    case K::router_scores_fwd:
     case K::route_bwd_input:
     case K::balance_bwd_input:
     case K::combine_fwd:
@@ -98,6 +99,10 @@ Signature moe_signature(const Kernel& k, PlanTypes t) {
                      {"choices", {d[2]}, i32, true},  {"dropped", {1}, f64, true}};
       break;
     }
+    case K::router_scores_fwd:
+      sig.inputs = {{"logits", {d[0], d[1]}, s}};
+      sig.outputs = {{"scores", {d[0], d[1]}, s, false, 0}};
+      break;
     case K::balance_fwd:
       sig.inputs = {{"aux", {2, d[0], d[1]}, s}};
       sig.outputs = {{"loss", {1}, f64, true}};
@@ -203,6 +208,7 @@ KernelCost moe_cost(const Kernel& k, PlanTypes t, bool accumulates) {
       return {2 * a * b * c, w * a * b + s * a * c + m * b * c * (1 + 3 * add)};
     case K::route_fwd:  // logits read, scores and the choice written
       return {0, 2 * a * b * c * s + a * b * e * index};
+    case K::router_scores_fwd:
     case K::balance_fwd:
       return {0, 2 * a * b * s};
     case K::balance_bwd_input:  // scores and dscores read, dscores written

@@ -64,14 +64,18 @@ int stages(const Scenario& s) { return s.parallel.pp * s.schedule.stages_per_ran
 bool holds_first(const Scenario&, int pp) { return pp == 0; }
 bool holds_last(const Scenario& s, int pp) { return (stages(s) - 1) % s.parallel.pp == pp; }
 
-// Layers of the rank, stage by stage; stage i lies on rank i mod p.
-std::vector<int> layers_of(const Scenario& s, int pp) {
-  std::vector<int> out;
+// Layers of the rank, stage by stage, each with its place in the stage; stage i lies on rank i mod
+// p.
+struct StageLayer {
+  int layer, place;
+};
+std::vector<StageLayer> layers_of(const Scenario& s, int pp) {
+  std::vector<StageLayer> out;
   int first = 0;
   for (int stage = 0; stage < stages(s); ++stage) {
     const int count = s.parallel.layer_split[static_cast<std::size_t>(stage)];
     if (stage % s.parallel.pp == pp)
-      for (int i = 0; i < count; ++i) out.push_back(first + i);
+      for (int i = 0; i < count; ++i) out.push_back({first + i, i});
     first += count;
   }
   return out;
@@ -89,7 +93,7 @@ class Locals {
       add("embed.weight", {rows, x_.H}, vocabulary, tied);
       if (x_.gpt) add("pos_embed.weight", {s_.model.max_sequence, x_.H}, TensorClass::whole);
     }
-    for (int layer : layers_of(s_, pp_)) layer_tensors(layer);
+    for (const auto& [layer, place] : layers_of(s_, pp_)) layer_tensors(layer);
     if (holds_last(s_, pp_)) {
       norm("final_norm");
       if (!tied)
@@ -227,6 +231,18 @@ SavedBytes sum(const std::vector<SavedBytes>& ops) {
   return total;
 }
 
+SavedBytes layer_kept(const Scenario& sc, int layer, int place) {
+  const Symbols x = symbols(sc);
+  SavedBytes kept = sum(layer_saved(sc, layer));
+  if (recomputed_layer(sc.training, place)) {
+    kept.for_input = x.n1 * x.H * x.w + (has_experts(sc, layer) ? 8 * x.nm * x.K : 0);
+    kept.for_weight = 0;
+  } else if (sc.training.recompute == Recompute::selective && !x.flash) {
+    kept.for_input -= x.w * x.b * x.a * x.S * x.S;
+  }
+  return kept;
+}
+
 std::vector<LocalTensor> local_tensors(const Scenario& s, int pp) { return Locals(s, pp).all(); }
 
 std::int64_t local_parameters(const Scenario& s, int pp) {
@@ -289,7 +305,8 @@ StaticBytes static_bytes(const Scenario& s, int pp, int zero) {
   }
   const Symbols x = symbols(s);
   if (s.model.moe.router == RouterKind::sigmoid)
-    for (int layer : layers_of(s, pp)) out.optim += has_experts(s, layer) ? x.E * x.s : 0;
+    for (const auto& [layer, place] : layers_of(s, pp))
+      out.optim += has_experts(s, layer) ? x.E * x.s : 0;
   return out;
 }
 
@@ -304,8 +321,8 @@ std::optional<int> open_visits(const Scenario& s, int pp) {
 KeptBytes kept_bytes(const Scenario& s, int pp, int visits) {
   const Symbols x = symbols(s);
   KeptBytes out;
-  for (int layer : layers_of(s, pp)) {
-    const SavedBytes saved = sum(layer_saved(s, layer));
+  for (const auto& [layer, place] : layers_of(s, pp)) {
+    const SavedBytes saved = layer_kept(s, layer, place);
     out.saved_input += saved.for_input;
     out.saved_weight += saved.for_weight;
     if (has_experts(s, layer)) out.comm += (x.e > 1 ? 2 : 1) * 4 * x.E + 2 * x.scopes * x.E * x.s;
@@ -350,23 +367,26 @@ TransientBytes transient_bytes(const Scenario& s, int pp) {
   return out;
 }
 
+Bytes recompute_working_set(const Scenario& s, int pp) {
+  Bytes most = 0;
+  for (const auto& [layer, place] : layers_of(s, pp)) {
+    const SavedBytes all = sum(layer_saved(s, layer)), kept = layer_kept(s, layer, place);
+    most = std::max(most, all.for_input + all.for_weight - kept.for_input - kept.for_weight);
+  }
+  return most;
+}
+
 Bytes peak_bound(const Scenario& s, int pp, int visits) {
   const TransientBytes t = transient_bytes(s, pp);
   return static_bytes(s, pp).sum() + kept_bytes(s, pp, visits).sum() +
-         std::max(t.activation, t.grad_activation) + t.scratch + t.comm;
+         std::max(t.activation, t.grad_activation) + recompute_working_set(s, pp) + t.scratch +
+         t.comm;
 }
 
 Bytes kept_bytes_recomputed(const Scenario& s, int pp, int visits) {
-  const Symbols x = symbols(s);
-  I saved_by_layers = 0, largest = 0, layers = 0;
-  for (int layer : layers_of(s, pp)) {
-    const SavedBytes saved = sum(layer_saved(s, layer));
-    saved_by_layers += saved.for_input + saved.for_weight;
-    largest = std::max(largest, saved.for_input + saved.for_weight);
-    ++layers;
-  }
-  return kept_bytes(s, pp, visits).sum() - visits * saved_by_layers +
-         visits * layers * x.n1 * x.H * x.w + largest;
+  Scenario full = s;
+  full.training.recompute = Recompute::full;
+  return kept_bytes(full, pp, visits).sum() + recompute_working_set(full, pp);
 }
 
 }  // namespace tandem

@@ -56,6 +56,11 @@ struct SavedBytes {
 [[nodiscard]] std::vector<SavedBytes> layer_saved(const Scenario& scenario, int layer = 0);
 [[nodiscard]] SavedBytes sum(const std::vector<SavedBytes>& ops);
 
+// What stays of a layer at `place` (0, 1, ...) of its stage until its backward: all of that, or
+// with recomputation its input and the choice of experts (full), or all but materialised
+// probabilities (selective).
+[[nodiscard]] SavedBytes layer_kept(const Scenario& scenario, int layer, int place);
+
 // A parameter of one rank of pipeline coordinate `pp`: q, k and v are one (gate and up too), as
 // they lie in one buffer.
 struct LocalTensor {
@@ -115,13 +120,16 @@ struct TransientBytes {
 };
 [[nodiscard]] TransientBytes transient_bytes(const Scenario& scenario, int pp);
 
+// What recomputation makes again at once: the layer of the rank that has most (models.md 6).
+[[nodiscard]] Bytes recompute_working_set(const Scenario& scenario, int pp);
+
 // An upper bound of the bytes of the plan at any time: static, kept, and the transients of a
-// forward or of a backward, whichever is more. The plan frees a layer's saved bytes while it goes
-// backward, so the true peak lies below by less than the transients.
+// forward or of a backward, whichever is more, with a recomputed layer's working set. The plan
+// frees a layer's saved bytes while it goes backward, so the true peak lies below by less than the
+// transients.
 [[nodiscard]] Bytes peak_bound(const Scenario& scenario, int pp, int visits);
 
-// The same with every layer recomputed before its backward: each keeps its input, and one layer is
-// whole at a time (models.md 6, recompute full).
+// Kept bytes with every layer recomputed before its backward, and the working set of that.
 [[nodiscard]] Bytes kept_bytes_recomputed(const Scenario& scenario, int pp, int visits);
 
 }  // namespace tandem

@@ -12,10 +12,10 @@ namespace {
 
 using lower::Draft;
 
-// In order. `backward` (split and merge), `unshard` and `recompute` leave the forms of this version
-// as they are: its schedules do not split backwards, and it does not recompute. `zero` has no form
-// of its own: gathers and scatters of a visit come with `segments` (lower/visit_zero.cpp), those of
-// a step with `gradients` and `optimizer`.
+// In order. `backward` (split and merge) and `unshard` leave the forms of this version as they are:
+// its schedules do not split backwards. `recompute` and `zero` have no form of their own: what a
+// visit computes again, gathers and scatters comes with `segments` (lower/visit_recompute.cpp,
+// visit_zero.cpp), gathers and scatters of a step with `gradients` and `optimizer`.
 const std::vector<std::string> kSteps = {
     "stages",    "order", "backward",  "unshard",   "reduce",  "p2p",    "segments",
     "recompute", "zero",  "gradients", "optimizer", "streams", "buffers"};

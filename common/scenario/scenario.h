@@ -113,6 +113,12 @@ struct TrainingSpec {
   CheckpointSpec checkpoint;
 };
 
+// Whether the layer at this place of its stage (0, 1, ...) is computed again in the backward.
+[[nodiscard]] inline bool recomputed_layer(const TrainingSpec& t, int place) {
+  return t.recompute == Recompute::full ||
+         (t.recompute == Recompute::layers && place < t.recompute_layers);
+}
+
 struct ParallelSpec {
   int tp = 1, pp = 1, cp = 1, ep = 1, etp = 1;
   int dp = 1;  // resolved

@@ -699,6 +699,10 @@ class Rules {
   void no_effect() {
     no_effect("parallel.sequence_parallel", s_.parallel.sequence_parallel && s_.parallel.tp == 1,
               "one tp rank holds all positions");
+    no_effect("training.recompute",
+              s_.training.recompute == Recompute::selective &&
+                  s_.training.attention == AttentionKind::flash,
+              "flash attention keeps no probabilities that could be made again");
     const OptimizerSpec& o = s_.training.optimizer;
     const bool gpt = s_.model.family == ModelFamily::gpt;
     const DataSpec& data = s_.training.data;
@@ -745,10 +749,10 @@ void validate(const Scenario& scenario, const std::set<std::string>& given,
 
 Diagnostics check_executable(const Scenario& s) {
   Diagnostics problems;
-  if (s.training.precision != Precision::fp32 && s.training.precision != Precision::fp64)
+  if (s.training.precision == Precision::fp16)
     problems.push_back(at_fields(
         s, {"training.precision"}, "E-SCEN-060", "the executor has no kernels for this precision",
-        "bf16", "fp32 or fp64", "use precision: fp32, or only simulate this scenario"));
+        "fp16", "fp32, fp64 or bf16", "use precision: bf16, or only simulate this scenario"));
   // The transports of this version run one message of a queue after the other. With a queue for
   // each edge that makes no difference; in a shared one a group may hold both directions.
   if (s.parallel.pp > 1 && s.schedule.grouping == Grouping::runs &&

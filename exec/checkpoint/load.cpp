@@ -2,11 +2,11 @@
 
 #include <fmt/format.h>
 
-#include <bit>
 #include <cstring>
 #include <filesystem>
 #include <map>
 
+#include "common/base/bf16.h"
 #include "common/base/check.h"
 #include "common/base/limits.h"
 #include "exec/checkpoint/folder.h"
@@ -18,13 +18,6 @@ Error refuse(const char* code, const char* title, std::string found, std::string
              std::string hint, const std::string& checkpoint) {
   return make_error(Failure::bad_input, code, title, std::move(found), std::move(expected),
                     std::move(hint), Location{manifest_path(checkpoint)});
-}
-
-// Round to nearest, ties to even, as LibTorch casts.
-std::uint16_t to_bf16(float value) {
-  const auto bits = std::bit_cast<std::uint32_t>(value);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fc0;
-  return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
 }
 
 // The parameter in the compute type, from its main values.

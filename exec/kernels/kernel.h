@@ -117,6 +117,7 @@ Prepared bind_router_fwd(const KernelCall&);
 Prepared bind_router_bwd_input(const KernelCall&);
 Prepared bind_router_bwd_weight(const KernelCall&);
 Prepared bind_route_fwd(const KernelCall&);
+Prepared bind_router_scores_fwd(const KernelCall&);
 Prepared bind_balance_fwd(const KernelCall&);
 Prepared bind_balance_bwd_input(const KernelCall&);
 Prepared bind_route_bwd_input(const KernelCall&);

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include "exec/kernels/kernel.h"
+#include "exec/kernels/widen.h"
 
 namespace tandem::exec {
 namespace {
@@ -51,6 +52,7 @@ constexpr std::array<Binder, kNumKernelKinds> kBinders = {
     bind_router_bwd_input,
     bind_router_bwd_weight,
     bind_route_fwd,
+    bind_router_scores_fwd,
     bind_balance_fwd,
     bind_balance_bwd_input,
     bind_route_bwd_input,
@@ -75,7 +77,7 @@ Error unsupported(const Kernel& k, std::string found, std::string expected, cons
   return make_error(Failure::infeasible, "E-EXEC-035", "the executor cannot run this plan",
                     fmt::format("{}: {}", to_text(k), found), std::move(expected), hint);
 }
-constexpr const char* kPrecision = "simulate it, or choose training.precision fp32 or fp64";
+constexpr const char* kPrecision = "simulate it, or choose training.precision fp32, fp64 or bf16";
 constexpr const char* kOperands = "make the plan with this version of Tandem";
 
 // Empty: fits. `exact`: as many elements as declared, else at least as many (scratch, positions).
@@ -96,10 +98,11 @@ Binder binder(KernelKind kind) { return kBinders[static_cast<std::size_t>(kind)]
 Result<Prepared> prepare(const KernelCall& call) {
   const Kernel& k = call.kernel;
   const PlanTypes& t = call.types;
-  if (t.compute != t.main || (t.compute != DType::f32 && t.compute != DType::f64))
+  const bool widens = t.compute == DType::bf16 && t.main == DType::f32;
+  if (!widens && (t.compute != t.main || (t.compute != DType::f32 && t.compute != DType::f64)))
     return unsupported(
         k, fmt::format("dtype {} with gradients in {}", name_of(t.compute), name_of(t.main)),
-        "f32 or f64 for both", kPrecision);
+        "f32 or f64 for both, or bf16 with f32", kPrecision);
   if (const std::string_view rule = broken_rule(k); !rule.empty())
     return unsupported(k, "impossible dimensions or flags", std::string(rule), kOperands);
   const Signature s = signature(k, t);
@@ -136,7 +139,7 @@ Result<Prepared> prepare(const KernelCall& call) {
   }
   if (!wrong.empty())
     return unsupported(k, wrong, "operands as the catalogue declares them", kOperands);
-  return binder(k.kind)(call);
+  return widens ? bind_widened(call) : binder(k.kind)(call);
 }
 
 }  // namespace tandem::exec

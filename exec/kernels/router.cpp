@@ -34,6 +34,14 @@ void sigmoid(const T* logits, T* scores, std::int64_t n) {
   }
 }
 
+template <class T>
+void scores_of(std::uint32_t flags, const T* logits, T* scores, std::int64_t n) {
+  if (flags & kSoftmax)
+    softmax(logits, scores, n);
+  else
+    sigmoid(logits, scores, n);
+}
+
 // Offers candidate i to the `most` best seen so far, best first. Candidates come in ascending order
 // and an equal one goes behind, so ties go to the lower index. NaN is never better than another.
 template <class V>
@@ -102,14 +110,12 @@ struct Route {
   }
 
   void score(std::int64_t row, double* probs) const {
-    const T* from = logits + row * experts;
     T* to = scores + row * experts;
+    scores_of(flags, logits + row * experts, to, experts);
     if (flags & kSoftmax) {
-      softmax(from, to, experts);
       for (std::int64_t e = 0; e < experts; ++e) probs[e] += static_cast<double>(to[e]);
       return;
     }
-    sigmoid(from, to, experts);
     const T sum = lane_sum<T>(experts, [to](std::int64_t e) { return to[e]; });
     for (std::int64_t e = 0; e < experts; ++e) probs[e] += static_cast<double>(to[e] / sum);
   }
@@ -244,6 +250,19 @@ Prepared bind_route_fwd(const KernelCall& call) {
     r.dropped = call.outputs[5].as<double>();
     r.add_choices = call.accumulate[4], r.add_dropped = call.accumulate[5];
     return r;
+  });
+}
+
+Prepared bind_router_scores_fwd(const KernelCall& call) {
+  return by_type(call, [&](auto zero) -> Prepared {
+    using T = decltype(zero);
+    const std::int64_t tokens = call.kernel.dims[0], experts = call.kernel.dims[1];
+    const T* logits = call.inputs[0].as<T>();
+    T* scores = call.outputs[0].as<T>();
+    return [=, flags = call.kernel.flags] {
+      for (std::int64_t r = 0; r < tokens; ++r)
+        scores_of(flags, logits + r * experts, scores + r * experts, experts);
+    };
   });
 }
 

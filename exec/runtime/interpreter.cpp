@@ -194,8 +194,10 @@ void Interpreter::own_parts(const Call& c, KernelCall& call) const {
     for (std::vector<View>* list : {&call.inputs, &call.outputs})
       for (View& v : *list)
         if (v.shape.elements() > n) v = part_of_view(v, first, n);
-  if (kind == KernelKind::adamw)
-    call.decay = ranges_of(plan_, plan_.operands_of(c.outputs)[0].id, first, first + n, decays);
+  if (kind == KernelKind::adamw) {  // the parameter's buffer says which tensors lie where
+    const std::size_t param = (call.kernel.flags & kCast) ? 3 : 0;
+    call.decay = ranges_of(plan_, plan_.operands_of(c.outputs)[param].id, first, first + n, decays);
+  }
   if (kind != KernelKind::sum_squares || !shared) return;
   const bool cut = (call.kernel.flags & kTpCut) != 0;
   const View own = call.inputs[0];

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "common/base/bf16.h"
 #include "common/base/rng.h"
 #include "common/base/text.h"
 
@@ -40,23 +41,45 @@ void fill_block(const TrainingConfig& config, const Shard& s, std::int64_t begin
   }
 }
 
+namespace {
+
+// Of a buffer that holds the tensors of `ranges`; `value` makes its elements.
+template <class T, class F>
+void fill(const TrainingConfig& config, const std::vector<HeldRange>& ranges, T* to, F&& value) {
+  for (const HeldRange& h : ranges) {
+    const std::int64_t shift = h.element - h.begin;  // from the slice to the buffer
+    fill_block(config, h.shard, h.begin, h.end,
+               [&](std::int64_t i, double x) { to[shift + i] = value(x); });
+  }
+}
+
+float as_float(double x) { return static_cast<float>(x); }
+
+}  // namespace
+
 void init_parameters(const Plan& plan, Rank rank, const TrainingConfig& config,
                      const std::function<View(BufferId)>& view) {
-  for (BufferId id : holders(plan, plan.program_of(rank), BufferClass::param)) {
+  const ProgramId program = plan.program_of(rank);
+  for (BufferId id : holders(plan, program, BufferClass::param)) {
     const View v = view(id);
-    for (const HeldRange& h : ranges_in(plan, id, rank)) {
-      const std::int64_t shift = h.element - h.begin;  // from the slice to the buffer
-      const auto fill = [&](auto* p) {
-        fill_block(config, h.shard, h.begin, h.end, [=](std::int64_t i, double x) {
-          p[shift + i] = static_cast<std::remove_pointer_t<decltype(p)>>(x);
-        });
-      };
-      if (v.dtype == DType::f64)
-        fill(v.as<double>());
-      else
-        fill(v.as<float>());
-    }
+    const std::vector<HeldRange> ranges = ranges_in(plan, id, rank);
+    if (v.dtype == DType::f64)
+      fill(config, ranges, v.as<double>(), [](double x) { return x; });
+    else if (v.dtype == DType::f32)
+      fill(config, ranges, v.as<float>(), as_float);
+    else
+      fill(config, ranges, v.as<std::uint16_t>(), [](double x) { return to_bf16(as_float(x)); });
   }
+  // Main copies: where they are whole they are laid out as the parameter.
+  for (const Op& op : plan.ops_of(program))
+    for (const Call& c : plan.calls_of(op)) {
+      const Kernel& k = plan.kernel(c.kernel);
+      if (k.kind != KernelKind::adamw || !(k.flags & kCast)) continue;
+      const BufferId main = plan.operands_of(c.inputs)[0].id;
+      const BufferId param = plan.operands_of(c.outputs)[3].id;
+      const bool shard = plan.buffer(main).shard_of.valid();
+      fill(config, ranges_in(plan, shard ? main : param, rank), view(main).as<float>(), as_float);
+    }
 }
 
 }  // namespace tandem::exec

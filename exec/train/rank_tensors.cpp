@@ -83,8 +83,9 @@ Result<RankTensors> read_rank_tensors(const std::string& path) {
     t.buffer = BufferId{static_cast<std::int64_t>(number(left.substr(8, 4)))};
     t.element_bytes = static_cast<int>(number(left.substr(12, 4)));
     left.remove_prefix(kRecordBytes);
-    const bool fits = (kind == 1 || kind == 2) && (t.element_bytes == 4 || t.element_bytes == 8) &&
-                      size <= left.size();
+    const int e = t.element_bytes;
+    const bool fits =
+        (kind == 1 || kind == 2) && (e == 2 || e == 4 || e == 8) && size <= left.size();
     if (!fits) return damaged(path, "a record that does not fit");
     t.data = left.substr(0, size);
     left.remove_prefix(size);

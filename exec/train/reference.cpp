@@ -46,15 +46,29 @@ FullTensor copy_of(const Tensor& t) {
   return out;
 }
 
+Tensor rounded_to_bf16(const Tensor& t) { return t.detach().to(at::kBFloat16).to(at::kDouble); }
+
+// What the model computes with: in a bf16 run the main values rounded, but for norms (models.md
+// 2.1), else these themselves.
+Parameters used_by_model(const TrainingConfig& config, const Parameters& main) {
+  Parameters out = main;
+  if (config.precision == "bf16")
+    for (auto& [name, t] : out)
+      if (name.find("norm") == std::string::npos) t = rounded_to_bf16(t).requires_grad_(true);
+  return out;
+}
+
 // AdamW by tensors, after the definition (models.md 5).
 class Optimizer {
  public:
   explicit Optimizer(const TrainingConfig& config) : c_(config) {}
-  void update(Parameters& parameters, double coef, double lr) {
+  // `main`: the values that are updated; those of `parameters` follow them.
+  void update(Parameters& main, Parameters& parameters, double coef, double lr) {
     ++k_;
     const c10::AutoGradMode no_grad(false);
-    for (auto& [name, theta] : parameters) {
-      const Tensor g = theta.grad() * coef;
+    for (auto& [name, used] : parameters) {
+      Tensor& theta = main.at(name);
+      const Tensor g = used.grad() * coef;
       Tensor &m = m_[name], &v = v_[name];
       if (!m.defined()) m = at::zeros_like(g), v = at::zeros_like(g);
       m = c_.beta1 * m + (1 - c_.beta1) * g;
@@ -62,6 +76,7 @@ class Optimizer {
       if (theta.dim() == 2 || c_.decay_all) theta.mul_(1 - lr * c_.weight_decay);
       const Tensor denominator = v.sqrt() / std::sqrt(1 - std::pow(c_.beta2, k_)) + c_.eps;
       theta.sub_(m * (lr / (1 - std::pow(c_.beta1, k_))) / denominator);
+      if (!theta.is_same(used)) used.copy_(rounded_to_bf16(theta));
     }
   }
 
@@ -92,7 +107,8 @@ void end_step(RouterState& routers, double rate, ReferenceStep& step) {
 Result<ReferenceRun> run_reference(const TrainingConfig& config, int keep_gradients) {
   Result<BatchSource> data = BatchSource::open(config);
   if (!data) return data.error();
-  Parameters parameters = initial(config);
+  Parameters main = initial(config);
+  Parameters parameters = used_by_model(config, main);
   RouterState routers;
   const std::unique_ptr<ReferenceModel> model = make_reference_model(config, parameters, routers);
   Optimizer optimizer(config);
@@ -115,7 +131,7 @@ Result<ReferenceRun> run_reference(const TrainingConfig& config, int keep_gradie
     if (step < keep_gradients)
       for (const auto& [name, theta] : parameters) result.gradients[name] = copy_of(theta.grad());
     const double coef = config.clip ? std::min(1.0, *config.clip / (result.norm + 1e-6)) : 1.0;
-    optimizer.update(parameters, coef, result.lr);
+    optimizer.update(main, parameters, coef, result.lr);
     end_step(routers, config.moe.bias_update, result);
     run.steps.push_back(std::move(result));
   }

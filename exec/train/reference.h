@@ -5,7 +5,8 @@
 // The run (batches, optimizer, clipping) is here, the models are in reference_models.h, experts in
 // reference_moe.h. It takes the same microbatches (micro_batch sequences) and one divisor,
 // global_batch * sequence, and always computes in fp64; in an fp32 run parameters start from values
-// rounded to fp32, so what differs is the executor's rounding alone.
+// rounded to fp32, so what differs is the executor's rounding alone. In a bf16 run the model takes
+// parameters rounded to bf16, as the run does; its activations are not rounded.
 #pragma once
 
 #include <map>

@@ -9,6 +9,7 @@
 #include <set>
 #include <tuple>
 
+#include "common/base/bf16.h"
 #include "exec/train/reference.h"
 #include "exec/train/replicas.h"
 #include "exec/train/shard.h"
@@ -22,6 +23,11 @@ double element(const RankTensor& t, std::int64_t i) {
     double v = 0;
     std::memcpy(&v, at, 8);
     return v;
+  }
+  if (t.element_bytes == 2) {
+    std::uint16_t word = 0;
+    std::memcpy(&word, at, 2);
+    return from_bf16(word);
   }
   float v = 0;
   std::memcpy(&v, at, 4);

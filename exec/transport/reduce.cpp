@@ -1,9 +1,9 @@
 #include "exec/transport/reduce.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 
+#include "common/base/bf16.h"
 #include "common/base/check.h"
 
 namespace tandem::exec {
@@ -22,15 +22,8 @@ struct Plain {
 struct BFloat16 {
   using storage = std::uint16_t;
   using sum = float;
-  static float load(std::uint16_t x) {
-    return std::bit_cast<float>(static_cast<std::uint32_t>(x) << 16);
-  }
-  // To nearest, ties to even; a NaN stays one.
-  static std::uint16_t store(float x) {
-    const auto bits = std::bit_cast<std::uint32_t>(x);
-    if (x != x) return static_cast<std::uint16_t>((bits >> 16) | 0x40);
-    return static_cast<std::uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-  }
+  static float load(std::uint16_t x) { return from_bf16(x); }
+  static std::uint16_t store(float x) { return to_bf16(x); }
 };
 
 struct Sum {

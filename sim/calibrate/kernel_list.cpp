@@ -137,6 +137,7 @@ void add_experts(Grid& g) {
       for (const std::uint32_t scores : {kSoftmax, kSigmoid}) {
         g.add(K::route_fwd, {batch, seq, experts, top_k, 1, 1}, scores | kScopeSequence, true);
         g.add(K::balance_bwd_input, {batch, experts, seq, top_k, experts, 8, tokens}, scores);
+        g.add(K::router_scores_fwd, {tokens, experts}, scores);
         g.add(K::route_bwd_input, {tokens, experts}, scores);
       }
       g.add(K::balance_fwd, {batch, experts, seq, top_k, experts, 8}, 0, true);

@@ -193,7 +193,7 @@ class Program {
   void compute(const Stage& s, int mb, const std::vector<VisitOp>& ops, Phase phase) {
     for (const VisitOp& v : ops) {
       Op op;
-      op.phase = phase;
+      op.phase = v.again ? Phase::R : phase;
       op.stage = s.stage, op.layer = v.layer, op.microbatch = mb;
       op.kind = v.kind;
       if (v.kind == OpKind::compute) {

@@ -89,7 +89,8 @@ VisitBuilder::RowLabels VisitBuilder::label_rows(int layer, SavedMoe& s) {
 }
 
 // Behind the exchange of the rows themselves.
-void VisitBuilder::exchange_labels(int layer, SavedMoe& s, RowLabels& l) {
+void VisitBuilder::exchange_labels(int layer, SavedMoe& s) {
+  RowLabels& l = s.labels;
   const auto arrived = [&](const char* name, DType dtype) {
     const Ref r = slot(name, BufferClass::comm, dtype, {z_.expert_rows}, layer);
     v_.slots.back().buffer.max_rows = z_.max_expert_rows;
@@ -111,7 +112,8 @@ void VisitBuilder::exchange_labels(int layer, SavedMoe& s, RowLabels& l) {
 }
 
 // Behind the way back of the rows.
-void VisitBuilder::return_labels(int layer, const SavedMoe& s, const RowLabels& l) {
+void VisitBuilder::return_labels(int layer, const SavedMoe& s) {
+  const RowLabels& l = s.labels;
   const std::int64_t rows = z_.moe_tokens * d_.scenario.model.moe.top_k;
   const auto back = [&](const char* name, Shape shape) {
     return slot(name, BufferClass::comm, DType::i64, shape, layer);

@@ -36,6 +36,7 @@ struct VisitCall {
 
 struct VisitOp {
   int layer = -1;
+  bool again = false;  // phase R: computed before, and not kept
   OpKind kind = OpKind::compute;
   std::vector<VisitCall> calls;  // compute
   // communication, and host_wait (buffer only):

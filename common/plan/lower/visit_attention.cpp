@@ -31,11 +31,12 @@ Ref VisitBuilder::attention_backward(int layer, Ref dy, const SavedAttention& s)
   const auto at = [&](const char* rest) { return layer_name(layer, rest); };
   const Ref d_all = entered("attn.out", dy, "d_o_all", BufferClass::grad_activation, layer);
   const Ref in = entered("attn.in", s.norm_out, "norm1_all", BufferClass::activation, layer);
+  const Ref core = core_again(layer, attention(KernelKind::attention_fwd), s);
   const Ref d_attention = gradient("d_attn_out", wide(z_.attention), layer);
   call(linear(KernelKind::linear_bwd_input, z_.attention, z_.hidden),
        {d_all, param(at("attn.o.weight"))}, {d_attention});
   const Ref d_qkv = gradient("d_qkv", wide(z_.qkv), layer);
-  call(attention(KernelKind::attention_bwd_input), {d_attention, s.qkv, s.core, s.out}, {d_qkv});
+  call(attention(KernelKind::attention_bwd_input), {d_attention, s.qkv, core, s.out}, {d_qkv});
   if (!gpt_) call(rope(KernelKind::rope_bwd_input), {d_qkv}, {d_qkv});
   const Ref partial = gradient("d_norm1_out", all_, layer);
   call(linear(KernelKind::linear_bwd_input, z_.hidden, z_.qkv),
@@ -43,12 +44,12 @@ Ref VisitBuilder::attention_backward(int layer, Ref dy, const SavedAttention& s)
   const Ref dx = left("attn.in", partial, "d_norm1_own", BufferClass::grad_activation, layer);
   // for weights
   cut(layer);
-  const auto core = scratch("scratch_attn", {z_.qkv, z_.hidden}, layer);
+  const auto product = scratch("scratch_attn", {z_.qkv, z_.hidden}, layer);
   call(linear(KernelKind::linear_bwd_weight, z_.attention, z_.hidden), {d_all, s.out},
-       {grad(at("attn.o.weight"))}, core);
+       {grad(at("attn.o.weight"))}, product);
   if (gpt_) call(rows(KernelKind::bias_residual_bwd_weight), {dy}, {grad(at("attn.o.bias"))});
   call(linear(KernelKind::linear_bwd_weight, z_.hidden, z_.qkv, true), {d_qkv, in},
-       weight_gradients(at("attn.qkv")), core);
+       weight_gradients(at("attn.qkv")), product);
   return dx;
 }
 

@@ -46,6 +46,7 @@ void VisitBuilder::cut(int layer) {
     ops_->pop_back();
   VisitOp op;
   op.layer = layer;
+  op.again = again_;
   ops_->push_back(std::move(op));
 }
 
@@ -55,6 +56,7 @@ void VisitBuilder::communicate(OpKind kind, const char* tag, Ref buffer, Ref sou
     ops_->pop_back();
   VisitOp op;
   op.layer = layer;
+  op.again = again_;
   op.kind = kind;
   op.comm = "tp";
   op.tag = tag;
@@ -122,7 +124,8 @@ Ref VisitBuilder::attention_core(int layer) {
   if (flash())
     return statistic("lse", BufferClass::saved_input, {z_.micro_batch, z_.heads, z_.sequence},
                      layer);
-  return kept("probs", BufferClass::saved_input,
+  const bool stays = !recomputes_core() || ops_ == &v_.backward;
+  return kept("probs", stays ? BufferClass::saved_input : BufferClass::activation,
               {z_.micro_batch, z_.heads, z_.sequence, z_.sequence}, layer);
 }
 
@@ -264,20 +267,25 @@ void VisitBuilder::forward() {
 Ref VisitBuilder::layer_forward(int layer, Ref x) {
   unit_ = 1 + layer;
   SavedLayer& s = saved_.emplace_back();
-  s.input = x;
-  const Ref attended = has_latents() ? latent_forward(layer, x, s.attention)
-                                     : attention_forward(layer, x, s.attention);
-  cut(layer);
-  s.middle = kept("h_mid", BufferClass::saved_input, own_, layer);
-  residual(layer, attended, "attn.o.bias", x, s.middle);
-  const Ref fed =
-      is_moe(layer) ? moe_forward(layer, s.middle, s.moe) : mlp_forward(layer, s.middle, s.mlp);
+  passing_ = recomputes(layer);
+  const Ref fed = halves_forward(layer, x, s);
+  passing_ = false;
   // The last residual of the model runs with the head.
   const bool before_head = v_.last && layer == v_.last_layer;
   cut(before_head ? -1 : layer);
   const Ref out = layer_output(layer);
   residual(layer, fed, "mlp.fc2.bias", s.middle, out);
   return out;
+}
+
+Ref VisitBuilder::halves_forward(int layer, Ref x, SavedLayer& s) {
+  s.input = x;
+  const Ref attended = has_latents() ? latent_forward(layer, x, s.attention)
+                                     : attention_forward(layer, x, s.attention);
+  cut(layer);
+  s.middle = kept("h_mid", BufferClass::saved_input, own_, layer);
+  residual(layer, attended, "attn.o.bias", x, s.middle);
+  return is_moe(layer) ? moe_forward(layer, s.middle, s.moe) : mlp_forward(layer, s.middle, s.mlp);
 }
 
 std::string VisitBuilder::head_weight() const {
@@ -352,6 +360,7 @@ void VisitBuilder::backward() {
 
 Ref VisitBuilder::layer_backward(int layer, Ref dy) {
   unit_ = 1 + layer;
+  if (recomputes(layer)) layer_again(layer);
   const auto at = [&](const char* rest) { return layer_name(layer, rest); };
   const SavedLayer& s = saved_[static_cast<std::size_t>(layer - v_.first_layer)];
   const bool moe = is_moe(layer);

@@ -8,6 +8,7 @@
 //   visit_mlp.cpp         the dense feed-forward half: fc1, gelu, fc2 or gate and up, swiglu, down
 //   visit_moe.cpp         the half with experts: router, exchange of rows, experts, weighted sum
 //   style_nano.cpp        what style nano_train does in their place (models.md 7.1)
+//   visit_recompute.cpp   what is not kept for the backward but computed again
 //
 //   forward    [embed] | [norm1, qkv, rope, core, o] | [+residual, norm2, mlp] | ... |
 //              [+residual, final norm, head, max] | [sum] | [loss, dlogits]
@@ -56,6 +57,11 @@ class VisitBuilder {
     Ref norm_stat, norm_out;
     SavedDense inner;
   };
+  // What style nano_train sends beside the rows of one layer and microbatch.
+  struct RowLabels {
+    Ref token, slot, expert, weight, counts, tokens, dropped;  // at the source
+    Ref counts_in, token_in, slot_in, expert_in;               // at the experts
+  };
   struct SavedMoe {
     Ref norm_stat, norm_out, scores, choice, aux;
     Ref sent,
@@ -63,6 +69,7 @@ class VisitBuilder {
     Ref arriving;  // counts that say how many rows come: `received`, or those of each source
     Ref rows, gate_up, inner, returned;
     SavedDense shared;
+    RowLabels labels;
   };
   struct SavedLayer {
     Ref input, middle;
@@ -81,6 +88,8 @@ class VisitBuilder {
   Ref embed();
   void embed_backward(Ref dy);
   Ref layer_forward(int layer, Ref x);
+  // Attention, first residual, feed-forward: returns the reduced output of the latter.
+  Ref halves_forward(int layer, Ref x, SavedLayer& s);
   Ref layer_backward(int layer, Ref dy);
   void head_forward(Ref x);
   void loss_forward();
@@ -103,6 +112,17 @@ class VisitBuilder {
   void norm_backward(Ref dy, Ref x, Ref stat, const std::string& name, Ref dx);
   // A half's output with its bias and the residual.
   void residual(int layer, Ref partial, const char* bias, Ref x, Ref out);
+
+  // --- recomputation (visit_recompute.cpp) -------------------------------------------------------
+  [[nodiscard]] bool recomputes(int layer) const;  // the whole layer
+  [[nodiscard]] bool recomputes_core() const;      // attention's probabilities
+  void layer_again(int layer);                     // fills what the layer's backward reads
+  Ref core_again(int layer, Kernel core, const SavedAttention& s);
+  // What a half saves, where its layer keeps nothing: it lives for the forward only.
+  [[nodiscard]] BufferClass held(BufferClass cls) const {
+    const bool saved = cls == BufferClass::saved_input || cls == BufferClass::saved_weight;
+    return passing_ && saved ? BufferClass::activation : cls;
+  }
 
   // --- halves: from the layer's input to the partial output, reduced over tp
   // ----------------------
@@ -134,19 +154,15 @@ class VisitBuilder {
   // --- style nano_train (style_nano.cpp)
   [[nodiscard]] bool labels_rows() const { return z_.nano_style && z_.ep > 1; }
   [[nodiscard]] bool reduces_by_tensor() const { return z_.nano_style && z_.tp > 1; }
-  // What travels beside the rows of one layer and microbatch.
-  struct RowLabels {
-    Ref token, slot, expert, weight, counts, tokens, dropped;  // at the source
-    Ref counts_in, token_in, slot_in, expert_in;               // at the experts
-  };
   RowLabels label_rows(int layer, SavedMoe& s);
-  void exchange_labels(int layer, SavedMoe& s, RowLabels& labels);
-  void return_labels(int layer, const SavedMoe& s, const RowLabels& labels);
+  void exchange_labels(int layer, SavedMoe& s);
+  void return_labels(int layer, const SavedMoe& s);
   Ref gate_and_up_dx(int layer, Ref d_gate_up, const std::string& weight);
   Ref latents_dx(int layer, Ref d_ql, Ref d_kl, Ref d_kr);
   Ref labels();
 
   Ref moe_forward(int layer, Ref x, SavedMoe& s);
+  void choose(int layer, SavedMoe& s);
   Ref moe_backward(int layer, Ref dy, const SavedMoe& s);
   Ref expert_rows(const char* name, BufferClass cls, std::int64_t width, Ref counts, int layer);
   void exchange(const char* tag, Ref source, Ref buffer, Ref send_rows, Ref recv_rows, int layer);
@@ -167,10 +183,10 @@ class VisitBuilder {
   // --------------------------------------------------------------------------------
   Ref slot(const char* name, BufferClass cls, DType dtype, Shape shape, int layer = -1);
   Ref kept(const char* name, BufferClass cls, Shape shape, int layer = -1) {
-    return slot(name, cls, t_.compute, shape, layer);
+    return slot(name, held(cls), t_.compute, shape, layer);
   }
   Ref statistic(const char* name, BufferClass cls, Shape shape, int layer = -1) {
-    return slot(name, cls, t_.statistic(), shape, layer);
+    return slot(name, held(cls), t_.statistic(), shape, layer);
   }
   Ref moving(const char* name, Shape shape, int layer = -1) {
     return kept(name, BufferClass::activation, shape, layer);
@@ -258,7 +274,9 @@ class VisitBuilder {
   }
   [[nodiscard]] static std::string layer_name(int layer, const char* rest);
   Ref batch();
-  Ref saved_layer_input(int layer) { return kept("h_in", BufferClass::saved_input, own_, layer); }
+  Ref saved_layer_input(int layer) {
+    return slot("h_in", BufferClass::saved_input, t_.compute, own_, layer);
+  }
   // What a layer leaves: the next one's saved input, the head's, or what is sent.
   Ref layer_output(int layer);
   // Where the layer's backward leaves its result.
@@ -283,7 +301,9 @@ class VisitBuilder {
   std::vector<VisitOp>* ops_;
   AxisSet vocab_coords_;
   std::vector<SavedLayer> saved_;
-  int unit_ = 0;  // whose calls are being written: embedding 0, layers, head
+  int unit_ = 0;          // whose calls are being written: embedding 0, layers, head
+  bool passing_ = false;  // the forward of a layer that will be computed again
+  bool again_ = false;    // and that second time
   std::map<std::tuple<bool, int, int>, int> roots_;  // slots of buckets: gradients?, unit, bucket
   std::map<std::pair<int, std::string>, Ref> views_;
   std::map<std::pair<std::string, int>, Ref> scratch_;

@@ -98,11 +98,12 @@ Ref VisitBuilder::latent_backward(int layer, Ref dy, const SavedAttention& s) {
   const std::int64_t n1 = z_.own_tokens, width = z_.q_rank + z_.kv_rank + z_.rope_dim;
   const Ref d_all = entered("attn.out", dy, "d_o_all", BufferClass::grad_activation, layer);
   const auto [ql, kl] = kept_latents(layer, s);
+  const Ref core = core_again(layer, latent_core(KernelKind::attention_fwd), s);
   const Ref d_attention = gradient("d_attn_out", wide(z_.attention), layer);
   call(linear(KernelKind::linear_bwd_input, z_.attention, z_.hidden),
        {d_all, param(at("attn.o.weight"))}, {d_attention});
   const Ref d_qkv = gradient("d_qkv", wide(z_.qkv), layer);
-  call(latent_core(KernelKind::attention_bwd_input), {d_attention, s.qkv, s.core, s.out}, {d_qkv});
+  call(latent_core(KernelKind::attention_bwd_input), {d_attention, s.qkv, core, s.out}, {d_qkv});
   const Ref d_q = gradient("d_q", wide(z_.latent_q), layer);
   const Ref d_kv = gradient("d_kv", wide(z_.latent_kv), layer);
   const Ref d_kr = gradient("d_kr", wide(z_.rope_dim), layer);

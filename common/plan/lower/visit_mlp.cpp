@@ -75,6 +75,7 @@ Ref VisitBuilder::dense_forward(int layer, DensePart part, Ref x, SavedDense& s)
        {s.in});
   s.out = kept(w.out_buffer, BufferClass::saved_weight, rows(width), layer);
   call(activation(part, true), {s.in}, {s.out});
+  if (again_) return {};  // nothing of the backward reads the output
   const Ref partial = moving(w.partial, rows(z_.hidden), layer);
   call(linear(KernelKind::linear_fwd, width, z_.hidden, false, r.tokens),
        {s.out, param(at(w.out) + ".weight")}, {partial});

@@ -79,23 +79,10 @@ Kernel VisitBuilder::own_moe_rows() const {
   return k;
 }
 
-Ref VisitBuilder::moe_forward(int layer, Ref x, SavedMoe& s) {
+// Who goes where, and how many: kept also where the layer is computed again.
+void VisitBuilder::choose(int layer, SavedMoe& s) {
   const MoeSpec& moe = d_.scenario.model.moe;
-  const auto at = [&](const char* rest) { return layer_name(layer, rest); };
-  const std::int64_t n = z_.moe_tokens, assignments = n * moe.top_k, E = moe.experts;
-  s.norm_stat = statistic("norm2_stat", BufferClass::saved_input, norm_stat(), layer);
-  if (z_.slices_moe()) {
-    const Ref normed = moving("norm2_out", own_, layer);
-    norm_forward(x, at("norm2"), normed, s.norm_stat);
-    s.norm_out = kept("moe_in", BufferClass::saved_weight, moe_, layer);
-    call(own_moe_rows(), {normed}, {s.norm_out});
-  } else {
-    s.norm_out = kept("norm2_out", BufferClass::saved_weight, own_, layer);
-    norm_forward(x, at("norm2"), s.norm_out, s.norm_stat);
-  }
-  s.scores = statistic("router_scores", BufferClass::saved_input, {n, E}, layer);
-  call(kernel(KernelKind::router_fwd, {n, z_.hidden, E}),
-       {s.norm_out, param(at("moe.router.weight"))}, {s.scores});
+  const std::int64_t n = z_.moe_tokens, E = moe.experts;
   s.choice = slot("router_choice", BufferClass::saved_input, DType::i64, {n, moe.top_k}, layer);
   s.sent = slot(kCounts, BufferClass::comm, DType::i32, {E}, layer);
   const std::int64_t scopes = moe.scope == BalanceScope::sequence ? z_.micro_batch : 1;
@@ -117,9 +104,8 @@ Ref VisitBuilder::moe_forward(int layer, Ref x, SavedMoe& s) {
     ops_->back().comm = aux_group();
   }
   s.received = s.sent;
-  RowLabels labels;
   if (labels_rows()) {
-    labels = label_rows(layer, s);
+    s.labels = label_rows(layer, s);
   } else if (z_.ep > 1) {
     s.received = slot("moe_counts_in", BufferClass::comm, DType::i32, {E}, layer);
     communicate(OpKind::all_to_all, "cnt", s.received, s.sent, layer);
@@ -141,6 +127,29 @@ Ref VisitBuilder::moe_forward(int layer, Ref x, SavedMoe& s) {
     if (d_.scenario.parallel.replicates()) k.owner.add(Axis::ep);
     call(k, {s.aux}, {step_sum(tensors_.balance)});
   }
+}
+
+Ref VisitBuilder::moe_forward(int layer, Ref x, SavedMoe& s) {
+  const MoeSpec& moe = d_.scenario.model.moe;
+  const auto at = [&](const char* rest) { return layer_name(layer, rest); };
+  const std::int64_t n = z_.moe_tokens, assignments = n * moe.top_k, E = moe.experts;
+  s.norm_stat = statistic("norm2_stat", BufferClass::saved_input, norm_stat(), layer);
+  if (z_.slices_moe()) {
+    const Ref normed = moving("norm2_out", own_, layer);
+    norm_forward(x, at("norm2"), normed, s.norm_stat);
+    s.norm_out = kept("moe_in", BufferClass::saved_weight, moe_, layer);
+    call(own_moe_rows(), {normed}, {s.norm_out});
+  } else {
+    s.norm_out = kept("norm2_out", BufferClass::saved_weight, own_, layer);
+    norm_forward(x, at("norm2"), s.norm_out, s.norm_stat);
+  }
+  s.scores = statistic("router_scores", BufferClass::saved_input, {n, E}, layer);
+  call(kernel(KernelKind::router_fwd, {n, z_.hidden, E}),
+       {s.norm_out, param(at("moe.router.weight"))}, {s.scores});
+  if (again_)  // with the choice of before
+    call(routed(KernelKind::router_scores_fwd, {n, E}), {s.scores}, {s.scores});
+  else
+    choose(layer, s);
   // To the experts.
   const Kernel dispatch = kernel(KernelKind::dispatch_fwd, {n, z_.hidden, E, moe.top_k});
   if (z_.ep > 1) {
@@ -148,7 +157,7 @@ Ref VisitBuilder::moe_forward(int layer, Ref x, SavedMoe& s) {
     call(dispatch, {s.norm_out, s.choice}, {rows});
     const Ref arrived = expert_rows("arrived", BufferClass::comm, z_.hidden, s.arriving, layer);
     exchange("disp", rows, arrived, s.sent, s.arriving, layer);
-    if (labels_rows()) exchange_labels(layer, s, labels);
+    if (labels_rows() && !again_) exchange_labels(layer, s);
     s.rows = expert_rows("expert_in", BufferClass::saved_weight, z_.hidden, s.arriving, layer);
     call(kernel(KernelKind::expert_sort, {z_.expert_rows, z_.hidden, z_.ep, z_.local_experts}),
          {arrived, s.received}, {s.rows});
@@ -175,7 +184,11 @@ Ref VisitBuilder::moe_forward(int layer, Ref x, SavedMoe& s) {
          {made, s.received}, {going});
     s.returned = kept("returned", BufferClass::saved_input, {assignments, z_.hidden}, layer);
     exchange("comb", going, s.returned, s.arriving, s.sent, layer);
-    if (labels_rows()) return_labels(layer, s, labels);
+    if (labels_rows() && !again_) return_labels(layer, s);
+  }
+  if (again_) {  // nothing of the backward reads the sums
+    if (moe.shared_experts > 0) dense_forward(layer, DensePart::shared, s.norm_out, s.shared);
+    return {};
   }
   const Ref out = moving("moe_out", moe_, layer);
   Kernel combine = routed(KernelKind::combine_fwd, {n, z_.hidden, E, moe.top_k});

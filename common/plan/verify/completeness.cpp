@@ -1,10 +1,10 @@
 // V2: every stage does every microbatch, once.
 // Proves, for each (stage, microbatch): there are forward ops (1) and backward ops, B or I and W
-// (2); in issue order the backward comes after the forward (3) and W after I, layer by layer (4);
-// no gradient is written any more once a reduction or the optimizer has read it (5). The kernels of
-// one visit are those of the stage's first microbatch, in the same order, so that a lost or doubled
-// op is found (1, 2).
-// Not: anything across programs; that a visit computes the right thing.
+// (2), and the same recomputation; in issue order the backward comes after the forward (3) and W
+// after I, layer by layer (4); no gradient is written any more once a reduction or the optimizer
+// has read it (5). The kernels of one visit are those of the stage's first microbatch, in the same
+// order, so that a lost or doubled op is found (1, 2). Not: anything across programs; that a visit
+// computes the right thing.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -20,7 +20,8 @@ constexpr const char* kHint = "look at the order of the schedule: `tandem plan -
 
 // What one stage does with one microbatch.
 struct Visit {
-  std::vector<std::pair<std::int32_t, std::int32_t>> forward, backward;  // kernel, layer; in order
+  // Kernel, layer; in order. `again`: phase R.
+  std::vector<std::pair<std::int32_t, std::int32_t>> forward, backward, again;
   OpId first_f, last_f, first_i, last_i, first_w, last_backward;
   bool has_b = false;
 };
@@ -74,11 +75,11 @@ class Completeness {
       v.has_b = v.has_b || o.phase == Phase::B;
     } else if (o.phase == Phase::W) {
       first(v.first_w);
-    } else {
+    } else if (o.phase != Phase::R) {
       return;
     }
     if (o.phase != Phase::F) v.last_backward = id;
-    auto& kernels = o.phase == Phase::F ? v.forward : v.backward;
+    auto& kernels = o.phase == Phase::F ? v.forward : o.phase == Phase::R ? v.again : v.backward;
     for (const Call& c : plan_.calls_of(o))  // the first scatter of a step has nothing to add to
       if (plan_.kernel(c.kernel).kind != KernelKind::grad_add)
         kernels.emplace_back(c.kernel.value, o.layer);
@@ -104,6 +105,8 @@ class Completeness {
       differs("V2.1", stage, mb, "forward", v, v.forward, model.forward);
     if (v.backward.size() != model.backward.size() || sorted(v.backward) != sorted(model.backward))
       differs("V2.2", stage, mb, "backward", v, v.backward, model.backward);
+    if (v.again != model.again)
+      differs("V2.2", stage, mb, "recomputation", v, v.again, model.again);
   }
 
   using Kernels = std::vector<std::pair<std::int32_t, std::int32_t>>;

@@ -128,6 +128,7 @@ TEST_CASE("catalogue: costs of experts by hand") {
   check_cost(entry("balance_bwd_input scopes=2 experts=8 tokens=32 top_k=2 groups=4 divisor=16 "
                    "rows=64 softmax alpha=0.01"),
              0, 3 * n * e * 4 + 2 * 2 * e * 4);
+  check_cost(entry("router_scores_fwd tokens=64 experts=8 softmax"), 0, 2 * n * e * 4);
   check_cost(entry("route_bwd_input tokens=64 experts=8 sigmoid"), 0, 3 * n * e * 4);
 
   const std::string assigned = " tokens=64 width=32 experts=8 top_k=2";

@@ -248,10 +248,12 @@ TEST_CASE("family llama: gpt's fields have no effect, experts are refused as the
 
 TEST_CASE("what only execute refuses") {
   CHECK(check_executable(read(kSmallest)).empty());
-  const auto bf16 = check_executable(read(kSmallest + "training: {precision: bf16}\n"));
-  REQUIRE(bf16.size() == 1);
-  CHECK(bf16[0].code == "E-SCEN-060");
-  CHECK(bf16[0].where.line == 3);
+  CHECK(check_executable(read(kSmallest + "training: {precision: bf16}\n")).empty());
+  const auto fp16 =
+      check_executable(read(kSmallest + "training: {precision: fp16}\ncluster: dgx-h100\n"));
+  REQUIRE(fp16.size() == 1);
+  CHECK(fp16[0].code == "E-SCEN-060");
+  CHECK(fp16[0].where.line == 3);
   const auto many = check_executable(read(kSmallest + "cluster: dgx-h100 x 1024\n"));
   REQUIRE(many.size() == 1);
   CHECK(many[0].code == "E-SCEN-061");

@@ -597,6 +597,81 @@ TEST_CASE("catalogue: every entry has code, and takes no more scratch than it de
   }
 }
 
+TEST_CASE("bf16: every entry is its fp32 code between two roundings") {
+  set_up_torch(1);
+  const PlanTypes mixed{DType::bf16, DType::f32};
+  for (Run& r : one_of_each(kTypes[1])) {
+    CAPTURE(to_text(r.kernel));
+    const Signature s = signature(r.kernel, mixed);
+    std::vector<Tensor> narrow, wide;
+    for (std::size_t i = 0; i < r.inputs.size(); ++i) {
+      const bool rounds = i < s.inputs.size() && s.inputs[i].dtype == DType::bf16;
+      narrow.push_back(rounds ? r.inputs[i].to(at::kBFloat16) : r.inputs[i].clone());
+      wide.push_back(rounds ? narrow.back().to(at::kFloat) : narrow.back().clone());
+    }
+    Run got(r.kernel, mixed, narrow), expected(r.kernel, kTypes[1].plan, wide);
+    got.context = expected.context = r.context;
+    got.decay = expected.decay = r.decay;
+    got(), expected();
+    if (r.kernel.kind == K::ce_max)  // pads its input
+      CHECK(at::equal(got.inputs[0], expected.inputs[0].to(at::kBFloat16)));
+    for (std::size_t i = 0; i < s.outputs.size(); ++i) {
+      CAPTURE(i);
+      const bool rounds = s.outputs[i].dtype == DType::bf16;
+      CHECK(at::equal(got.outputs[i],
+                      rounds ? expected.outputs[i].to(at::kBFloat16) : expected.outputs[i]));
+    }
+    Result<Prepared> again = got.prepared();
+    REQUIRE(again.ok());
+    const std::int64_t before = torch_memory().live;
+    (*again)();
+    CHECK(torch_memory().live == before);  // the thread keeps its block
+  }
+}
+
+TEST_CASE("bf16: rows that come at run time, more and fewer than balanced") {
+  const PlanTypes mixed{DType::bf16, DType::f32};
+  const std::int64_t balanced = 8, in = 6, out = 4, experts = 2, sources = 2, bound = 20;
+  const Tensor weight = random({experts, out, in}, at::kFloat).to(at::kBFloat16);
+  const Tensor x = random({bound, in}, at::kFloat).to(at::kBFloat16);
+  const Tensor counts = at::zeros({sources, experts}, at::kInt);
+  Run r(make(K::experts_linear_fwd, {balanced, in, out, experts, sources}), mixed,
+        {x.slice(0, 0, balanced), weight, counts});
+  const Tensor y = at::full({bound, out}, 7, at::kBFloat16);  // more memory than is declared
+  r.outputs[0] = y.slice(0, 0, balanced);
+  Result<Prepared> call = r.prepared();
+  REQUIRE(call.ok());
+  for (const auto& [first, second] : {std::pair{3, 9}, std::pair{0, 0}, std::pair{11, 9}}) {
+    CAPTURE(first);
+    counts[1][0] = first, counts[0][1] = second;
+    y.fill_(7);
+    (*call)();
+    for (std::int64_t row = 0; row < bound; ++row) {
+      const Tensor w = weight[row < first ? 0 : 1].to(at::kFloat);
+      const Tensor expected = row < first + second
+                                  ? at::mv(w, x[row].to(at::kFloat)).to(at::kBFloat16)
+                                  : at::full({out}, 7, at::kBFloat16);
+      CHECK(error(y[row], expected) < 0.01);
+    }
+  }
+}
+
+TEST_CASE("bf16: the parameter is its main copy, rounded") {
+  const std::int64_t n = 33;
+  const Tensor theta = random({n}, at::kFloat), grad = random({n}, at::kFloat);
+  const Tensor zero = at::zeros({n}, at::kFloat), one = at::ones({1}, at::kFloat);
+  const auto inputs = [&] {
+    return std::vector<Tensor>{theta.clone(), grad, zero.clone(), zero.clone(), one};
+  };
+  Run plain(make(K::adamw, {n}, kDecayAll), kTypes[1].plan, inputs());
+  Run cast(make(K::adamw, {n}, kDecayAll | kCast), {DType::bf16, DType::f32}, inputs());
+  for (Run* r : {&plain, &cast}) r->context.adamw = {0.9, 0.95, 1e-8, 0.99, 0.1, 0.2};
+  plain(), cast();
+  CHECK(at::equal(cast.outputs[0], plain.outputs[0]));
+  CHECK(!at::equal(cast.outputs[0], theta));
+  CHECK(at::equal(cast.outputs[3], plain.outputs[0].to(at::kBFloat16)));
+}
+
 TEST_CASE("attention takes no more scratch than it declares, at every block size") {
   set_up_torch(1);
   for (const Types& t : kTypes)

@@ -29,6 +29,7 @@ std::vector<Run> moe_runs(const Types& t) {
   add(make(K::balance_fwd, {b, e, s, k, 4, 8}), {aux});
   for (const std::uint32_t kind : {kSoftmax, kSigmoid}) {
     add(make(K::balance_bwd_input, {b, e, s, k, 4, 8, n}, kind), {aux, scores, scores.clone()});
+    add(make(K::router_scores_fwd, {n, e}, kind), {logits.clone()});
     add(make(K::route_bwd_input, {n, e}, kind), {scores.clone(), scores});
     add(make(K::combine_fwd, {n, width, e, k}, kind), {wide, scores, choice});
     add(make(K::combine_bwd_input, {n, width, e, k}, kind), {x, wide, scores, choice});

@@ -68,6 +68,10 @@ TEST_CASE("route: scores, statistics and counts of both routers") {
         CHECK(integers(r.outputs[2]) == integers(hot.sum(0)));
         CHECK(integers(r.outputs[4]) == integers(hot.sum(0)));
         CHECK(r.outputs[5].item<double>() == 0);
+        // What recomputation makes of the logits are the same bits.
+        Run alone(make(K::router_scores_fwd, {n, e}, kind), t.plan, {logits.clone()});
+        alone();
+        CHECK(at::equal(alone.outputs[0], r.outputs[0].view({n, e})));
         // A second microbatch adds to the choices of the step, and to nothing else.
         Run more(r.kernel, t.plan, in);
         more.inputs[0] = more.outputs[0] = logits.clone();

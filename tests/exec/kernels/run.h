@@ -23,6 +23,8 @@ inline at::ScalarType type_of(DType t) {
       return at::kLong;
     case DType::i32:
       return at::kInt;
+    case DType::bf16:
+      return at::kBFloat16;
     default:
       return at::kFloat;
   }
@@ -56,7 +58,7 @@ struct Run {
   static View view(const Tensor& t) {
     View v;
     v.data = static_cast<std::byte*>(t.data_ptr());
-    for (const DType d : {DType::f64, DType::f32, DType::i64, DType::i32})
+    for (const DType d : {DType::f64, DType::f32, DType::bf16, DType::i64, DType::i32})
       if (type_of(d) == t.scalar_type()) v.dtype = d;
     for (std::int64_t d : t.sizes()) v.shape.dim[static_cast<std::size_t>(v.shape.rank++)] = d;
     return v;

@@ -30,6 +30,8 @@ struct Layout {
   int kv_heads = 4, steps = 3;
   int zero = 0;
   ZeroReduce zero_reduce = ZeroReduce::automatic;
+  Recompute recompute = Recompute::none;
+  int recompute_layers = 0;
 };
 
 Layout llama(Layout l, bool tied = false) {
@@ -52,6 +54,7 @@ Scenario scenario_of(const Layout& l) {
   t.precision = l.precision == "fp64" ? Precision::fp64 : Precision::fp32;
   t.steps = l.steps;
   t.attention = l.attention;
+  t.recompute = l.recompute, t.recompute_layers = l.recompute_layers;
   if (!l.clip) t.optimizer.clip.reset();
   t.data.kind = DataKind::random;
   s.parallel.tp = l.tp, s.parallel.pp = l.pp, s.parallel.dp = l.dp;
@@ -407,6 +410,28 @@ TEST_CASE("ZeRO without clipping is bitwise plain data parallelism") {
     every.zero = 2;
     const RunOutcome summed = execute(every, keep);
     CHECK(verified(every, summed).max_rel_grad < (base.precision == "fp64" ? 1e-10 : 1e-5));
+  }
+}
+
+// models.md 9: R runs the same kernels on the same values.
+TEST_CASE("recomputation is bitwise none, clipped too") {
+  for (const Layout& base :
+       {Layout{.pp = 2, .attention = AttentionKind::materialised},
+        Layout{.tp = 2, .dp = 2, .precision = "fp32"},
+        llama({.tp = 2, .pp = 2, .precision = "fp32", .kv_heads = 2, .zero = 0})}) {
+    std::vector<std::unique_ptr<std::string>> keep;
+    const RunOutcome kept = execute(base, keep);
+    const auto expected = parameters_of(kept);
+    Layout full = base, two = base, core = base;
+    full.recompute = Recompute::full;
+    two.recompute = Recompute::layers, two.recompute_layers = 2;
+    core.recompute = Recompute::selective;
+    for (const Layout& l : {full, two, core}) {
+      CAPTURE(static_cast<int>(l.recompute));
+      const RunOutcome again = execute(l, keep);
+      for (std::size_t k = 0; k < 3; ++k) CHECK(again.steps[0][k].loss == kept.steps[0][k].loss);
+      CHECK(parameters_of(again) == expected);
+    }
   }
 }
 
