@@ -165,7 +165,7 @@ Result<Prediction> predict(Context& context, PlanInput& in) {
   p.wall_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 
   const PlanHeader& h = in.plan.header;
-  p.tokens = 1.0 * h.microbatches * h.micro_batch * h.sequence * h.mesh.of(Axis::dp);
+  p.tokens = 1.0 * h.microbatches * h.micro_batch * h.sequence * h.mesh.size_of_group(h.data_axes);
   if (!in.from_plan_file) p.model_flops = model_flops_of_step(in.scenario);
   p.peak_flops = peak_flops(in, p.cluster);
   return p;

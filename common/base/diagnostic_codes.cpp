@@ -185,6 +185,10 @@ constexpr CodeInfo kCodes[] = {
      "Each tp rank routes its own positions. sequence_parallel is true by default there.", "mixtral-tiny with tp: 2 and sequence_parallel: false"},
     {"E-SCEN-052", kInfeasible, "context parallelism with materialised attention",
      "A ring over cp merges the blocks of attention by the log-sum-exp of each row, which flash keeps.", "cp: 2 with attention: materialised"},
+    {"E-SCEN-056", kInfeasible, "not possible with mapping nano_train",
+     "Its mesh has no etp and cp, and the sequence is cut around the experts only.", "mapping: nano_train with etp: 2"},
+    {"E-SCEN-057", kInfeasible, "not possible with style nano_train",
+     "The style makes the calls of lastweek/nano-train, which has one mapping, one model family and no ZeRO-3.", "style: nano_train with zero: 3"},
     {"E-SCEN-060", kInfeasible, "the executor has no kernels for this precision",
      "fp64, fp32 and bf16 can be executed; fp16 only simulated.", "tandem execute with fp16"},
     {"E-SCEN-061", kInfeasible, "too many ranks to execute",
@@ -197,6 +201,8 @@ constexpr CodeInfo kCodes[] = {
      "It runs, with a large bubble.", "pp 4, 2 microbatches"},
     {"W-SCEN-003", kInput, "ZeRO has nothing to share",
      "Optimizer state, gradients and parameters are shared by the ranks that sum gradients; here that is one.", "zero: 2 with dp: 1"},
+    {"W-SCEN-006", kInput, "experts are stored more than once",
+     "In mapping nano_train every tensor rank holds copies of its experts.", "mapping: nano_train with tp: 2 and ep: 2"},
 
     // --- UNIT: quantities ------------------------------------------------------------------------
     {"E-UNIT-001", kInput, "the quantity needs a unit",

@@ -89,8 +89,11 @@ std::vector<OperationFlops> layer_flops(const Scenario& s, int layer) {
     out.push_back(gemm(gpt ? "fc2" : "down", n, f, h));
     return out;
   }
-  const double rows = own * moe.top_k * s.parallel.etp, expert = moe.expert_hidden / s.parallel.etp;
-  out.push_back(own_gemm("router", own, n / t, h, moe.experts));
+  // What the rank routes: in mapping nano_train its slice of the tokens.
+  const double routed = s.parallel.nano_train() ? n / t : own;
+  const double rows = routed * moe.top_k * s.parallel.etp,
+               expert = moe.expert_hidden / s.parallel.etp;
+  out.push_back(own_gemm("router", routed, n / t, h, moe.experts));
   out.push_back(gemm("experts", rows, h, 3 * expert));
   if (moe.shared_experts > 0)
     out.push_back(gemm("shared", n, h, 3.0 * moe.shared_experts * moe.expert_hidden / t));

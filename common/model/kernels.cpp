@@ -61,11 +61,12 @@ constexpr std::array<CatalogueEntry, kNumKernelKinds> kCatalogue = {{
     {K::attention_fwd, "attention_fwd", C::attention, kAttention, kAttentionFlags, "", 2},
     {K::bias_residual_fwd, "bias_residual_fwd", C::elementwise, {"tokens", "width"}, 0, ""},
     {K::residual_fwd, "residual_fwd", C::elementwise, {"tokens", "width"}, 0, ""},
+    {K::own_rows_fwd, "own_rows_fwd", C::elementwise, {"tokens", "width", "parts"}, 0, ""},
     {K::gelu_fwd, "gelu_fwd", C::elementwise, {"elements"}, kGeluFlags, ""},
     {K::swiglu_fwd, "swiglu_fwd", C::elementwise, {"tokens", "width"}, 0, ""},
     {K::ce_max, "ce_max", C::loss, {"tokens", "classes", "valid"}, 0, ""},
-    {K::ce_sum, "ce_sum", C::loss, {"tokens", "classes"}, kCutRows, ""},
-    {K::ce_grad, "ce_grad", C::loss, {"tokens", "classes", "divisor"}, kCutRows, ""},
+    {K::ce_sum, "ce_sum", C::loss, {"tokens", "classes"}, kCutRows | kLabels, ""},
+    {K::ce_grad, "ce_grad", C::loss, {"tokens", "classes", "divisor"}, kCutRows | kLabels, ""},
     {K::linear_bwd_input, "linear_bwd_input", C::matmul, {"tokens", "in", "out"}, 0, ""},
     {K::gelu_bwd_input, "gelu_bwd_input", C::elementwise, {"elements"}, kGeluFlags, ""},
     {K::swiglu_bwd_input, "swiglu_bwd_input", C::elementwise, {"tokens", "width"}, 0, ""},
@@ -105,6 +106,7 @@ constexpr std::array<CatalogueEntry, kNumKernelKinds> kCatalogue = {{
      kPositions,
      ""},
     {K::grad_add, "grad_add", C::elementwise, {"elements"}, 0, ""},
+    {K::grad_scale, "grad_scale", C::elementwise, {"elements"}, 0, "factor"},
     {K::sum_squares, "sum_squares", C::reduction, {"elements"}, kTpCut | kWhole, ""},
     {K::clip_coef, "clip_coef", C::reduction, {}, 0, "max_norm"},
     {K::adamw, "adamw", C::optimizer, {"elements"}, kDecayFlags | kCast, ""},
@@ -112,7 +114,7 @@ constexpr std::array<CatalogueEntry, kNumKernelKinds> kCatalogue = {{
     {K::router_fwd, "router_fwd", C::matmul, kRouter, 0, ""},
     {K::router_bwd_input, "router_bwd_input", C::matmul, kRouter, 0, ""},
     {K::router_bwd_weight, "router_bwd_weight", C::matmul, kRouter, 0, ""},
-    {K::route_fwd, "route_fwd", C::elementwise, kRoute, kScores | kScopes, "", 2},
+    {K::route_fwd, "route_fwd", C::elementwise, kRoute, kScores | kScopes | kGroupMax, "", 2},
     {K::router_scores_fwd, "router_scores_fwd", C::elementwise, {"tokens", "experts"}, kScores, ""},
     {K::balance_fwd, "balance_fwd", C::loss, kBalance, 0, "alpha"},
     {K::balance_bwd_input, "balance_bwd_input", C::loss, kBalanceRows, kScores, "alpha"},
@@ -128,13 +130,21 @@ constexpr std::array<CatalogueEntry, kNumKernelKinds> kCatalogue = {{
     {K::experts_linear_bwd_weight, "experts_linear_bwd_weight", C::matmul, kExperts, 0, ""},
     {K::experts_swiglu_fwd, "experts_swiglu_fwd", C::elementwise, kExpertRows, 0, ""},
     {K::experts_swiglu_bwd_input, "experts_swiglu_bwd_input", C::elementwise, kExpertRows, 0, ""},
+    {K::label_rows_fwd,
+     "label_rows_fwd",
+     C::elementwise,
+     {"tokens", "experts", "top_k", "members"},
+     kScores,
+     "scale"},
+    {K::narrow_counts, "narrow_counts", C::elementwise, {"members"}, 0, ""},
+    {K::count_rows, "count_rows", C::elementwise, {"rows", "members", "experts"}, 0, ""},
     {K::router_bias_update, "router_bias_update", C::optimizer, {"experts"}, 0, "rate"},
 }};
 
 constexpr std::array<std::string_view, kNumCostClasses> kCostClasses = {
     "matmul", "attention", "norm", "elementwise", "embedding", "loss", "optimizer", "reduction"};
 
-constexpr std::array<std::string_view, 22> kFlagWords = {"bias",
+constexpr std::array<std::string_view, 24> kFlagWords = {"bias",
                                                          "causal",
                                                          "flash",
                                                          "materialised",
@@ -155,7 +165,9 @@ constexpr std::array<std::string_view, 22> kFlagWords = {"bias",
                                                          "has=balance",
                                                          "has=dropped",
                                                          "positions",
-                                                         "vocab"};
+                                                         "vocab",
+                                                         "group=max",
+                                                         "labels"};
 
 // "tp,dp"
 std::string axes_text(AxisSet set) {
@@ -381,6 +393,10 @@ Signature signature(const Kernel& k, PlanTypes t) {
       sig.inputs = {{"x", rows, w}, {"residual", rows, w}};
       sig.outputs = {{"y", rows, w}};
       break;
+    case K::own_rows_fwd:
+      sig.inputs = {{"x", {d[2] * d[0], d[1]}, w}};
+      sig.outputs = {{"y", rows, w}};
+      break;
     case K::swiglu_fwd:
       sig.inputs = {{"gate_up", {d[0], 2 * d[1]}, w}};
       sig.outputs = {{"y", rows, w}};
@@ -463,6 +479,10 @@ Signature signature(const Kernel& k, PlanTypes t) {
       sig.inputs = {{"a", {d[0]}, m}, {"b", {d[0]}, m}};
       sig.outputs = {{"a", {d[0]}, m, false, 0}};
       break;
+    case K::grad_scale:
+      sig.inputs = {{"a", {d[0]}, m}};
+      sig.outputs = {{"a", {d[0]}, m, false, 0}};
+      break;
     case K::sum_squares:
       sig.more_inputs = true;
       sig.outputs = {{"sum", {1}, DType::f64, true}};
@@ -538,6 +558,8 @@ KernelCost cost(const Kernel& k, PlanTypes t, bool accumulates) {
       return {0, 3 * a * b * w};
     case K::swiglu_bwd_input:
       return {0, 5 * a * b * w};
+    case K::own_rows_fwd:
+      return {0, 2 * a * b * w};
     case K::rmsnorm_fwd:
       return {0, 2 * a * b * w + a * s};
     case K::rmsnorm_bwd_input:
@@ -564,6 +586,8 @@ KernelCost cost(const Kernel& k, PlanTypes t, bool accumulates) {
       return {0, a * b * c * w + a * c * m * (1 + 3 * add)};
     case K::grad_add:
       return {0, 3 * a * m};
+    case K::grad_scale:
+      return {0, 2 * a * m};
     case K::sum_squares:
       return {0, a * m};
     case K::clip_coef:

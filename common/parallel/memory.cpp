@@ -22,7 +22,8 @@ I round_up(I v, I to) { return (v + to - 1) / to * to; }
 // together, kv: of k and v, ins: width of what enters the activation of the MLP (fc1, or gate and
 // up), stat: values a norm keeps for a token.
 struct Symbols {
-  I t, c, b, S, n, H, a, ad, qkv, kv, F, ins, stat, w, s, n1;
+  I t, c, b, S, n, H, a, ad, qkv, kv, F, ins, stat, w, s, n1,
+      nm;  // nm: tokens that the rank routes
   bool gpt, sp, flash;
   // latents (0: none); experts
   I rq, rkv, dn, dr, dv;
@@ -44,6 +45,7 @@ Symbols symbols(const Scenario& sc) {
   x.w = size_of(types.compute), x.s = size_of(types.statistic());
   x.sp = cuts_sequence(sc);
   x.n1 = x.sp ? x.n / x.t : x.n;
+  x.nm = sc.parallel.nano_train() ? x.n / x.t : x.n1;
   x.flash = sc.training.attention == AttentionKind::flash;
   if (mla.kv_rank > 0) {
     x.rq = mla.q_rank, x.rkv = mla.kv_rank;
@@ -54,8 +56,8 @@ Symbols symbols(const Scenario& sc) {
   x.qkv = x.a * (x.rkv > 0 ? x.dn + x.dr : sc.model.head_dim) + x.kv;
   x.E = moe.experts, x.K = moe.top_k, x.e = sc.parallel.ep;
   x.local = x.E / x.e, x.Fe = moe.expert_hidden / sc.parallel.etp;
-  x.shared = I{moe.shared_experts} * moe.expert_hidden / x.t;
-  x.assignments = x.n1 * x.K, x.rows = x.assignments * sc.parallel.etp;
+  x.shared = I{moe.shared_experts} * moe.expert_hidden / (sc.parallel.nano_train() ? 1 : x.t);
+  x.assignments = x.nm * x.K, x.rows = x.assignments * sc.parallel.etp;
   x.scopes = moe.scope == BalanceScope::sequence ? x.b : 1;
   return x;
 }
@@ -149,8 +151,9 @@ class Locals {
     add(prefix + "experts.gate_up.weight", {x_.local, 2 * x_.Fe, x_.H}, routed_expert);
     add(prefix + "experts.down.weight", {x_.local, x_.H, x_.Fe}, routed_expert);
     if (x_.shared == 0) return;
-    add(prefix + "shared.gate_up.weight", {2 * x_.shared, x_.H}, tp_cut);
-    add(prefix + "shared.down.weight", {x_.H, x_.shared}, tp_cut);
+    const TensorClass shared = s_.parallel.nano_train() ? router : tp_cut;
+    add(prefix + "shared.gate_up.weight", {2 * x_.shared, x_.H}, shared);
+    add(prefix + "shared.down.weight", {x_.H, x_.shared}, shared);
   }
 
   const Scenario& s_;
@@ -210,12 +213,15 @@ std::vector<SavedBytes> layer_saved(const Scenario& sc, int layer) {
     out.push_back({x.gpt ? "fc2" : "down", 0, ffn, whole});
     return out;
   }
-  const I scores = x.s * x.n1 * x.E, shared = x.n * x.shared * x.w;
-  out.push_back({"router", scores + 8 * x.n1 * x.K, own, scores});
+  // Mapping nano_train: the slice of the rows, shared experts of full width.
+  const bool nano = sc.parallel.nano_train();
+  const I scores = x.s * x.nm * x.E, shared = (nano ? x.nm : x.n) * x.shared * x.w;
+  out.push_back({"router", scores + 8 * x.nm * x.K, x.nm * x.H * x.w, scores});
   out.push_back({"experts", 2 * x.rows * x.Fe * x.w, x.rows * (x.H + x.Fe) * x.w,
                  x.rows * (x.H + 2 * x.Fe) * x.w});
   out.push_back({"combine", x.assignments * x.H * x.w, 0, 0});
-  if (x.shared > 0) out.push_back({"shared", 2 * shared, shared, whole + 2 * shared});
+  const I d_out = nano ? x.nm * x.H * x.w : whole;
+  if (x.shared > 0) out.push_back({"shared", 2 * shared, shared, d_out + 2 * shared});
   return out;
 }
 
@@ -233,7 +239,7 @@ SavedBytes layer_kept(const Scenario& sc, int layer, int place) {
   const Symbols x = symbols(sc);
   SavedBytes kept = sum(layer_saved(sc, layer));
   if (recomputed_layer(sc.training, place)) {
-    kept.for_input = x.n1 * x.H * x.w + (has_experts(sc, layer) ? 8 * x.n1 * x.K : 0);
+    kept.for_input = x.n1 * x.H * x.w + (has_experts(sc, layer) ? 8 * x.nm * x.K : 0);
     kept.for_weight = 0;
   } else if (sc.training.recompute == Recompute::selective && !x.flash) {
     kept.for_input -= x.w * x.b * x.a * x.S * x.S;
@@ -253,15 +259,22 @@ std::vector<BucketSize> bucket_sizes(const Scenario& s, int pp) {
   const Mesh mesh = mesh_of(s);
   const I main = size_of(plan_types(s).main);
   std::vector<BucketSize> closed;
-  std::map<std::pair<DType, int>, I> open;  // by type and axes of the reducing group
+  // By type, and group and tag of the reduction.
+  using Reduced = std::pair<std::string_view, std::string_view>;
+  std::map<std::pair<DType, Reduced>, I> open;
   std::vector<LocalTensor> tensors = local_tensors(s, pp);
   std::reverse(tensors.begin(), tensors.end());
-  std::map<int, int> members;
+  std::map<Reduced, int> members;
   for (const LocalTensor& t : tensors) {
     const ReducingGroup by = reducing_group(s, t.cls);
-    const int key = by.group.axes.bits, g = mesh.size_of_group(by.group.axes);
+    const Reduced key = {by.group.name, by.tag};
+    const int g = mesh.size_of_group(by.group.axes);
     members[key] = g;
     const I elements = t.shape.elements();
+    if (s.parallel.style == Style::nano_train) {  // each tensor by itself, without padding
+      closed.push_back({elements, t.dtype, false, g});
+      continue;
+    }
     if (t.tied) {
       closed.push_back({round_up(elements, kAlign * g), t.dtype, true, g});
       continue;

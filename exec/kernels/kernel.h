@@ -83,6 +83,7 @@ Prepared bind_rope_fwd(const KernelCall&);
 Prepared bind_attention_fwd(const KernelCall&);
 Prepared bind_bias_residual_fwd(const KernelCall&);
 Prepared bind_residual_fwd(const KernelCall&);
+Prepared bind_own_rows_fwd(const KernelCall&);
 Prepared bind_gelu_fwd(const KernelCall&);
 Prepared bind_swiglu_fwd(const KernelCall&);
 Prepared bind_ce_max(const KernelCall&);
@@ -111,6 +112,7 @@ Prepared bind_bias_residual_bwd_weight(const KernelCall&);
 Prepared bind_embed_bwd_weight(const KernelCall&);
 Prepared bind_pos_add_bwd_weight(const KernelCall&);
 Prepared bind_grad_add(const KernelCall&);
+Prepared bind_grad_scale(const KernelCall&);
 Prepared bind_sum_squares(const KernelCall&);
 Prepared bind_clip_coef(const KernelCall&);
 Prepared bind_adamw(const KernelCall&);
@@ -134,6 +136,9 @@ Prepared bind_experts_linear_bwd_input(const KernelCall&);
 Prepared bind_experts_linear_bwd_weight(const KernelCall&);
 Prepared bind_experts_swiglu_fwd(const KernelCall&);
 Prepared bind_experts_swiglu_bwd_input(const KernelCall&);
+Prepared bind_label_rows_fwd(const KernelCall&);
+Prepared bind_narrow_counts(const KernelCall&);
+Prepared bind_count_rows(const KernelCall&);
 Prepared bind_router_bias_update(const KernelCall&);
 
 }  // namespace tandem::exec

@@ -18,6 +18,7 @@ constexpr std::array<Binder, kNumKernelKinds> kBinders = {
     bind_attention_fwd,
     bind_bias_residual_fwd,
     bind_residual_fwd,
+    bind_own_rows_fwd,
     bind_gelu_fwd,
     bind_swiglu_fwd,
     bind_ce_max,
@@ -46,6 +47,7 @@ constexpr std::array<Binder, kNumKernelKinds> kBinders = {
     bind_embed_bwd_weight,
     bind_pos_add_bwd_weight,
     bind_grad_add,
+    bind_grad_scale,
     bind_sum_squares,
     bind_clip_coef,
     bind_adamw,
@@ -69,6 +71,9 @@ constexpr std::array<Binder, kNumKernelKinds> kBinders = {
     bind_experts_linear_bwd_weight,
     bind_experts_swiglu_fwd,
     bind_experts_swiglu_bwd_input,
+    bind_label_rows_fwd,
+    bind_narrow_counts,
+    bind_count_rows,
     bind_router_bias_update,
 };
 

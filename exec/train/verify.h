@@ -1,5 +1,7 @@
 // Compares a run with plain autograd in one process: losses of every step, every gradient with the
-// shards of all ranks put together, and every replica with the first one, bit by bit.
+// shards of all ranks put together, and every replica with the first one, bit by bit. Where ep
+// ranks read the same batches (Plan::replicates_data) their replicas are equal to rounding: 1e-6 of
+// the tensor's largest value, or of q * norm for gradients.
 //
 //   error of a tensor = amax|g - ref| / max(amax|ref|, q * norm), norm = global gradient norm,
 //   q = 1e-6 (fp64), 1e-3 (fp32): some gradients are 0 by theory (attn.k.bias)    models.md 9

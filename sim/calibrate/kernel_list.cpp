@@ -29,6 +29,7 @@ class Grid {
     if (catalogue(kind).real == "alpha") k.real = 0.01;
     if (catalogue(kind).real == "scale") k.real = 1;
     if (catalogue(kind).real == "rate") k.real = 0.001;
+    if (catalogue(kind).real == "factor") k.real = 0.5;
     out.push_back({calibration_key(k), accumulate});
   }
   std::vector<MeasuredKernel> out;
@@ -121,6 +122,7 @@ void add_llama_rows(Grid& g) {
       for (const bool accumulate : {false, true})
         g.add(K::rmsnorm_bwd_input, {tokens, width}, 0, accumulate);
       g.add(K::residual_fwd, {tokens, width});
+      g.add(K::own_rows_fwd, {tokens, width, 2});
       g.add(K::swiglu_fwd, {tokens, 2 * width});
       g.add(K::swiglu_bwd_input, {tokens, 2 * width});
     }
@@ -156,6 +158,11 @@ void add_experts(Grid& g) {
     }
   }
   for (std::int64_t experts : {8, 64}) g.add(K::router_bias_update, {experts});
+  for (std::int64_t tokens : {32, 512}) {
+    g.add(K::label_rows_fwd, {tokens, 8, top_k, sources}, kSigmoid);
+    g.add(K::count_rows, {tokens * top_k, sources, 4});
+  }
+  g.add(K::narrow_counts, {sources});
   for (std::int64_t rows : {64, 1024})
     for (std::int64_t width : {64, 256, 1024}) {
       for (std::int64_t experts : {2, 8}) {
@@ -179,6 +186,8 @@ void add_optimizer(Grid& g) {
   }
   g.add(K::grad_add, {1 << 14});
   g.add(K::grad_add, {1 << 18});
+  g.add(K::grad_scale, {1 << 14});
+  g.add(K::grad_scale, {1 << 18});
   Kernel clip;
   clip.kind = K::clip_coef;
   clip.real = 1.0;

@@ -25,6 +25,14 @@ struct Sizes {
   std::int64_t sequence = 1, tokens = 1;
   bool sp = false;  // norms and residuals hold a slice of these positions
   std::int64_t own_sequence = 1, own_tokens = 1;  // of that slice; without SP all
+  // Positions and tokens that a rank routes: the own ones; mapping nano_train cuts them out before
+  // the router, and router and shared experts are whole on every tensor rank (models.md 4.5).
+  std::int64_t moe_sequence = 1, moe_tokens = 1;
+  bool nano = false;
+  // The calls of style nano_train (models.md 7.1): each reduction covers one tensor, rows of
+  // experts travel with labels, the last stage is sent its labels.
+  bool nano_style = false;
+  [[nodiscard]] bool slices_moe() const { return nano && tp > 1; }
   std::int64_t hidden = 1, head_dim = 1;
   std::int64_t heads = 1, kv_heads = 1;         // of this rank: a / t, ak / t
   std::int64_t attention = 1, kv = 1, qkv = 1;  // local widths: a*dh/t, ak*dh/t, their q, k, v
@@ -55,7 +63,9 @@ struct Tensor {
   BufferId param, grad;  // none where a gather, or each microbatch, makes its own
   int unit = 0;          // ZeRO-3: what is gathered at once: a layer, the embedding, the head
   int bucket = -1;
-  std::int64_t offset = 0;  // of its first element in the bucket
+  int num_buckets = 1;                // with style nano_train one for each tensor that lies in it
+  std::int64_t offset = 0;            // of its first element in the bucket
+  std::vector<BufferId> part_params;  // and windows of the parameter for these
 };
 
 // Parameters that are reduced and updated together (models.md 4.4). With ZeRO (models.md 4.6) the
@@ -72,9 +82,10 @@ struct Bucket {
   std::string tag;            // of that: "grad.dp"
   AxisSet axes;               // of the group
   std::int64_t members = 1;
-  int zero = 0;        // level; 0 where the group has one member
-  bool every = false;  // each microbatch scatters its own gradients (levels 2, 3)
-  BufferId grad_full;  // levels 2 and 3 without `every`
+  int zero = 0;             // level; 0 where the group has one member
+  bool every = false;       // each microbatch scatters its own gradients (levels 2, 3)
+  bool sums_whole = false;  // level 1 with an all-reduce (style nano_train)
+  BufferId grad_full;       // levels 2 and 3 without `every`
   [[nodiscard]] std::int64_t shard() const { return zero > 0 ? elements / members : elements; }
   BufferId param, grad, main, m, v;  // main: bf16 runs only
 };
@@ -145,6 +156,9 @@ void buffers(Draft& draft);    // allocates, frees
 
 // Called by segments for each program: tensors in buckets, optimizer state.
 void parameters(Draft& draft, int program);
+// Instead of buckets, for style nano_train: a bucket for each tensor, in module order.
+// `tensors` come in reverse order of use.
+void tensor_buckets(Draft& draft, int program, std::vector<Tensor> tensors, ProgramTensors& out);
 
 // Ids dense over the programs, pools in the order of the text.
 [[nodiscard]] Plan finish(const Draft& draft);

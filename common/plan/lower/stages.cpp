@@ -119,6 +119,8 @@ void stages(Draft& d) {
   h.micro_batch = s.training.micro_batch;
   h.sequence = s.training.sequence;
   h.mesh = mesh_of(s);
+  if (s.parallel.nano_train() && !s.parallel.replicates() && s.parallel.ep > 1)
+    h.data_axes.add(Axis::ep);
   h.stage_rank.assign(d.order.stage_rank.begin(), d.order.stage_rank.end());
   h.types = types_of(s.training.precision);
 
@@ -129,6 +131,8 @@ void stages(Draft& d) {
     if (is_used(s, g)) table.axes(g.name, g.axes);
   }
   pipeline_communicators(s, s.parallel.pp, table);
+  if (s.parallel.style == Style::nano_train && s.parallel.pp > 1)
+    table.pair("labels", 0, s.parallel.pp - 1);
 }
 
 }  // namespace tandem::lower

@@ -24,6 +24,7 @@ VisitBuilder::VisitBuilder(Draft& d, int program, int stage, int first_layer, in
   v_.last_layer = first_layer + num_layers - 1;
   own_ = {z_.own_sequence, z_.micro_batch, z_.hidden};
   all_ = wide(z_.hidden);
+  moe_ = {z_.moe_sequence, z_.micro_batch, z_.hidden};
   if (z_.vocab_cut) vocab_coords_.add(Axis::tp);
 }
 
@@ -168,6 +169,7 @@ Ref VisitBuilder::layer_output(int layer) {
 Ref VisitBuilder::embed() {
   unit_ = 0;
   const Ref tokens = batch();
+  if (z_.nano_style && !v_.last) labels();  // for the last stage
   const bool scatters = z_.sp && z_.vocab_cut;
   const std::int64_t looked_up = z_.sp && !z_.vocab_cut ? z_.own_tokens : z_.tokens;
   Kernel k = vocabulary(KernelKind::embed_fwd, {looked_up, z_.classes, z_.hidden});
@@ -314,6 +316,7 @@ void VisitBuilder::loss_forward() {
   const auto loss_kernel = [&](KernelKind kind, KernelDims dims) {
     Kernel k = vocabulary(kind, dims);
     if (kind != KernelKind::ce_max) at_positions(k, own);
+    if (z_.nano_style && !v_.first && kind != KernelKind::ce_max) k.flags |= kLabels;
     return k;
   };
   const std::int64_t n = head_tokens();
@@ -321,7 +324,7 @@ void VisitBuilder::loss_forward() {
   call(loss_kernel(KernelKind::ce_max, {n, z_.classes, z_.vocab}), {logits_}, {max});
   if (z_.vocab_cut) reduced("ce.max", max, -1, Reduction::max);
   cut();
-  const Ref tokens = batch();
+  const Ref tokens = z_.nano_style && !v_.first ? labels() : batch();
   const Ref sums = statistic("ce_sum", BufferClass::scratch, {2, n});
   call(loss_kernel(KernelKind::ce_sum, {n, z_.classes}), {logits_, max, tokens}, {sums});
   if (z_.vocab_cut) reduced("ce.sum", sums);

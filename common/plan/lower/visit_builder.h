@@ -8,6 +8,7 @@
 //   visit_core.cpp        the core of both: attention of a rank's own positions, or a ring over cp
 //   visit_mlp.cpp         the dense feed-forward half: fc1, gelu, fc2 or gate and up, swiglu, down
 //   visit_moe.cpp         the half with experts: router, exchange of rows, experts, weighted sum
+//   style_nano.cpp        what style nano_train does in their place (models.md 7.1)
 //   visit_recompute.cpp   what is not kept for the backward but computed again
 //   visit_expert_rows.cpp the way of rows to the experts and back, over ep and etp
 //
@@ -62,14 +63,22 @@ class VisitBuilder {
     Ref norm_stat, norm_out;
     SavedDense inner;
   };
+  // What style nano_train sends beside the rows of one layer and microbatch.
+  struct RowLabels {
+    Ref token, slot, expert, weight, counts, tokens, dropped;  // at the source
+    Ref counts_in, token_in, slot_in, expert_in;               // at the experts
+  };
   struct SavedMoe {
     Ref norm_stat, norm_out, scores, choice, aux;
     Ref sent,
         received;  // counts of rows: to each (destination, expert), from each (source, expert)
     Ref counts;    // of all rows of the local experts, by (etp member, source, expert); without
                    // expert tensor parallelism `received`
+    Ref arriving;  // counts that say how many rows come over ep: `received`, or those of each
+                   // source
     Ref rows, gate_up, inner, returned;
     SavedDense shared;
+    RowLabels labels;
   };
   struct SavedLayer {
     Ref input, middle;
@@ -158,14 +167,34 @@ class VisitBuilder {
   Ref mlp_backward(int layer, Ref dy, const SavedMlp& s);
   Ref dense_forward(int layer, DensePart part, Ref x, SavedDense& s);
   Ref dense_backward(int layer, DensePart part, Ref dy, Ref x, const SavedDense& s);
+  // The rows that a dense part sees, and whether tp cuts its width.
+  struct DenseRows {
+    std::int64_t sequence, tokens;
+    bool cut;
+  };
+  [[nodiscard]] DenseRows dense_rows(DensePart part) const;
   [[nodiscard]] std::int64_t dense_width(DensePart part) const;
   [[nodiscard]] std::int64_t dense_in_width(DensePart part) const;
   [[nodiscard]] Kernel activation(DensePart part, bool forward) const;
+  [[nodiscard]] Kernel own_moe_rows() const;
+  [[nodiscard]] const char* aux_group() const { return z_.nano ? "tp" : "tp_cp"; }
+  // --- style nano_train (style_nano.cpp)
+  [[nodiscard]] bool labels_rows() const { return z_.nano_style && z_.ep > 1; }
+  [[nodiscard]] bool reduces_by_tensor() const { return z_.nano_style && z_.tp > 1; }
+  RowLabels label_rows(int layer, SavedMoe& s);
+  void exchange_labels(int layer, SavedMoe& s);
+  void return_labels(int layer, const SavedMoe& s);
+  Ref gate_and_up_dx(int layer, Ref d_gate_up, const std::string& weight);
+  Ref latents_dx(int layer, Ref d_ql, Ref d_kl, Ref d_kr);
+  Ref labels();
+
   Ref moe_forward(int layer, Ref x, SavedMoe& s);
   void choose(int layer, SavedMoe& s);
   Ref moe_backward(int layer, Ref dy, const SavedMoe& s);
   // Rows leave the rank of their token, or are joined by those of other etp members.
   [[nodiscard]] bool moves_rows() const { return z_.row_sources > 1; }
+  // The counts that sum to the rows which the local experts get.
+  [[nodiscard]] Ref coming(const SavedMoe& s) const { return z_.etp > 1 ? s.counts : s.arriving; }
   Ref expert_rows(const char* name, BufferClass cls, std::int64_t width, Ref counts, int layer);
   Ref arrived_rows(const char* name, const SavedMoe& s, int layer);
   void exchange(const char* tag, Ref source, Ref buffer, Ref send_rows, Ref recv_rows, int layer);
@@ -254,10 +283,12 @@ class VisitBuilder {
     k.flags = flags;
     return k;
   }
-  // A product over all rows of the microbatch; `bias` only where the family has them.
-  [[nodiscard]] Kernel linear(KernelKind kind, std::int64_t in, std::int64_t out,
-                              bool bias = false) const {
-    return kernel(kind, {z_.tokens, in, out}, bias && gpt_ ? std::uint32_t{kBias} : 0);
+  // A product over all rows of the microbatch, or over `tokens` of them; `bias` only where the
+  // family has them.
+  [[nodiscard]] Kernel linear(KernelKind kind, std::int64_t in, std::int64_t out, bool bias = false,
+                              std::int64_t tokens = 0) const {
+    return kernel(kind, {tokens > 0 ? tokens : z_.tokens, in, out},
+                  bias && gpt_ ? std::uint32_t{kBias} : 0);
   }
   // A vector kernel over the own rows.
   [[nodiscard]] Kernel rows(KernelKind kind) const {
@@ -308,6 +339,7 @@ class VisitBuilder {
   const bool gpt_;  // LayerNorm, learned positions, biases, GELU
   Visit v_;
   Shape own_, all_;  // [S/(c t), batch, hidden] with SP; [S/c, batch, hidden]
+  Shape moe_;        // of what is routed here
   int program_;
   const ProgramTensors& tensors_;
   std::vector<VisitOp>* ops_;

@@ -113,15 +113,20 @@ Ref VisitBuilder::latent_backward(int layer, Ref dy, const SavedAttention& s) {
        {d_q, param(at("attn.q_b.weight"))}, {d_ql});
   call(linear(KernelKind::linear_bwd_input, z_.kv_rank, z_.latent_kv),
        {d_kv, param(at("attn.kv_b.weight"))}, {d_kl});
-  const Ref d_latents = gradient("d_latents", wide(width), layer);
-  call(latents(KernelKind::latent_merge_bwd_input, z_.tokens, true), {d_ql, d_kl, d_kr},
-       {d_latents});
-  Ref d_own = d_latents;
-  if (z_.sp) {
-    d_own = gradient("d_latents_own", {z_.own_sequence, z_.micro_batch, width}, layer);
-    communicate(OpKind::reduce_scatter, "attn.in", d_own, d_latents, layer, Reduction::sum);
-  } else if (z_.tp > 1) {
-    reduced("attn.in", d_latents, layer);
+  Ref d_own;
+  if (reduces_by_tensor()) {
+    d_own = latents_dx(layer, d_ql, d_kl, d_kr);
+  } else {
+    const Ref d_latents = gradient("d_latents", wide(width), layer);
+    call(latents(KernelKind::latent_merge_bwd_input, z_.tokens, true), {d_ql, d_kl, d_kr},
+         {d_latents});
+    d_own = d_latents;
+    if (z_.sp) {
+      d_own = gradient("d_latents_own", {z_.own_sequence, z_.micro_batch, width}, layer);
+      communicate(OpKind::reduce_scatter, "attn.in", d_own, d_latents, layer, Reduction::sum);
+    } else if (z_.tp > 1) {
+      reduced("attn.in", d_latents, layer);
+    }
   }
   // for weights of the region
   cut(layer);

@@ -52,8 +52,9 @@ class Operands {
   }
 
   static bool shares_buckets(const Kernel& k) {
-    return !k.coords.empty() && (k.kind == KernelKind::adamw || k.kind == KernelKind::sum_squares ||
-                                 k.kind == KernelKind::grad_add);
+    return !k.coords.empty() &&
+           (k.kind == KernelKind::adamw || k.kind == KernelKind::sum_squares ||
+            k.kind == KernelKind::grad_add || k.kind == KernelKind::grad_scale);
   }
 
   // Factors of the largest operand, or more (a fourth of it, for parts of one row): the sequence of
@@ -82,6 +83,8 @@ class Operands {
       case KernelKind::mla_qkv_fwd:  // five parts in a row
       case KernelKind::mla_qkv_bwd_input:
         return {d[0], d[1], d[2], std::max({d[3], d[4], d[5]}), 2};
+      case KernelKind::label_rows_fwd:
+        return {d[0], std::max(d[1], d[2]), d[3], 1, 1};
       case KernelKind::balance_fwd:
         return {d[0], d[1], 1, 1, 1};
       case KernelKind::balance_bwd_input:
@@ -224,12 +227,13 @@ class Operands {
              fmt::format("{}", needs));
       return;
     }
-    // The batch: i64[b, S+1] with b * S tokens on all ranks that share its positions.
-    const std::int64_t tokens = b.shape.rank == 2 ? b.shape[0] * (b.shape[1] - 1) : 0;
+    // The batch: i64[b, S+1] with b * S tokens on all ranks that share its positions; or labels.
+    const std::int64_t more = (k.flags & kLabels) ? 0 : 1;
+    const std::int64_t tokens = b.shape.rank == 2 ? b.shape[0] * (b.shape[1] - more) : 0;
     const std::int64_t ranks = slices(k);
     if (operand.role == "batch" && (tokens % ranks != 0 || tokens / ranks != k.dims[0]))
       fail("has a batch of a wrong size", who(),
-           fmt::format("[b, S+1] with b * S = {}{}", k.dims[0],
+           fmt::format("[b, {}] with b * S = {}{}", more ? "S+1" : "S", k.dims[0],
                        ranks > 1 ? fmt::format(" * {} ranks", ranks) : ""));
   }
 

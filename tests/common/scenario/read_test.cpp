@@ -188,6 +188,48 @@ TEST_CASE("ZeRO with nothing to share, and with something") {
   CHECK(titles("mixtral-tiny\nparallel: {zero: 2, dp: 4, ep: 2}\n").empty());
 }
 
+// models.md 3.2, and rows 12 and 20 of 3.4. 3.4's row 11: scenarios/invalid/nano_*.
+TEST_CASE("mapping nano_train: ep is a factor of the ranks and, split, of the batch") {
+  const auto nano = [](const std::string& parallel) {
+    auto s = read_scenario_text(
+        "a.yaml",
+        "tandem: 1\nmodel: mixtral-tiny\nparallel: {mapping: nano_train, " + parallel + "}\n");
+    REQUIRE_MESSAGE(s.ok(), (s.ok() ? "" : to_text(s.error().diagnostics)));
+    return *s;
+  };
+  Scenario s = nano("tp: 2, pp: 2, ep: 2, dp: 2");
+  CHECK(s.parallel.world() == 16);
+  CHECK(s.cluster.devices_per_node == 16);
+  CHECK(s.parallel.data_ranks() == 4);
+  CHECK(s.training.global_batch == 8 * 4);
+  CHECK(s.num_microbatches() == 8);
+  CHECK_FALSE(s.parallel.sequence_parallel);
+  s = nano("ep: 2, dp: 2, ep_data: replicate");
+  CHECK(s.parallel.world() == 4);
+  CHECK(s.parallel.data_ranks() == 2);
+  CHECK(s.num_microbatches() == 8);
+  const auto on = read_scenario_text("a.yaml",
+                                     "tandem: 1\nmodel: mixtral-tiny\ncluster: dgx-h100\n"
+                                     "parallel: {mapping: nano_train, tp: 2, ep: 2}\n");
+  REQUIRE(on.ok());
+  CHECK(on->parallel.dp == 2);
+
+  const auto of = [](const std::string& parallel) {
+    std::string codes;
+    for (const Diagnostic& d :
+         warnings("tandem: 1\nmodel: mixtral-tiny\nparallel: {" + parallel + "}\n"))
+      codes += d.code + " ";
+    return codes;
+  };
+  CHECK(of("mapping: nano_train, tp: 2, ep: 2") == "W-SCEN-006 ");
+  CHECK(of("mapping: nano_train, ep: 2") == "");
+  CHECK(of("mapping: nano_train, ep: 2, order: [cp, ep, tp, pp, dp]") == "W-SCEN-001 ");
+  CHECK(of("ep: 2, dp: 2, ep_data: replicate") == "W-SCEN-001 ");
+  // What is summed over what (4.8): dense ones over dp and ep, experts over dp and tp.
+  CHECK(of("mapping: nano_train, ep: 2, zero: 1") == "");
+  CHECK(of("mapping: nano_train, ep: 2, zero: 1, ep_data: replicate") == "W-SCEN-003 ");
+}
+
 TEST_CASE("experts with tensor parallelism: sequence parallelism is on unless it is refused") {
   const auto scenario = [](const char* parallel) {
     return read_scenario_text(
