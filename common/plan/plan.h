@@ -9,6 +9,7 @@
 // backends, so peak memory does not depend on timing.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <span>
@@ -110,6 +111,8 @@ struct Buffer {
   BufferId alias_of;  // a view of this bucket, adds no bytes
   Bytes alias_offset = 0;
   bool bucket = false;  // a parameter or gradient that is a bucket by itself ("bucket")
+  bool window = false;  // a view of one of the tensors in a buffer, for ops that take it alone;
+                        // whose elements they are is said by the buffer ("window")
   // Rows known only at run time (first dimension): as many as the i32 values of this buffer sum
   // to, at most `max_rows`. `shape` has the balanced number.
   BufferId rows_of;
@@ -184,6 +187,9 @@ struct PlanHeader {
   std::int32_t microbatches = 0, micro_batch = 0, sequence = 0;
   Mesh mesh;
   std::vector<std::int32_t> stage_rank;  // pipeline coordinate of each stage ("stages=0@0,1@1")
+  // Ranks that differ on these axes read different sequences ("data=dp,ep"; left out: dp). A rank's
+  // data index is its place in the group of these axes (models.md 8.2).
+  AxisSet data_axes = AxisSet{}.add(Axis::dp);
   PlanTypes types;
 };
 
@@ -224,6 +230,13 @@ struct Plan {
   [[nodiscard]] std::span<const Op> ops_of(ProgramId p) const {
     const Program& program = programs[p.index()];
     return {ops.data() + program.first_op, program.num_ops};
+  }
+  // The same batches reach every rank of an ep group, and with them equal sums (ep_data:
+  // replicate). Replicas over ep are equal up to rounding: their rows lie elsewhere in a product.
+  [[nodiscard]] bool replicates_data() const {
+    const std::vector<Axis>& grid = header.mesh.order;
+    return header.mesh.of(Axis::ep) > 1 && !header.data_axes.has(Axis::ep) &&
+           std::find(grid.begin(), grid.end(), Axis::ep) != grid.end();
   }
   [[nodiscard]] ProgramId program_of(Rank rank) const {
     return ProgramId{header.mesh.coordinate(rank, Axis::pp)};

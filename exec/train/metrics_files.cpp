@@ -21,6 +21,8 @@ Scalars scalars_of(const StepMetrics& m) {
                  {"time/checkpoint_s", m.checkpoint_s},
                  {"memory/peak_bytes", static_cast<double>(m.peak_bytes)}};
   if (m.spike_ratio) out.emplace_back("loss/spike_ratio", *m.spike_ratio);
+  if (m.balance) out.emplace_back("loss/balance", *m.balance);
+  if (m.dropped) out.emplace_back("experts/dropped", *m.dropped);
   return out;
 }
 

@@ -52,7 +52,7 @@ void VisitBuilder::exchange_counts(SavedMoe& s, int layer) {
     communicate(OpKind::all_to_all, "cnt", s.received, s.sent, layer);
     ops_->back().comm = "ep";
   }
-  s.counts = s.received;
+  s.counts = s.arriving = s.received;
   if (z_.etp > 1) {
     s.counts = slot("moe_counts_all", BufferClass::comm, DType::i32, {z_.etp, E}, layer);
     communicate(OpKind::all_gather, "etp.in", s.counts, s.received, layer);
@@ -70,8 +70,8 @@ Ref VisitBuilder::to_experts(RowTags tags, RowNames names, Ref rows, const Saved
   if (z_.ep > 1) {
     const Ref here = z_.etp > 1
                          ? arrived_rows(names.ep, s, layer)
-                         : expert_rows(names.ep, BufferClass::comm, z_.hidden, s.counts, layer);
-    exchange(tags.ep, rows, here, s.sent, s.received, layer);
+                         : expert_rows(names.ep, BufferClass::comm, z_.hidden, coming(s), layer);
+    exchange(tags.ep, rows, here, s.sent, s.arriving, layer);
     rows = here;
   }
   if (z_.etp == 1) return rows;
@@ -98,7 +98,7 @@ Ref VisitBuilder::from_experts(RowTags tags, RowNames names, BufferClass cls, Re
   }
   if (z_.ep == 1) return rows;
   const Ref back = home();
-  exchange(tags.ep, rows, back, s.received, s.sent, layer);
+  exchange(tags.ep, rows, back, s.arriving, s.sent, layer);
   return back;
 }
 

@@ -52,8 +52,9 @@ class Operands {
   }
 
   static bool shares_buckets(const Kernel& k) {
-    return !k.coords.empty() && (k.kind == KernelKind::adamw || k.kind == KernelKind::sum_squares ||
-                                 k.kind == KernelKind::grad_add);
+    return !k.coords.empty() &&
+           (k.kind == KernelKind::adamw || k.kind == KernelKind::sum_squares ||
+            k.kind == KernelKind::grad_add || k.kind == KernelKind::grad_scale);
   }
 
   // Factors of the largest operand, or more (a fourth of it, for parts of one row): the sequence of
@@ -67,6 +68,10 @@ class Operands {
         return {d[0], d[1], 1, 1, 1};
       case KernelKind::attention_fwd:
       case KernelKind::attention_bwd_input:
+      case KernelKind::kv_pack:
+      case KernelKind::attention_block_fwd:
+      case KernelKind::attention_block_bwd_input:
+      case KernelKind::kv_unpack:
       case KernelKind::rope_fwd:
       case KernelKind::rope_bwd_input:
         return {d[0], d[1], d[2], d[2], std::max(d[3], v_dim_of(k))};
@@ -78,6 +83,8 @@ class Operands {
       case KernelKind::mla_qkv_fwd:  // five parts in a row
       case KernelKind::mla_qkv_bwd_input:
         return {d[0], d[1], d[2], std::max({d[3], d[4], d[5]}), 2};
+      case KernelKind::label_rows_fwd:
+        return {d[0], std::max(d[1], d[2]), d[3], 1, 1};
       case KernelKind::balance_fwd:
         return {d[0], d[1], 1, 1, 1};
       case KernelKind::balance_bwd_input:
@@ -188,6 +195,15 @@ class Operands {
     sharing(fail, sig, inputs, outputs, scratch);
   }
 
+  // How many ranks' rows of `positions` make up the sequence.
+  [[nodiscard]] std::int64_t slices(const Kernel& k) const {
+    std::int64_t n = 1;
+    if ((k.flags & kPositions) == 0) return n;
+    if (k.coords.has(Axis::cp)) n *= plan_.header.mesh.of(Axis::cp);
+    if (k.coords.has(Axis::tp) && (k.flags & kVocab) == 0) n *= plan_.header.mesh.of(Axis::tp);
+    return n;
+  }
+
   template <class Fail>
   void fits(const Fail& fail, OperandRef ref, const Operand& operand, const Kernel& k,
             bool may_be_larger) {
@@ -201,7 +217,8 @@ class Operands {
     if (operand.shape.rank > 0) {
       // A step may use the first positions of the table only.
       const bool table = operand.role == "pos" || operand.role == "dpos";
-      const std::int64_t has = b.shape.elements(), needs = operand.shape.elements();
+      const std::int64_t has = b.shape.elements() / (table ? slices(k) : 1),
+                         needs = operand.shape.elements();
       // A bucket whose group shares it (ZeRO): the kernel takes the own part.
       const bool part =
           shares_buckets(k) && has == needs * plan_.header.mesh.size_of_group(k.coords);
@@ -210,13 +227,14 @@ class Operands {
              fmt::format("{}", needs));
       return;
     }
-    // The batch: i64[b, S+1] with b * S tokens, or a whole number of slices of them.
-    const std::int64_t tokens = b.shape.rank == 2 ? b.shape[0] * (b.shape[1] - 1) : 0;
-    const bool slice = (k.flags & kPositions) != 0;
-    if (operand.role == "batch" &&
-        (k.dims[0] < 1 || (slice ? tokens % k.dims[0] != 0 || tokens == 0 : tokens != k.dims[0])))
+    // The batch: i64[b, S+1] with b * S tokens on all ranks that share its positions; or labels.
+    const std::int64_t more = (k.flags & kLabels) ? 0 : 1;
+    const std::int64_t tokens = b.shape.rank == 2 ? b.shape[0] * (b.shape[1] - more) : 0;
+    const std::int64_t ranks = slices(k);
+    if (operand.role == "batch" && (tokens % ranks != 0 || tokens / ranks != k.dims[0]))
       fail("has a batch of a wrong size", who(),
-           fmt::format("[b, S+1] with b * S = {}", k.dims[0]));
+           fmt::format("[b, {}] with b * S = {}{}", more ? "S+1" : "S", k.dims[0],
+                       ranks > 1 ? fmt::format(" * {} ranks", ranks) : ""));
   }
 
   template <class Fail>

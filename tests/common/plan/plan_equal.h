@@ -21,7 +21,7 @@ inline bool same_header(const PlanHeader& a, const PlanHeader& b) {
          a.communicators == b.communicators && a.grouping == b.grouping &&
          a.microbatches == b.microbatches && a.micro_batch == b.micro_batch &&
          a.sequence == b.sequence && a.mesh.size == b.mesh.size && order(a.mesh) == order(b.mesh) &&
-         a.stage_rank == b.stage_rank && a.types == b.types;
+         a.stage_rank == b.stage_rank && a.types == b.types && a.data_axes == b.data_axes;
 }
 
 inline void check_equal(const Plan& a, const Plan& b) {
@@ -43,7 +43,7 @@ inline void check_equal(const Plan& a, const Plan& b) {
            x.microbatch == y.microbatch && x.layer == y.layer && x.slice.dim == y.slice.dim &&
            x.slice.axis == y.slice.axis && x.slice.valid == y.slice.valid &&
            x.alias_of == y.alias_of && x.alias_offset == y.alias_offset && x.bucket == y.bucket &&
-           x.rows_of == y.rows_of && x.max_rows == y.max_rows));
+           x.rows_of == y.rows_of && x.max_rows == y.max_rows && x.window == y.window));
   }
   CHECK(a.kernels == b.kernels);
   REQUIRE(a.programs.size() == b.programs.size());
