@@ -1,7 +1,9 @@
-// Goal    the plan of DeepSeek-V3 on 2,048 devices (scenarios/deepseek-v3-2048.yaml, with and without
-//         recomputation) is the one that models.md describes: every byte of every tag in closed form
-//         (4.1, 4.6), and what lives for the run in every class (6), on all 16 stages.
-// Method  the formulas written out with the numbers of the model; buckets by common/parallel/memory.h,
+// Goal    the plan of DeepSeek-V3 on 2,048 devices (scenarios/deepseek-v3-2048.yaml, with and
+// without
+//         recomputation) is the one that models.md describes: every byte of every tag in closed
+//         form (4.1, 4.6), and what lives for the run in every class (6), on all 16 stages.
+// Method  the formulas written out with the numbers of the model; buckets by
+// common/parallel/memory.h,
 //         whose element counts are summed to the model's 671,026,404,352 parameters.
 #include <doctest/doctest.h>
 #include <fmt/format.h>
@@ -24,8 +26,7 @@ Scenario scenario(const char* recompute) {
       "t.yaml",
       std::string("tandem: 1\nmodel: deepseek-v3\ntraining: {sequence: 4096, global_batch: 4096, "
                   "precision: bf16, recompute: ") +
-          recompute +
-          "}\nparallel: {pp: 16, dp: 128, ep: 64, zero: 1}\ncluster: dgx-h100 x 256\n");
+          recompute + "}\nparallel: {pp: 16, dp: 128, ep: 64, zero: 1}\ncluster: dgx-h100 x 256\n");
   REQUIRE(s.ok());
   return *s;
 }
@@ -87,8 +88,8 @@ TEST_CASE("DeepSeek-V3 on 2,048 devices: bytes of every tag, bytes of every clas
       CHECK(lives[static_cast<std::size_t>(BufferClass::param)] == fixed.param);
       CHECK(lives[static_cast<std::size_t>(BufferClass::grad)] == fixed.grad);
       CHECK(lives[static_cast<std::size_t>(BufferClass::optim)] == fixed.optim);
-      // models.md 6 by hand: parameters 2 B and gradients 4 B each, main copy, m and v 12 B over the
-      // group, norms as fp32; what is more is padding, below a thousandth.
+      // models.md 6 by hand: parameters 2 B and gradients 4 B each, main copy, m and v 12 B over
+      // the group, norms as fp32; what is more is padding, below a thousandth.
       double param = 0, grad = 0, optim = 0;
       for (const LocalTensor& t : local_tensors(s, stage)) {
         const auto elements = static_cast<double>(t.shape.elements());
