@@ -8,8 +8,7 @@
 //              become model.rope_scaling, which refuses all but none (a scenario may say none)
 //   not used   dropout, losses, quantization, extra prediction layers, and keys that nobody here
 //              knows: one warning that lists them. Metadata: silently
-//   Source     docs/formats/huggingface.md; transformers, configuration_*.py of the four families
-//   and
+//   Source     docs/formats/huggingface.md; transformers: configuration_*.py of the four families,
 //              modeling_rope_utils.py
 // Values are converted and checked as those of a scenario (convert.h), which says what is wrong
 // with their type or range at their place. Pure and thread-safe.

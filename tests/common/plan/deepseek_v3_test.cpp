@@ -1,10 +1,8 @@
 // Goal    the plan of DeepSeek-V3 on 2,048 devices (scenarios/deepseek-v3-2048.yaml, with and
-// without
-//         recomputation) is the one that models.md describes: every byte of every tag in closed
-//         form (4.1, 4.6), and what lives for the run in every class (6), on all 16 stages.
+//         without recomputation) is the one that models.md describes: every byte of every tag in
+//         closed form (4.1, 4.6), and what lives for the run by class (6), on all 16 stages.
 // Method  the formulas written out with the numbers of the model; buckets by
-// common/parallel/memory.h,
-//         whose element counts are summed to the model's 671,026,404,352 parameters.
+//         common/parallel/memory.h, whose elements sum to the model's 671,026,404,352 parameters.
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
