@@ -184,6 +184,7 @@ struct PlanHeader {
   Mesh mesh;
   std::vector<std::int32_t> stage_rank;  // pipeline coordinate of each stage ("stages=0@0,1@1")
   PlanTypes types;
+  bool evaluation = false;  // forward visits only: nothing that lives for the run is written
 };
 
 struct Plan {

@@ -120,6 +120,11 @@ std::string to_json_line(const StepMetrics& m) {
                {"tokens_per_s", m.tokens_per_s},
                {"peak_bytes", m.peak_bytes},
                {"timed", m.timed}};
+  if (m.evaluation) {
+    line["evaluation_loss"] = number(m.evaluation->loss);
+    line["evaluation_perplexity"] = number(m.evaluation->perplexity);
+    line["evaluation_s"] = m.evaluation->seconds;
+  }
   if (!alerts.empty()) line["alerts"] = std::move(alerts);
   return line.dump() + "\n";
 }

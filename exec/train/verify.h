@@ -15,11 +15,12 @@
 namespace tandem::exec {
 
 struct VerifyReport {
-  double max_rel_loss = 0;       // over all steps
-  double max_rel_norm = 0;       // step 0
-  double max_rel_grad = 0;       // step 0; in fp64 every step
-  double max_abs_parameter = 0;  // after the last update; a claim in fp64 only
-  std::string worst_tensor;      // of max_rel_grad
+  double max_rel_loss = 0;        // over all steps
+  double max_rel_evaluation = 0;  // over all evaluations
+  double max_rel_norm = 0;        // step 0
+  double max_rel_grad = 0;        // step 0; in fp64 every step
+  double max_abs_parameter = 0;   // after the last update; a claim in fp64 only
+  std::string worst_tensor;       // of max_rel_grad
   int worst_step = 0;
   bool replicas_equal = true;
   std::string replica_difference;  // the first one: tensor, ranks
@@ -31,10 +32,12 @@ struct VerifyReport {
 // Gradient tensors of a program that hold reduced values: all but second parts of a tied embedding.
 [[nodiscard]] std::vector<BufferId> reduced_gradients(const Plan& plan, ProgramId program);
 
-// `losses`, `norms`: by step, as the run reported them. E-EXEC-034 where a part is missing.
+// `losses`, `norms`: by step, as the run reported them; `evaluations`: losses of validation data,
+// in their order. E-EXEC-034 where a part is missing.
 [[nodiscard]] Result<VerifyReport> verify_run(const Plan& plan, const TrainingConfig& config,
                                               const std::vector<RankTensors>& ranks,
                                               const std::vector<double>& losses,
-                                              const std::vector<double>& norms);
+                                              const std::vector<double>& norms,
+                                              const std::vector<double>& evaluations = {});
 
 }  // namespace tandem::exec

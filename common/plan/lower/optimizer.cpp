@@ -3,6 +3,7 @@
 //   Each element counts once in the norm: whole tensors on tp rank 0, all on dp rank 0, a tied
 //   embedding on the first stage only, a shard where it lies. The loss is the same on all tp ranks:
 //   tp rank 0 counts. With ZeRO 1 and 2 each bucket is gathered behind its update.
+//   An evaluation ends with the metrics alone: its loss.
 #include <set>
 #include <utility>
 
@@ -30,6 +31,14 @@ class Optimizer {
         first_match_(2 * (d.order.num_stages() - 1) * d.order.num_microbatches + 1),
         spans_programs_(d.programs.size() > 1) {
     stage_ = ops_.empty() ? -1 : ops_.back().stage;
+  }
+
+  void add_evaluation() {
+    const BufferId metrics = buffer(BufferClass::comm, DType::f64, {kMetricValues}, "metrics");
+    compute();
+    pack_metrics({}, metrics);
+    end();
+    reduce("metrics", metrics, 0);
   }
 
   void add() {
@@ -187,13 +196,13 @@ class Optimizer {
     ops_.push_back(op);
   }
 
-  // Program 0 reports the norm, the last stage's the loss; the others add zeros.
+  // Program 0 reports the norm if there is one, the last stage's the loss; the others add zeros.
   void pack_metrics(BufferId norm, BufferId metrics) {
     bool written = false;
     Kernel k;
     k.kind = KernelKind::metrics_pack;
     k.dims = {kMetricValues};
-    if (program_ == 0) {
+    if (program_ == 0 && norm.valid()) {
       k.flags = kHasNorm;
       k.owner = axes({Axis::tp, Axis::cp, Axis::dp});
       call(k, {norm}, {{metrics, false}});
@@ -285,7 +294,11 @@ class Optimizer {
 }  // namespace
 
 void optimizer(Draft& d) {
-  for (std::size_t p = 0; p < d.programs.size(); ++p) Optimizer(d, p).add();
+  for (std::size_t p = 0; p < d.programs.size(); ++p)
+    if (Optimizer o(d, p); d.evaluation)
+      o.add_evaluation();
+    else
+      o.add();
 }
 
 }  // namespace tandem::lower

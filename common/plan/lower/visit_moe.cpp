@@ -48,10 +48,12 @@ void VisitBuilder::exchange(const char* tag, Ref source, Ref buffer, Ref send_ro
   cut(layer);
 }
 
-// One balance loss (models.md 2.5): over experts, or over groups of neighbouring ones.
+// One balance loss (models.md 2.5): over experts, or over groups of neighbouring ones. They steer
+// training and are no part of the loss that is evaluated.
 std::vector<VisitBuilder::Balance> VisitBuilder::balances() const {
   const MoeSpec& moe = d_.scenario.model.moe;
   std::vector<Balance> out;
+  if (d_.evaluation) return out;
   if (moe.expert_loss > 0) out.push_back({moe.expert_loss, moe.experts});
   if (moe.device_loss > 0) out.push_back({moe.device_loss, moe.device_groups});
   return out;
@@ -70,7 +72,8 @@ KernelDims VisitBuilder::balance_dims(const Balance& b) const {
 void VisitBuilder::choose(int layer, SavedMoe& s) {
   const MoeSpec& moe = d_.scenario.model.moe;
   const std::int64_t n = z_.own_tokens, E = moe.experts;
-  s.choice = slot("router_choice", BufferClass::saved_input, DType::i64, {n, moe.top_k}, layer);
+  s.choice = slot("router_choice", until_backward(BufferClass::saved_input), DType::i64,
+                  {n, moe.top_k}, layer);
   s.sent = slot(kCounts, BufferClass::comm, DType::i32, {E}, layer);
   const std::int64_t scopes = moe.scope == BalanceScope::sequence ? z_.micro_batch : 1;
   s.aux = statistic("router_aux", BufferClass::comm, {2, scopes, E}, layer);

@@ -21,7 +21,7 @@ inline bool same_header(const PlanHeader& a, const PlanHeader& b) {
          a.communicators == b.communicators && a.grouping == b.grouping &&
          a.microbatches == b.microbatches && a.micro_batch == b.micro_batch &&
          a.sequence == b.sequence && a.mesh.size == b.mesh.size && order(a.mesh) == order(b.mesh) &&
-         a.stage_rank == b.stage_rank && a.types == b.types;
+         a.stage_rank == b.stage_rank && a.types == b.types && a.evaluation == b.evaluation;
 }
 
 inline void check_equal(const Plan& a, const Plan& b) {
