@@ -2,7 +2,8 @@
 // two extern "C" functions, and tandem_calibrate_main (calibrate/measure.h), are all that
 // libtandem_exec.so shows; the tool opens it with dlopen.
 //
-// A rank reads RUN/plan.txt and RUN/training.json and writes
+// A rank reads RUN/plan.txt, RUN/training.json and, where the run evaluates,
+// RUN/plan_evaluation.txt, and writes
 //   RUN/ranks/K.json       losses, norms, rates, times, peaks, bytes by communicator and tag
 //   RUN/ranks/K.timeline   spans of the timed steps (common/timeline/rank_file.h)
 //   RUN/ranks/K.grads      with `verify`: reduced gradients of each step, parameters at the end
@@ -11,6 +12,7 @@
 //                          (exec/train/metrics_files.h)
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "common/plan/plan.h"
@@ -22,15 +24,18 @@ namespace tandem::exec {
 
 struct RunInput {
   Plan plan;
+  std::optional<Plan> evaluation;  // where config.evaluation_every is above 0
   std::string plan_id;
   TrainingConfig config;
 };
 [[nodiscard]] Result<RunInput> read_run(const std::string& run_dir);
 
 // Runs the steps of one rank, from the start or from a checkpoint, saves checkpoints, and writes
-// the rank's files. K.json is written on failure too.
-[[nodiscard]] Status run_rank(const RunInput& input, Rank rank, CommBackend& comm, Barrier& barrier,
-                              OpObserver* observer, const std::string& run_dir);
+// the rank's files. K.json is written on failure too. `evaluation`: what the evaluation plan
+// communicates by; null where there is none.
+[[nodiscard]] Status run_rank(const RunInput& input, Rank rank, CommBackend& comm,
+                              CommBackend* evaluation, Barrier& barrier, OpObserver* observer,
+                              const std::string& run_dir);
 
 // Puts the ranks' files together, computes the reference and writes RUN/verify.json.
 [[nodiscard]] Status verify_files(const std::string& run_dir);

@@ -7,20 +7,45 @@
 
 namespace tandem::exec {
 
+namespace {
+
+Result<Plan> read_plan(const std::string& path) {
+  Result<std::string> text = read_file(path, limits::kPlanTextBytes);
+  if (!text) return text.error();
+  return parse_plan(*text, path);
+}
+
+// The two plans of a run are of one mesh; whether their parameters fit is lent_buffers.h's.
+Result<Plan> read_evaluation(const std::string& path, const Plan& training) {
+  Result<Plan> plan = read_plan(path);
+  if (!plan) return plan;
+  const Mesh &own = plan->header.mesh, &mesh = training.header.mesh;
+  if (plan->header.evaluation && own.size == mesh.size && own.order == mesh.order) return plan;
+  return make_error(Failure::bad_input, "E-EXEC-030", "the evaluation's plan is of another run",
+                    plan->header.evaluation ? "another mesh" : "a plan that trains",
+                    "an evaluation on the mesh of plan.txt",
+                    "write the run directory again with `tandem execute`", Location{path});
+}
+
+}  // namespace
+
 Result<RunInput> read_run(const std::string& run_dir) {
   RunInput in;
-  const std::string plan_path = run_dir + "/plan.txt", training_path = run_dir + "/training.json";
-  Result<std::string> text = read_file(plan_path, limits::kPlanTextBytes);
-  if (!text) return text.error();
-  Result<Plan> plan = parse_plan(*text, plan_path);
+  const std::string training_path = run_dir + "/training.json";
+  Result<Plan> plan = read_plan(run_dir + "/plan.txt");
   if (!plan) return plan.error();
   in.plan = std::move(*plan);
   in.plan_id = plan_id(in.plan);
-  text = read_file(training_path, limits::kTableBytes);
+  Result<std::string> text = read_file(training_path, limits::kTableBytes);
   if (!text) return text.error();
   Result<TrainingConfig> config = training_from_json(*text, training_path);
   if (!config) return config.error();
   in.config = std::move(*config);
+  if (in.config.evaluation_every > 0) {
+    Result<Plan> evaluation = read_evaluation(run_dir + "/plan_evaluation.txt", in.plan);
+    if (!evaluation) return evaluation.error();
+    in.evaluation = std::move(*evaluation);
+  }
   // Paths are seen from the run's folder, wherever that is and whoever opens them.
   for (std::string* path :
        {&in.config.data_path, &in.config.checkpoint_directory, &in.config.resume_from})

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <tuple>
 
+#include "common/base/check.h"
 #include "common/base/file.h"
 #include "common/base/limits.h"
 #include "common/base/text.h"
@@ -20,6 +21,7 @@
 #include "exec/device/torch_memory.h"
 #include "exec/execute.h"
 #include "exec/runtime/interpreter.h"
+#include "exec/train/evaluation.h"
 #include "exec/train/metrics_files.h"
 #include "exec/train/rank_tensors.h"
 #include "exec/train/replicas.h"
@@ -98,9 +100,28 @@ Json describe_error(const Error& error) {
   return {{"code", d.code}, {"title", d.title}, {"found", d.found}};
 }
 
+// What a rank says of its evaluations: losses, and memory and bytes of their plan.
+Json evaluation_json(const Plan& plan, Rank rank, const Evaluator& evaluator,
+                     const CommBackend& comm) {
+  const Interpreter& interpreter = evaluator.interpreter();
+  Json out = {{"steps", Json::array()}, {"losses", Json::array()}, {"seconds", Json::array()}};
+  for (const EvaluationLoss& e : evaluator.losses()) {
+    out["steps"].push_back(e.step);
+    out["losses"].push_back(e.loss);
+    out["seconds"].push_back(static_cast<double>(e.duration) * 1e-9);
+  }
+  out["peak_bytes"] = interpreter.peak().total;
+  out["peak_by_class"] = by_class(interpreter.peak().by_class);
+  if (!interpreter.rows_seen().empty()) out["rows"] = rows_json(interpreter.rows_seen());
+  out["kernel_scratch_bytes"] = interpreter.kernel_scratch_peak();
+  out["slab_bytes"] = interpreter.slab_bytes();
+  out["communication"] = communication(plan, rank, interpreter.communication_calls(), comm);
+  return out;
+}
+
 Status write_outcome(const RunInput& in, Rank rank, const Outcome& outcome,
                      const Interpreter* interpreter, const CommBackend& comm,
-                     const Timeline& timeline, const std::string& run_dir) {
+                     const Timeline& timeline, const std::string& run_dir, Json evaluation = {}) {
   Json root = {{"format", "tandem-rank"},
                {"version", 1},
                {"rank", rank.value},
@@ -136,6 +157,7 @@ Status write_outcome(const RunInput& in, Rank rank, const Outcome& outcome,
     root["slab_bytes"] = interpreter->slab_bytes();
     root["communication"] = communication(in.plan, rank, interpreter->communication_calls(), comm);
   }
+  if (!evaluation.is_null()) root["evaluation"] = std::move(evaluation);
   rusage usage{};
   ::getrusage(RUSAGE_SELF, &usage);
   root["max_rss_bytes"] = std::int64_t{usage.ru_maxrss} * 1024;
@@ -188,11 +210,13 @@ bool is_save_due(const TrainingConfig& c, int steps_done) {
 // One rank of a run: its steps, and what is done between them.
 class RankRun {
  public:
-  RankRun(const RunInput& in, Rank rank, Interpreter& interpreter, Barrier& barrier,
-          std::string run_dir)
+  // `evaluator`: null where the run has none.
+  RankRun(const RunInput& in, Rank rank, Interpreter& interpreter, Evaluator* evaluator,
+          Barrier& barrier, std::string run_dir)
       : in_(in),
         rank_(rank),
         interpreter_(interpreter),
+        evaluator_(evaluator),
         barrier_(barrier),
         run_dir_(std::move(run_dir)) {}
 
@@ -219,10 +243,14 @@ class RankRun {
       }
       outcome.steps.push_back(*result);
       const StepValues values = values_of(*result);
-      if (metrics) note(*metrics, metrics_of(values, *state, in_.config), timed, outcome.saving);
+      StepMetrics m = metrics_of(values, *state, in_.config);
+      if (Status s = evaluate(m); !s) outcome.error = s.error();
+      if (metrics) note(*metrics, m, timed, outcome.saving);
+      if (outcome.error) return;
       advance(*state, values);
       if (observer)
-        observer->step_ended(step, result->loss, result->tokens, result->ended - result->started);
+        observer->step_ended(step, result->loss, result->tokens, result->ended - result->started,
+                             m.evaluation ? std::optional(m.evaluation->loss) : std::nullopt);
       if (tensors)
         for (BufferId id : reduced_gradients(in_.plan, program))
           tensors->add(TensorKind::gradient, step, id, interpreter_.view(id));
@@ -237,6 +265,13 @@ class RankRun {
   }
 
  private:
+  Status evaluate(StepMetrics& m) {
+    if (!evaluator_ || !evaluates_after(in_.config, m.step)) return Ok{};
+    const Result<EvaluationLoss> e = evaluator_->run(m.step);
+    if (!e) return e.error();
+    m.evaluation = {e->loss, std::exp(e->loss), static_cast<double>(e->duration) * 1e-9};
+    return Ok{};
+  }
   void note(MetricsFiles& files, StepMetrics m, bool timed, Nanoseconds saving) const {
     m.timed = timed;
     m.checkpoint_s = static_cast<double>(saving) * 1e-9;
@@ -274,14 +309,15 @@ class RankRun {
   const RunInput& in_;
   const Rank rank_;
   Interpreter& interpreter_;
+  Evaluator* evaluator_;
   Barrier& barrier_;
   const std::string run_dir_;
 };
 
 }  // namespace
 
-Status run_rank(const RunInput& in, Rank rank, CommBackend& comm, Barrier& barrier,
-                OpObserver* observer, const std::string& run_dir) {
+Status run_rank(const RunInput& in, Rank rank, CommBackend& comm, CommBackend* evaluation_comm,
+                Barrier& barrier, OpObserver* observer, const std::string& run_dir) {
   Outcome outcome;
   std::optional<MetricsFiles> metrics;
   if (rank.value == 0) metrics.emplace(run_dir, in.config.first_step);
@@ -300,12 +336,26 @@ Status run_rank(const RunInput& in, Rank rank, CommBackend& comm, Barrier& barri
     (void)write_outcome(in, rank, outcome, nullptr, comm, {}, run_dir);
     return *outcome.error;
   }
+  std::unique_ptr<Evaluator> evaluator;
+  if (in.evaluation) {
+    TANDEM_CHECK(evaluation_comm, "an evaluation plan without a transport of its own");
+    Result<std::unique_ptr<Evaluator>> own = Evaluator::create(
+        *in.evaluation, in.plan, in.config, *evaluation_comm, observer, **interpreter);
+    if (!own) {
+      comm.abort();
+      outcome.error = own.error();
+      (void)write_outcome(in, rank, outcome, nullptr, comm, {}, run_dir);
+      return *outcome.error;
+    }
+    evaluator = std::move(*own);
+  }
   ::malloc_trim(0);  // what parsing the plan left behind
   drop_loaded_pages();
-  RankRun(in, rank, **interpreter, barrier, run_dir)
+  RankRun(in, rank, **interpreter, evaluator.get(), barrier, run_dir)
       .run(metrics ? &*metrics : nullptr, tensors ? &*tensors : nullptr, observer, outcome);
   if (outcome.error) {
-    // Workers may still run: nothing of the interpreter is read, and it ends first.
+    // Workers may still run: nothing of the interpreters is read, and they end first.
+    evaluator.reset();
     interpreter->reset();
     (void)write_outcome(in, rank, outcome, nullptr, comm, {}, run_dir);
     return *outcome.error;
@@ -314,7 +364,11 @@ Status run_rank(const RunInput& in, Rank rank, CommBackend& comm, Barrier& barri
   timeline.meta["plan_id"] = in.plan_id;
   timeline.meta["device"] = "cpu";
   timeline.meta["threads_per_rank"] = std::to_string(in.config.threads_per_rank);
-  if (Status s = write_outcome(in, rank, outcome, interpreter->get(), comm, timeline, run_dir); !s)
+  Json evaluation;
+  if (evaluator) evaluation = evaluation_json(*in.evaluation, rank, *evaluator, *evaluation_comm);
+  if (Status s = write_outcome(in, rank, outcome, interpreter->get(), comm, timeline, run_dir,
+                               std::move(evaluation));
+      !s)
     return s;
   if (Status s =
           write_rank_timeline(rank_path(run_dir, rank.value, "timeline"), timeline, rank.value);
@@ -345,21 +399,23 @@ Status verify_files(const std::string& run_dir) {
   Result<std::string> text = read_file(first, limits::kTableBytes);
   if (!text) return text.error();
   const Json root = Json::parse(*text, nullptr, false);
-  std::vector<double> losses, norms;
+  std::vector<double> losses, norms, evaluations;
   try {
     losses = root.at("losses").get<std::vector<double>>();
     norms = root.at("norms").get<std::vector<double>>();
+    if (in->evaluation) evaluations = root.at("evaluation").at("losses").get<std::vector<double>>();
   } catch (const nlohmann::json::exception&) {
     return make_error(Failure::bad_input, "E-EXEC-034", "a file of a rank is missing or damaged",
                       "no losses and norms", "the file that rank 0 wrote", "run again",
                       Location{first});
   }
-  Result<VerifyReport> report = verify_run(in->plan, in->config, ranks, losses, norms);
+  Result<VerifyReport> report = verify_run(in->plan, in->config, ranks, losses, norms, evaluations);
   if (!report) return report.error();
   const Json out = {{"format", "tandem-verify"},
                     {"version", 1},
                     {"plan_id", in->plan_id},
                     {"max_rel_loss", report->max_rel_loss},
+                    {"max_rel_evaluation", report->max_rel_evaluation},
                     {"max_rel_norm", report->max_rel_norm},
                     {"max_rel_grad", report->max_rel_grad},
                     {"worst_tensor", report->worst_tensor},

@@ -134,6 +134,7 @@ file, anything else is refused without `--force`, and links are not followed.
 | `manifest.json` | written last: command, versions, plan id, seed, SHA-256 of inputs and files. A folder without it is no complete run |
 | `scenario.yaml` | the scenario in full form |
 | `plan.txt` | the plan; its SHA-256 starts with the plan id |
+| `plan_evaluation.txt` | where `training.evaluation.every` is above 0: the plan of evaluations, which is no part of the plan id |
 | `training.json`, `corpus.txt` | what ranks need beside the plan, and the built-in text |
 | `calibration.cal.json` | a copy of the calibration that was used |
 | `predicted.pftrace`, `measured.pftrace` | timelines, for ui.perfetto.dev and for `compare` |

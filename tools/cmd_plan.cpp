@@ -16,7 +16,7 @@ namespace {
 
 struct Options {
   std::string file, format, dump_after;
-  bool grid = false, groups = false, stats = false;
+  bool grid = false, groups = false, stats = false, evaluation = false;
 };
 
 Error usage(std::string code, std::string title, std::string found, std::string expected,
@@ -25,8 +25,8 @@ Error usage(std::string code, std::string title, std::string found, std::string 
                     std::move(expected), std::move(hint), Location{"command line"});
 }
 
-// What can be refused before anything is built.
-Status check(const Options& o) {
+// What can be refused before anything is built. `writes`: -o is there.
+Status check(const Options& o, bool writes) {
   static const std::vector<std::string> kFormats = {"text", "csv", "dot", "chakra"};
   if (o.format == "chakra")
     return usage("E-CLI-008", "not in this version", "--format chakra", "text, csv or dot",
@@ -34,6 +34,14 @@ Status check(const Options& o) {
   if (!o.format.empty() && std::find(kFormats.begin(), kFormats.end(), o.format) == kFormats.end())
     return usage("E-CLI-004", "an option has a wrong value", "--format " + o.format,
                  "text, csv, dot or chakra", "`tandem plan --help` explains the formats");
+  if (o.evaluation && is_plan_file(o.file))
+    return usage("E-CLI-005", "these options do not go together", "--evaluation with a plan file",
+                 "--evaluation with a scenario", "a plan file says by itself what it is");
+  if (o.evaluation && writes)
+    return usage("E-CLI-005", "these options do not go together", "--evaluation with -o",
+                 "one of them",
+                 "set training.evaluation.every: the folder of a run then has "
+                 "plan_evaluation.txt beside plan.txt");
   const auto& steps = lowering_steps();
   if (!o.dump_after.empty() && std::find(steps.begin(), steps.end(), o.dump_after) == steps.end()) {
     const auto nearest = nearest_name(o.dump_after, steps);
@@ -51,7 +59,7 @@ Status check(const Options& o) {
 int dump(Context& context, const Options& o) {
   const auto scenario = load_scenario(context, o.file);
   if (!scenario) return context.fail(scenario.error());
-  const auto text = dump_after(*scenario, o.dump_after);
+  const auto text = dump_after(*scenario, o.dump_after, o.evaluation);
   if (!text) return context.fail(text.error());
   context.result["after"] = o.dump_after;
   context.result["text"] = *text;
@@ -90,9 +98,11 @@ void describe(Context& context, const PlanInput& in) {
 }
 
 int show_plan(Context& context, const Options& o) {
-  if (const Status fits = check(o); !fits) return context.fail(fits.error());
+  if (const Status fits = check(o, !context.options.directory.empty()); !fits)
+    return context.fail(fits.error());
   if (!o.dump_after.empty()) return dump(context, o);
-  auto in = load_plan(context, {.file = o.file, .cluster = "", .needs_cluster = false});
+  auto in = load_plan(
+      context, {.file = o.file, .cluster = "", .needs_cluster = false, .evaluation = o.evaluation});
   if (!in) return context.fail(in.error());
   describe(context, *in);
   if (!context.options.directory.empty()) {
@@ -136,7 +146,8 @@ void add_plan(CLI::App& app, Context& context) {
        .details =
            "Prints the canonical text of the plan, or the views asked for. A plan that could\n"
            "deadlock, or that uses memory wrongly, is refused with exit code 3.\n"
-           "With -o the folder gets plan.txt, scenario.yaml and training.json.",
+           "With -o the folder gets plan.txt, scenario.yaml and training.json, and, where\n"
+           "training.evaluation.every is above 0, plan_evaluation.txt.",
        .examples =
            "  tandem plan scenarios/quickstart.yaml                      the plan as text\n"
            "  tandem plan scenarios/quickstart.yaml --grid --stats       a picture, and counts\n"
@@ -158,6 +169,8 @@ void add_plan(CLI::App& app, Context& context) {
   sub->add_option("--dump-after", o->dump_after,
                   "Text of the form after one step of lowering: " + join(lowering_steps(), ", "))
       ->type_name("STEP");
+  sub->add_flag("--evaluation", o->evaluation,
+                "The plan of an evaluation instead: forward visits and their loss");
   sub->add_flag("--stats", o->stats, "Ops by kind, phase and kernel; bytes by communicator");
   sub->callback(
       [&context, o] { context.action = [&context, o] { return show_plan(context, *o); }; });

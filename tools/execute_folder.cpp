@@ -46,6 +46,7 @@ Result<ExecuteSummary> execute_in_folder(Context& context, const PlanInput& in,
                                          const std::string& folder, const ExecuteFlags& flags) {
   ExecuteRequest request;
   request.plan = &in.plan;
+  if (in.evaluation) request.evaluation = &in.evaluation->plan;
   request.plan_id = in.id;
   request.config = training_config(in.scenario, flags.verify);
   request.config.resume_from = flags.checkpoints.resume_from;
@@ -93,7 +94,11 @@ Json to_json(const ExecuteSummary& s) {
               {"kernel_scratch_bytes", s.kernel_scratch_bytes},
               {"pinned", s.pinned},
               {"checkpoint_s", s.checkpoint_s},
+              {"evaluation_s", s.evaluation_s},
               {"wall_s", s.wall_s}};
+  out["evaluations"] = Json::array();
+  for (const EvaluationSummary& e : s.evaluations)
+    out["evaluations"].push_back({{"step", e.step}, {"loss", e.loss}});
   out["communication"] = Json::object();
   for (const auto& [name, moved] : s.communication)
     out["communication"][name] = {{"calls", moved.calls},
@@ -112,6 +117,7 @@ Json to_json(const ExecuteSummary& s) {
     out["verify"] = {{"max_rel_loss", s.verify->max_rel_loss},
                      {"max_rel_grad", s.verify->max_rel_grad},
                      {"max_rel_norm", s.verify->max_rel_norm},
+                     {"max_rel_evaluation", s.verify->max_rel_evaluation},
                      {"max_abs_parameter", s.verify->max_abs_parameter},
                      {"worst_tensor", s.verify->worst_tensor},
                      {"replicas_equal", s.verify->replicas_equal},
@@ -126,6 +132,12 @@ std::string to_text(const ExecuteSummary& s) {
   for (std::size_t i = 0; i < s.losses.size(); ++i)
     out += fmt::format(" {:.4f}{}", s.losses[i], static_cast<int>(i) < s.warmup_steps ? "*" : "");
   out += s.warmup_steps > 0 ? "   (* warm-up)\n" : "\n";
+  if (!s.evaluations.empty()) {
+    out += "validation losses after step";
+    for (const EvaluationSummary& e : s.evaluations)
+      out += fmt::format("  {}: {:.4f}", e.step + 1, e.loss);
+    out += "\n";
+  }
   out += "peak memory by rank";
   for (std::int64_t bytes : s.peak_bytes) out += "  " + mebibytes(bytes);
   out += "\n";

@@ -54,12 +54,14 @@ Result<std::string> own_program() {
                     "the program at /proc/self/exe", "mount /proc");
 }
 
-// One socket pair a wire, an end to each of its two ranks.
-Result<std::vector<std::vector<int>>> make_wires(const Plan& plan, bool deterministic) {
+// One socket pair a wire, an end to each of its two ranks; those of the steps come first.
+Result<std::vector<std::vector<int>>> make_wires(const ExecuteRequest& request) {
   AlgorithmSetting setting;
-  setting.deterministic = deterministic;
-  const std::vector<exec::Wire> wires = exec::wires_of(plan, setting);
-  const int world = plan.header.mesh.world();
+  setting.deterministic = request.config.deterministic;
+  std::vector<exec::Wire> wires = exec::wires_of(*request.plan, setting);
+  if (request.evaluation)
+    for (const exec::Wire& w : exec::wires_of(*request.evaluation, setting)) wires.push_back(w);
+  const int world = request.plan->header.mesh.world();
   rlimit limit{};
   ::getrlimit(RLIMIT_NOFILE, &limit);
   // The launcher holds four descriptors a rank: two pipes, two logs; and a connection.
@@ -189,6 +191,14 @@ class ExpertLoads {
   std::map<int, std::vector<std::int64_t>> choices_;
 };
 
+void read_evaluations(const Json& evaluation, ExecuteSummary& out) {
+  const auto steps = evaluation.at("steps").get<std::vector<int>>();
+  for (std::size_t i = 0; i < steps.size(); ++i) {
+    out.evaluations.push_back({steps[i], evaluation.at("losses").at(i).get<double>()});
+    out.evaluation_s += evaluation.at("seconds").at(i).get<double>();
+  }
+}
+
 // K.json of every rank: losses, steps, peaks.
 Status read_rank_files(const ExecuteRequest& request, ExecuteSummary& out) {
   std::vector<double> slowest;
@@ -206,6 +216,7 @@ Status read_rank_files(const ExecuteRequest& request, ExecuteSummary& out) {
         out.losses = root.at("losses").get<std::vector<double>>();
         for (const Json& x : root.at("dropped")) dropped += x.get<double>();
         out.checkpoint_s = root.at("checkpoint_s").get<double>();
+        if (request.evaluation) read_evaluations(root.at("evaluation"), out);
         slowest.assign(steps.size(), 0);
         const auto tokens = root.at("tokens").get<std::vector<double>>();
         out.tokens_per_s = tokens.empty() ? 0 : tokens.back();  // divided below
@@ -287,6 +298,7 @@ Result<VerifySummary> verify(const ExecuteRequest& request, const std::string& p
     };
     v.max_rel_loss = number("max_rel_loss");
     v.max_rel_grad = number("max_rel_grad");
+    v.max_rel_evaluation = number("max_rel_evaluation");
     v.max_rel_norm = number("max_rel_norm");
     v.max_abs_parameter = number("max_abs_parameter");
     v.worst_tensor = root.at("worst_tensor").get<std::string>();
@@ -297,7 +309,7 @@ Result<VerifySummary> verify(const ExecuteRequest& request, const std::string& p
   }
   const Limits limit = limits_of(request.config);
   v.passed = v.replicas_equal && v.max_rel_grad <= limit.gradient && v.max_rel_norm <= limit.norm &&
-             v.max_rel_loss <= limit.loss &&
+             v.max_rel_loss <= limit.loss && v.max_rel_evaluation <= limit.loss &&
              (request.config.precision != "fp64" || v.max_abs_parameter <= limit.gradient);
   return v;
 }
@@ -337,7 +349,7 @@ Result<ExecuteSummary> execute_run(const ExecuteRequest& request, const ExecuteS
   out.warmup_steps = untimed_steps(request.config);
   const Result<std::string> program = own_program();
   if (!program) return program.error();
-  Result<std::vector<std::vector<int>>> wires = make_wires(plan, request.config.deterministic);
+  Result<std::vector<std::vector<int>>> wires = make_wires(request);
   if (!wires) return wires.error();
 
   exec::LaunchOptions options;
@@ -357,22 +369,29 @@ Result<ExecuteSummary> execute_run(const ExecuteRequest& request, const ExecuteS
   out.pinned = !options.cores.empty();
 
   const int total = total_steps(request.config);
+  std::string evaluated;
   exec::LaunchSink launch_sink;
   launch_sink.line = sink.line;
   launch_sink.note = [&](const std::string& text) {
     if (sink.note) sink.note(text);
   };
   launch_sink.progress = [&](int rank, const exec::Report& r) {
-    if (rank == 0 && sink.progress)
-      sink.progress(fmt::format("step {}/{}  loss {:.4f}  {:.0f} tokens/s", r.step + 1, total,
-                                r.loss, r.tokens_per_s));
+    if (rank != 0) return;
+    if (r.evaluation_loss) evaluated = fmt::format("  validation {:.4f}", *r.evaluation_loss);
+    if (sink.progress)  // the last one stays on the line until the next
+      sink.progress(fmt::format("step {}/{}  loss {:.4f}{}  {:.0f} tokens/s", r.step + 1, total,
+                                r.loss, evaluated, r.tokens_per_s));
   };
   Result<exec::LaunchOutcome> outcome = exec::launch(std::move(options), launch_sink);
   if (!outcome) return outcome.error();
   const Status reported = write_launch_report(request, *outcome);
   if (outcome->failure) {
     const auto describe_op = [&](int op) {
-      return op < std::ssize(plan.ops) ? describe(plan, OpId{op}) : std::string();
+      if (op < std::ssize(plan.ops)) return describe(plan, OpId{op});
+      const std::int64_t behind = op - std::ssize(plan.ops);  // as ranks number an evaluation's
+      const Plan* evaluation = request.evaluation;
+      if (!evaluation || behind >= std::ssize(evaluation->ops)) return std::string();
+      return "of the evaluation: " + describe(*evaluation, OpId{behind});
     };
     if (outcome->culprit)
       return exec::to_error(*outcome->culprit, request.config.timeout_s, describe_op);

@@ -22,9 +22,10 @@
 namespace tandem::tools {
 
 struct ExecuteRequest {
-  const Plan* plan = nullptr;  // as in RUN/plan.txt
-  std::string plan_id;         // of that text
-  TrainingConfig config;       // as in RUN/training.json
+  const Plan* plan = nullptr;        // as in RUN/plan.txt
+  const Plan* evaluation = nullptr;  // as in RUN/plan_evaluation.txt; null: the run has none
+  std::string plan_id;               // of that text
+  TrainingConfig config;             // as in RUN/training.json
   std::string run_dir;
   double predicted_step_s = 0;  // 0: not known. Only bounds how long an op may take
   std::string listen = "127.0.0.1";
@@ -39,6 +40,7 @@ struct ExecuteSink {
 
 struct VerifySummary {
   double max_rel_loss = 0, max_rel_grad = 0, max_rel_norm = 0, max_abs_parameter = 0;
+  double max_rel_evaluation = 0;  // 0 where the run has none
   std::string worst_tensor, replica_difference;
   bool replicas_equal = true;
   bool passed = false;
@@ -58,6 +60,11 @@ struct ExpertLoad {
   double rank_max_over_mean = 0;      // of the ranks of expert parallelism
 };
 
+struct EvaluationSummary {
+  int step = 0;  // of training: after this one
+  double loss = 0;
+};
+
 struct ExecuteSummary {
   int ranks = 0;
   int first_step = 0;    // of training; above 0 where it resumed
@@ -65,6 +72,7 @@ struct ExecuteSummary {
   double iteration_s = 0;
   std::vector<double> step_s;                         // of the slowest rank, counted steps
   std::vector<double> losses;                         // every step of this run, warm-up too
+  std::vector<EvaluationSummary> evaluations;         // of this run
   double tokens_per_s = 0;                            // of a step of iteration_s
   std::vector<std::int64_t> peak_bytes;               // by rank
   std::map<std::string, std::int64_t> peak_by_class;  // of the rank with most
@@ -76,6 +84,7 @@ struct ExecuteSummary {
   bool pinned = false;              // compute threads had cores of their own
   double wall_s = 0;
   double checkpoint_s = 0;  // rank 0's time between steps for checkpoints
+  double evaluation_s = 0;  // rank 0's time between steps for evaluations
   std::optional<VerifySummary> verify;
 };
 

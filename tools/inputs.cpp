@@ -78,9 +78,15 @@ Result<PlanInput> from_scenario(Context& context, const PlanRequest& request) {
   auto bytes = read_file(request.file, limits::kScenarioBytes);
   if (!bytes) return bytes.error();
   context.progress("building the plan");
-  auto plan = build_plan(*scenario);
+  auto plan = request.evaluation ? build_evaluation_plan(*scenario) : build_plan(*scenario);
   if (!plan) return plan.error();
   PlanInput in;
+  if (scenario->training.evaluation.every > 0 && !request.evaluation) {
+    auto evaluation = build_evaluation_plan(*scenario);
+    if (!evaluation) return evaluation.error();
+    std::string text = print(*evaluation);
+    in.evaluation = {std::move(*evaluation), std::move(text)};
+  }
   in.scenario = std::move(*scenario);
   in.plan = std::move(*plan);
   in.inputs.emplace_back(request.file, sha256_hex(*bytes));
@@ -141,6 +147,12 @@ Result<PlanInput> load_plan(Context& context, const PlanRequest& request) {
   options.file = is_plan ? request.file : "plan";
   options.text = in->text;
   in->verification = verify_plan(in->plan, options);
+  if (in->evaluation && in->verification.ok()) {
+    options.file = "plan_evaluation";
+    options.text = in->evaluation->text;
+    const Verification v = verify_plan(in->evaluation->plan, options);
+    if (!v.ok()) return Error{Failure::bad_input, v.errors};
+  }
   if (is_plan) in->text = print(in->plan);
   in->id = plan_id_of_text(in->text);
   if (in->verification.ok()) return in;

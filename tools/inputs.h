@@ -2,6 +2,7 @@
 // file. Both become a verified plan (PlanInput), which is what the backends take.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -29,6 +30,12 @@ namespace tandem::tools {
 // "plan".
 [[nodiscard]] bool is_plan_file(const std::string& path);
 
+// The plan of evaluations beside that of the steps.
+struct EvaluationPlan {
+  Plan plan;
+  std::string text;  // canonical
+};
+
 struct PlanInput {
   std::string file;             // as the user gave it
   bool from_plan_file = false;  // then `scenario` says nothing about model, training and schedule
@@ -36,6 +43,7 @@ struct PlanInput {
   Plan plan;
   std::string text, id;  // canonical text of the plan, and its id
   Verification verification;
+  std::optional<EvaluationPlan> evaluation;  // where training.evaluation.every is above 0; verified
   // Files that the result depends on, with their SHA-256: what manifest.json lists as inputs.
   std::vector<std::pair<std::string, std::string>> inputs;
 };
@@ -44,6 +52,7 @@ struct PlanRequest {
   std::string file;
   std::string cluster;        // --cluster; empty: not given
   bool needs_cluster = true;  // a plan file needs --cluster
+  bool evaluation = false;    // `plan` is that of evaluations, whether the scenario has any or not
 };
 
 // Builds or reads the plan and verifies it. A plan that does not verify is bad input (3); the

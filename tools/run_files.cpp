@@ -1,6 +1,8 @@
 // See run_files.h.
 #include "tools/run_files.h"
 
+#include <filesystem>
+
 #include "common/base/file.h"
 #include "common/base/limits.h"
 #include "common/scenario/explain.h"
@@ -18,6 +20,15 @@ bool is_file_name(const std::string& preset) {
 Status write_plan_files(RunDir& dir, const PlanInput& in) {
   if (Status s = dir.begin(); !s) return s;
   if (Status s = dir.write("plan.txt", in.text); !s) return s;
+  // Evaluation is no part of the plan's id, so a run before may have left one.
+  const char* evaluation = "plan_evaluation.txt";
+  if (in.evaluation) {
+    if (Status s = dir.write(evaluation, in.evaluation->text); !s) return s;
+  } else if (dir.has(evaluation)) {
+    std::error_code failed;
+    std::filesystem::remove(dir.path_of(evaluation), failed);
+    dir.forget(evaluation);
+  }
   if (in.from_plan_file) return Ok{};
 
   Scenario scenario = in.scenario;

@@ -32,23 +32,32 @@ std::string placement(const Order& order) {
   return out;
 }
 
+// An evaluation runs the forwards of the training order: what is left out, no forward waits for.
+Order forwards_of(const Order& order) {
+  Order out = order;
+  for (RankOrder& list : out.ranks)
+    std::erase_if(list, [](const Action& a) { return a.kind != ActionKind::F; });
+  return out;
+}
+
 // L1 up to `last`.
-Result<Order> lower_order(const Scenario& scenario, const std::string& last) {
+Result<Order> lower_order(const Scenario& scenario, const std::string& last, bool evaluation) {
   Result<Order> order = build_order(scenario);
+  if (order && evaluation) order = forwards_of(*order);
   if (!order || !reaches(last, "reduce")) return order;
   Order reduced = lower::reduce(*order);
   if (!reaches(last, "p2p")) return reduced;
   return lower::p2p(reduced, scenario.schedule.receive);
 }
 
-Result<Plan> lower_plan(const Scenario& scenario, const std::string& last) {
-  Result<Order> order = lower_order(scenario, last);
+Result<Plan> lower_plan(const Scenario& scenario, const std::string& last, bool evaluation) {
+  Result<Order> order = lower_order(scenario, last, evaluation);
   if (!order) return order.error();
-  Draft draft(scenario);
+  Draft draft(scenario, evaluation);
   draft.order = std::move(*order);
   lower::stages(draft);
   lower::segments(draft);
-  if (reaches(last, "gradients")) lower::gradients(draft);
+  if (reaches(last, "gradients") && !evaluation) lower::gradients(draft);
   if (reaches(last, "optimizer")) lower::optimizer(draft);
   if (reaches(last, "streams")) lower::streams(draft);
   if (reaches(last, "buffers")) lower::buffers(draft);
@@ -62,11 +71,16 @@ Result<Order> build_order(const Scenario& s) {
   return make_order(s.schedule.kind, shape, s.schedule.options);
 }
 
-Result<Plan> build_plan(const Scenario& scenario) { return lower_plan(scenario, kSteps.back()); }
+Result<Plan> build_plan(const Scenario& scenario) {
+  return lower_plan(scenario, kSteps.back(), /*evaluation=*/false);
+}
+Result<Plan> build_evaluation_plan(const Scenario& scenario) {
+  return lower_plan(scenario, kSteps.back(), /*evaluation=*/true);
+}
 
 const std::vector<std::string>& lowering_steps() { return kSteps; }
 
-Result<std::string> dump_after(const Scenario& scenario, const std::string& step) {
+Result<std::string> dump_after(const Scenario& scenario, const std::string& step, bool evaluation) {
   const auto at = std::find(kSteps.begin(), kSteps.end(), step);
   if (at == kSteps.end()) {
     std::string names;
@@ -75,11 +89,11 @@ Result<std::string> dump_after(const Scenario& scenario, const std::string& step
                       "write --dump-after segments");
   }
   if (!reaches(step, "segments")) {
-    Result<Order> order = lower_order(scenario, step);
+    Result<Order> order = lower_order(scenario, step, evaluation);
     if (!order) return order.error();
     return step == "stages" ? placement(*order) : to_text(*order);
   }
-  Result<Plan> plan = lower_plan(scenario, step);
+  Result<Plan> plan = lower_plan(scenario, step, evaluation);
   if (!plan) return plan.error();
   return print(*plan);
 }

@@ -18,9 +18,16 @@ namespace tandem {
 // The whole plan. The scenario must have passed validation (common/scenario/validate.h).
 [[nodiscard]] Result<Plan> build_plan(const Scenario& scenario);
 
+// The plan of one global batch of an evaluation: the forward visits of the same order on the same
+// mesh, their loss, and its sum. Its parameters are those of build_plan(), buffer by buffer, by
+// class and name; it has no gradients and no optimizer state but the bias of sigmoid routers,
+// writes nothing that lives for the run, and keeps no activation longer than the next op needs it.
+[[nodiscard]] Result<Plan> build_evaluation_plan(const Scenario& scenario);
+
 // `tandem plan --dump-after STEP`: names of the steps in order, and the text of the form that a
-// step leaves behind: L1 text up to p2p, plan text from segments on.
+// step leaves behind: L1 text up to p2p, plan text from segments on. `evaluation`: of that plan.
 [[nodiscard]] const std::vector<std::string>& lowering_steps();
-[[nodiscard]] Result<std::string> dump_after(const Scenario& scenario, const std::string& step);
+[[nodiscard]] Result<std::string> dump_after(const Scenario& scenario, const std::string& step,
+                                             bool evaluation = false);
 
 }  // namespace tandem

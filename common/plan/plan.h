@@ -191,6 +191,7 @@ struct PlanHeader {
   // data index is its place in the group of these axes (models.md 8.2).
   AxisSet data_axes = AxisSet{}.add(Axis::dp);
   PlanTypes types;
+  bool evaluation = false;  // forward visits only: nothing that lives for the run is written
 };
 
 struct Plan {

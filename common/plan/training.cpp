@@ -102,6 +102,8 @@ void for_each_field(Config& c, Visit&& visit) {
   visit("resume_from", c.resume_from);
   visit("first_step", c.first_step);
   visit("check_replicas", c.check_replicas);
+  visit("evaluation_every", c.evaluation_every);
+  visit("evaluation_batches", c.evaluation_batches);
 }
 
 Error bad(const std::string& file, std::string title, std::string found, std::string expected) {
@@ -322,6 +324,8 @@ std::string check(const TrainingConfig& c) {
     return "first_step from 0 to below steps + warmup_steps";
   if (c.checkpoint_every < 0 || c.check_replicas < 0)
     return "checkpoint_every and check_replicas of at least 0";
+  if (c.evaluation_every < 0 || c.evaluation_batches < 1)
+    return "evaluation_every of at least 0, evaluation_batches of at least 1";
   if (c.threads_per_rank < 1) return "threads_per_rank of at least 1";
   if (!(c.timeout_s > 0)) return "timeout_s above 0";
   if (!one_of(c.init, {"normal", "test"})) return "init normal or test";
@@ -400,6 +404,8 @@ TrainingConfig training_config(const Scenario& s) {
   c.sampler = t.data.sampler == Sampler::sequential ? "sequential" : "random";
   c.checkpoint_directory = t.checkpoint.directory;
   c.checkpoint_every = t.checkpoint.every;
+  c.evaluation_every = t.evaluation.every;
+  c.evaluation_batches = t.evaluation.batches;
   return c;
 }
 

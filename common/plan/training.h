@@ -52,6 +52,9 @@ struct TrainingConfig {
   std::string resume_from;   // the folder of one checkpoint
   int first_step = 0;        // of this run: the steps that the checkpoint has done
   int check_replicas = 0;    // steps between two comparisons of all replicas; 0: never
+  // Losses of validation data, by RUN/plan_evaluation.txt: after step k where evaluates_after(k).
+  int evaluation_every = 0;    // steps; 0: never
+  int evaluation_batches = 1;  // global batches of one evaluation
 };
 
 // Training has warmup_steps + steps steps; this run does those from first_step on.
@@ -60,6 +63,10 @@ struct TrainingConfig {
 [[nodiscard]] inline int untimed_steps(const TrainingConfig& c) {
   const int left = total_steps(c) - c.first_step;
   return c.warmup_steps < left ? c.warmup_steps : left - 1;
+}
+
+[[nodiscard]] inline bool evaluates_after(const TrainingConfig& c, int step) {
+  return c.evaluation_every > 0 && (step + 1) % c.evaluation_every == 0;
 }
 
 // Key/value heads, and the width of a head, with the zeros above resolved.

@@ -214,6 +214,8 @@ constexpr Field kFields[] = {
      [](S& s, I, const V& v) { s.training.checkpoint.directory = v.index == 0 ? "" : v.word; },
      [](const S& s, I) { const std::string& dir = s.training.checkpoint.directory; return dir.empty() ? of_index(0) : of_text(dir); }},
     {"training.checkpoint.every", kCount, "", 0, kSteps, false, "0", "", "Steps between two checkpoints; 0: one at the end only.", INT(training.checkpoint.every)},
+    {"training.evaluation.every", kCount, "", 0, kSteps, false, "0", "", "Steps between two evaluations of the validation loss; 0: never.", INT(training.evaluation.every)},
+    {"training.evaluation.batches", kCount, "", 1, kSteps, false, "1", "", "Global batches of one evaluation, the same sequences each time.", INT(training.evaluation.batches)},
 
     {"parallel.tp", kCount, "", 1, kDevices, false, "1", "", "Tensor parallelism.", INT(parallel.tp)},
     {"parallel.pp", kCount, "", 1, kDevices, false, "1", "", "Pipeline parallelism.", INT(parallel.pp)},

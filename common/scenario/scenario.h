@@ -99,6 +99,12 @@ struct CheckpointSpec {
   int every = 0;          // steps; 0: only at the end
 };
 
+// Losses of text that is not trained on (models.md 8.2, 8.3).
+struct EvaluationSpec {
+  int every = 0;    // steps; 0: never
+  int batches = 1;  // global batches of one evaluation
+};
+
 struct TrainingSpec {
   int sequence = 0;  // resolved: max_sequence
   Init init = Init::normal;
@@ -112,6 +118,7 @@ struct TrainingSpec {
   OptimizerSpec optimizer;
   DataSpec data;
   CheckpointSpec checkpoint;
+  EvaluationSpec evaluation;
 };
 
 // Whether the layer at this place of its stage (0, 1, ...) is computed again in the backward.

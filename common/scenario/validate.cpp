@@ -762,6 +762,12 @@ class Rules {
     no_effect("training.checkpoint.every",
               s_.training.checkpoint.every != 0 && s_.training.checkpoint.directory.empty(),
               "there is no training.checkpoint.directory");
+    const EvaluationSpec& evaluation = s_.training.evaluation;
+    no_effect("training.evaluation.batches", evaluation.every == 0 && evaluation.batches != 1,
+              "training.evaluation.every is 0");
+    no_effect("training.evaluation.every",
+              evaluation.every - s_.execute.warmup_steps > s_.training.steps,
+              "the training has fewer steps");
     no_effect("model.rope_base", gpt && s_.model.rope_base != 10000,
               "family gpt has learned positions");
     no_effect("model.gelu", !gpt && s_.model.gelu != Gelu::erf, "family llama has SwiGLU");

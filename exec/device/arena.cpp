@@ -20,12 +20,12 @@ struct Life {
 
 }  // namespace
 
-ArenaLayout pack_buffers(const Plan& plan, ProgramId program) {
+ArenaLayout pack_buffers(const Plan& plan, ProgramId program, bool persistent) {
   ArenaLayout layout;
   layout.offset.assign(plan.buffers.size(), -1);
   for (BufferId id : plan.persistent(program)) {
     const Buffer& b = plan.buffer(id);
-    if (b.alias_of.valid()) continue;
+    if (b.alias_of.valid() || !persistent) continue;
     layout.offset[id.index()] = layout.bytes;
     layout.bytes += aligned(b.capacity());
   }
@@ -64,14 +64,21 @@ ArenaLayout pack_buffers(const Plan& plan, ProgramId program) {
   }
   for (std::size_t i = 0; i < plan.buffers.size(); ++i) {
     const Buffer& b = plan.buffers[i];
-    if (b.program == program && b.alias_of.valid())
+    if (b.program == program && b.alias_of.valid() && layout.offset[b.alias_of.index()] >= 0)
       layout.offset[i] = layout.offset[b.alias_of.index()] + b.alias_offset;
   }
   return layout;
 }
 
 Result<Arena> Arena::create(const Plan& plan, ProgramId program) {
-  Arena arena(pack_buffers(plan, program));
+  return map(Arena(pack_buffers(plan, program), {}));
+}
+
+Result<Arena> Arena::create(const Plan& plan, ProgramId program, std::vector<std::byte*> lent) {
+  return map(Arena(pack_buffers(plan, program, /*persistent=*/false), std::move(lent)));
+}
+
+Result<Arena> Arena::map(Arena arena) {
   const auto bytes = static_cast<std::size_t>(std::max<std::int64_t>(arena.layout_.bytes, 1));
   void* slab = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -84,9 +91,12 @@ Result<Arena> Arena::create(const Plan& plan, ProgramId program) {
 }
 
 Arena::Arena(Arena&& other) noexcept
-    : layout_(std::move(other.layout_)), slab_(std::exchange(other.slab_, nullptr)) {}
+    : layout_(std::move(other.layout_)),
+      lent_(std::move(other.lent_)),
+      slab_(std::exchange(other.slab_, nullptr)) {}
 Arena& Arena::operator=(Arena&& other) noexcept {
   std::swap(layout_, other.layout_);
+  std::swap(lent_, other.lent_);
   std::swap(slab_, other.slab_);
   return *this;
 }
@@ -94,8 +104,16 @@ Arena::~Arena() {
   if (slab_) ::munmap(slab_, static_cast<std::size_t>(std::max<std::int64_t>(layout_.bytes, 1)));
 }
 
+void Arena::drop_pages() {
+  ::madvise(slab_, static_cast<std::size_t>(std::max<std::int64_t>(layout_.bytes, 1)),
+            MADV_DONTNEED);
+}
+
 View Arena::view(const Plan& plan, BufferId id) const {
   const Buffer& b = plan.buffer(id);
+  const BufferId root = b.alias_of.valid() ? b.alias_of : id;
+  if (!lent_.empty() && lent_[root.index()])
+    return {lent_[root.index()] + b.alias_offset, b.dtype, b.shape};
   const std::int64_t offset = layout_.offset[id.index()];
   TANDEM_CHECK(offset >= 0, "buffer {} is of another program", id.value);
   return {slab_ + offset, b.dtype, b.shape};

@@ -5,6 +5,7 @@
 #include <sched.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <csignal>
@@ -20,6 +21,7 @@
 #include "exec/runtime/recorder.h"
 #include "exec/runtime/watchdog.h"
 #include "exec/transport/local_transport.h"
+#include "exec/transport/wiring.h"
 
 namespace tandem::exec {
 namespace {
@@ -96,15 +98,19 @@ class RankObserver final : public OpObserver {
         to_pin_(!cores_.empty() && compute_) {}
   void queued(OpId op, int step) override { recorder_.queued(op, step); }
   void started(OpId op, int step) override {
-    if (to_pin_.load(std::memory_order_relaxed) && plan_.op(op).stream == *compute_) pin();
+    if (to_pin_.load(std::memory_order_relaxed) && op.value < std::ssize(plan_.ops) &&
+        plan_.op(op).stream == *compute_)
+      pin();
     recorder_.started(op, step);
   }
   void done(OpId op, int step) override { recorder_.done(op, step); }
-  void step_ended(int step, double loss, double tokens, Nanoseconds duration) override {
+  void step_ended(int step, double loss, double tokens, Nanoseconds duration,
+                  std::optional<double> evaluation) override {
     Report report;
     report.step = step;
     report.loss = loss;
     report.step_ns = duration;
+    report.evaluation_loss = evaluation;
     report.tokens_per_s = duration > 0 ? tokens * 1e9 / static_cast<double>(duration) : 0;
     client_.report(report);
   }
@@ -178,14 +184,34 @@ Status run(const RankArguments& arguments, const RankBody& body) {
   LocalOptions transport_options;
   transport_options.timeout = static_cast<Nanoseconds>(config.timeout_s * 1e9);
   transport_options.algorithms.deterministic = config.deterministic;
-  std::vector<int> descriptors;
+  // Those of the steps come first, then those of the evaluation: sockets of its own, so that each
+  // plan has its communicators' order and numbers to itself.
+  std::vector<int> descriptors, of_evaluation;
   for (int i = 0; i < arguments.num_data; ++i) descriptors.push_back(arguments.data_fd + i);
+  if (input->evaluation) {
+    const auto mine = wires_of_rank(wires_of(plan, transport_options.algorithms), rank);
+    const auto first = std::min(std::ssize(mine), std::ssize(descriptors));
+    of_evaluation.assign(descriptors.begin() + first, descriptors.end());
+    descriptors.resize(static_cast<std::size_t>(first));
+  }
   Result<std::unique_ptr<LocalTransport>> transport =
       LocalTransport::create(plan, rank, std::move(descriptors), transport_options);
   if (!transport) return transport.error();
   LocalTransport& comm = **transport;
-  Result<std::unique_ptr<Recorder>> recorder = Recorder::create(
-      rank_path(arguments.run_dir, rank.value, "ring"), plan, rank, input->plan_id);
+  std::unique_ptr<LocalTransport> evaluation;
+  if (input->evaluation) {
+    Result<std::unique_ptr<LocalTransport>> own = LocalTransport::create(
+        *input->evaluation, rank, std::move(of_evaluation), transport_options);
+    if (!own) return own.error();
+    evaluation = std::move(*own);
+  }
+  const auto abort_all = [&] {
+    comm.abort();
+    if (evaluation) evaluation->abort();
+  };
+  Result<std::unique_ptr<Recorder>> recorder =
+      Recorder::create(rank_path(arguments.run_dir, rank.value, "ring"), plan, rank, input->plan_id,
+                       input->evaluation ? &*input->evaluation : nullptr);
   if (!recorder) return recorder.error();
 
   std::atomic<bool> told_to_stop{false};
@@ -196,7 +222,7 @@ Status run(const RankArguments& arguments, const RankBody& body) {
   client_config.timeout_s = config.timeout_s;
   const auto stop = [&] {
     told_to_stop = true;
-    comm.abort();
+    abort_all();
   };
   client_config.on_abort = [&](const Abort&) { stop(); };
   client_config.on_lost = [&](const std::string&) { stop(); };
@@ -227,9 +253,10 @@ Status run(const RankArguments& arguments, const RankBody& body) {
                      report.text =
                          fmt::format("runs for {:.1f} s", static_cast<double>(age) * 1e-9);
                      (*client)->report(report);
-                     comm.abort();
+                     abort_all();
                    });
-  const Status status = body(*input, rank, comm, **client, &observer, arguments.run_dir);
+  const Status status =
+      body(*input, rank, comm, evaluation.get(), **client, &observer, arguments.run_dir);
   watchdog.reset();
   if (!status) {
     (*client)->report(fault_report(status.error(), **recorder, told_to_stop));

@@ -321,6 +321,8 @@ std::string encode(const Report& v) {
     put_double(out, v.loss);
     put_double(out, v.tokens_per_s);
     put(out, v.step_ns);
+    put(out, static_cast<std::uint8_t>(v.evaluation_loss.has_value()));
+    if (v.evaluation_loss) put_double(out, *v.evaluation_loss);
   } else {
     put(out, static_cast<std::uint8_t>(v.fault));
     put(out, v.exit_class);
@@ -341,7 +343,9 @@ std::optional<Report> parse_report(std::string_view payload) {
     v.loss = r.real();
     v.tokens_per_s = r.real();
     v.step_ns = r.get<std::int64_t>();
-    return when(r.complete() && v.step_ns >= 0, v);
+    const auto evaluated = r.get<std::uint8_t>();
+    if (evaluated == 1) v.evaluation_loss = r.real();
+    return when(r.complete() && v.step_ns >= 0 && evaluated <= 1, v);
   }
   if (kind != static_cast<std::uint8_t>(ReportKind::fault)) return std::nullopt;
   const auto fault = r.get<std::uint8_t>();

@@ -150,6 +150,7 @@ struct Report {
   // progress: the step has ended
   double loss = 0, tokens_per_s = 0;
   std::int64_t step_ns = 0;
+  std::optional<double> evaluation_loss;  // looked at behind the step
   // fault
   FaultKind fault = FaultKind::failed;
   std::uint8_t exit_class = 5;

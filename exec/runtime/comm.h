@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "common/base/result.h"
@@ -49,7 +50,9 @@ class OpObserver {
   virtual void started(OpId op, int step) = 0;
   virtual void done(OpId op, int step) = 0;
   // A step of the run has ended well; called by the thread that runs the steps.
-  virtual void step_ended(int /*step*/, double /*loss*/, double /*tokens*/, Nanoseconds) {}
+  // `evaluation`: the validation loss, where it was looked at behind this step.
+  virtual void step_ended(int /*step*/, double /*loss*/, double /*tokens*/, Nanoseconds,
+                          std::optional<double> /*evaluation*/) {}
 };
 
 }  // namespace tandem::exec

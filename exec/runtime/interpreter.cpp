@@ -7,10 +7,12 @@
 #include <exception>
 #include <utility>
 
+#include "common/base/check.h"
 #include "common/plan/print.h"
 #include "common/plan/uses.h"
 #include "exec/device/clock.h"
 #include "exec/device/torch_memory.h"
+#include "exec/runtime/lent_buffers.h"
 #include "exec/train/init.h"
 #include "exec/train/shard.h"
 
@@ -66,16 +68,44 @@ std::string first_line(const std::string& text) { return text.substr(0, text.fin
 Result<std::unique_ptr<Interpreter>> Interpreter::create(const Plan& plan, Rank rank,
                                                          const TrainingConfig& config,
                                                          CommBackend& comm, OpObserver* observer) {
-  set_up_torch(config.threads_per_rank);
-  Result<BatchSource> data = BatchSource::open(config);
-  if (!data) return data.error();
-  Result<Arena> arena = Arena::create(plan, plan.program_of(rank));
+  if (plan.header.evaluation)
+    return make_error(Failure::infeasible, "E-EXEC-035", "the executor cannot run this plan",
+                      "an evaluation by itself", "a plan that trains",
+                      "its parameters are those of a run that trains: execute the scenario");
+  Result<std::unique_ptr<Interpreter>> out =
+      make(plan, rank, config, comm, observer, Arena::create(plan, plan.program_of(rank)));
+  if (out && config.first_step == 0)
+    init_parameters(plan, rank, config, [&](BufferId id) { return (*out)->view(id); });
+  return out;
+}
+
+Result<std::unique_ptr<Interpreter>> Interpreter::create_evaluation(const Plan& plan,
+                                                                    const TrainingConfig& config,
+                                                                    CommBackend& comm,
+                                                                    OpObserver* observer,
+                                                                    const Interpreter& training) {
+  const Rank rank = training.rank_;
+  Result<std::vector<BufferId>> of_training =
+      lent_buffers(plan, training.plan_, plan.program_of(rank));
+  if (!of_training) return of_training.error();
+  std::vector<std::byte*> lent;
+  for (BufferId id : *of_training) lent.push_back(id.valid() ? training.view(id).data : nullptr);
+  return make(plan, rank, config, comm, observer,
+              Arena::create(plan, plan.program_of(rank), std::move(lent)));
+}
+
+Result<std::unique_ptr<Interpreter>> Interpreter::make(const Plan& plan, Rank rank,
+                                                       const TrainingConfig& config,
+                                                       CommBackend& comm, OpObserver* observer,
+                                                       Result<Arena> arena) {
   if (!arena) return arena.error();
+  set_up_torch(config.threads_per_rank);
+  Result<BatchSource> data =
+      BatchSource::open(config, plan.header.evaluation ? DataPart::validation : DataPart::training);
+  if (!data) return data.error();
   std::unique_ptr<Interpreter> out(
       new Interpreter(plan, rank, config, comm, observer, std::move(*data), std::move(*arena)));
   if (Status bound = out->bind(); !bound) return bound.error();
-  if (config.first_step == 0)
-    init_parameters(plan, rank, config, [&](BufferId id) { return out->view(id); });
   out->start_streams();
   reset_torch_peak();
   return out;
@@ -270,6 +300,16 @@ Result<StepResult> Interpreter::run_step(bool timed) {
   return end_step(started);
 }
 
+Result<StepResult> Interpreter::run_batch(int batch, int step) {
+  TANDEM_CHECK(plan_.header.evaluation, "a plan that trains has steps");
+  batch_ = batch;
+  told_step_ = step;
+  reset_torch_peak();
+  Result<StepResult> result = run_step(/*timed=*/false);
+  reset_torch_peak();  // the next step of training counts its own
+  return result;
+}
+
 void Interpreter::set_optimizer_step() {
   const int step = of_training(step_);
   const double lr = learning_rate(config_, step), k = step + 1;
@@ -457,7 +497,7 @@ void Interpreter::run_op(std::int32_t op, std::int32_t step) {
         if (!run_communication(op, step, span)) return;
         break;
       case OpKind::copy:
-        copy_tokens(p.buffer, of_training(step), o.microbatch);
+        copy_tokens(p.buffer, plan_.header.evaluation ? batch_ : of_training(step), o.microbatch);
         break;
       case OpKind::host_wait:      // the host's
       case OpKind::post_validate:  // refused by bind()

@@ -11,6 +11,9 @@
 //
 // Everything that can be done once is done in create(): buffers have fixed addresses (arena.h) and
 // kernels are bound to them, so a step runs closures.
+//
+// A plan of evaluation has an interpreter of its own, with threads, backend and buffers of its own
+// but the parameters of the one that trains. The two run one after the other, never at once.
 #pragma once
 
 #include <atomic>
@@ -48,6 +51,11 @@ class Interpreter {
                                                                    const TrainingConfig& config,
                                                                    CommBackend& comm,
                                                                    OpObserver* observer = nullptr);
+  // Of an evaluation plan (build.h): reads validation data, and the parameters of `training` where
+  // they lie. `training` outlives it. E-EXEC-035 where the two plans do not fit.
+  [[nodiscard]] static Result<std::unique_ptr<Interpreter>> create_evaluation(
+      const Plan& plan, const TrainingConfig& config, CommBackend& comm, OpObserver* observer,
+      const Interpreter& training);
   ~Interpreter();
   Interpreter(const Interpreter&) = delete;
   Interpreter& operator=(const Interpreter&) = delete;
@@ -55,6 +63,9 @@ class Interpreter {
   // Steps config.first_step, ...; recorded in the timeline if `timed`. After a failure every call
   // fails.
   [[nodiscard]] Result<StepResult> run_step(bool timed);
+  // Of an evaluation: its batch number `batch`; others are told of the step of training `step`. The
+  // result has a loss and tokens only.
+  [[nodiscard]] Result<StepResult> run_batch(int batch, int step);
 
   // Memory of a buffer: between steps those that live for the run hold their values.
   [[nodiscard]] View view(BufferId id) const { return arena_.view(plan_, id); }
@@ -65,7 +76,11 @@ class Interpreter {
   [[nodiscard]] Bytes kernel_scratch_peak() const { return kernel_scratch_peak_; }
   // Most bytes of the plan's buffers that were alive at once, over all steps so far.
   [[nodiscard]] Bytes peak_bytes() const { return peak_.total; }
+  [[nodiscard]] const PeakMemory& peak() const { return peak_; }
   [[nodiscard]] Bytes slab_bytes() const { return arena_.slab_bytes(); }
+  // Between steps: gives the memory of buffers that do not live for the run back to the system.
+  // Only where all others are lent.
+  void drop_pages() { arena_.drop_pages(); }
   // Of each step the rows whose number was known only then.
   [[nodiscard]] const std::vector<RunTimeRows>& rows_seen() const { return seen_rows_; }
   // By layer with experts, how often each expert was chosen in all steps so far, before drops: by
@@ -86,6 +101,11 @@ class Interpreter {
   };
   Interpreter(const Plan& plan, Rank rank, const TrainingConfig& config, CommBackend& comm,
               OpObserver* observer, BatchSource data, Arena arena);
+  [[nodiscard]] static Result<std::unique_ptr<Interpreter>> make(const Plan& plan, Rank rank,
+                                                                 const TrainingConfig& config,
+                                                                 CommBackend& comm,
+                                                                 OpObserver* observer,
+                                                                 Result<Arena> arena);
   [[nodiscard]] Status bind();
   [[nodiscard]] CommOperands operands_of(const Op& op) const;
   void own_parts(const Call& c, KernelCall& call) const;
@@ -111,7 +131,9 @@ class Interpreter {
   Span& span_of(std::int32_t op);
   [[nodiscard]] OpId id_of(std::int32_t op) const;
   // What others call the step: of training, where the latches count those of this process.
-  [[nodiscard]] int of_training(int step) const { return config_.first_step + step; }
+  [[nodiscard]] int of_training(int step) const {
+    return plan_.header.evaluation ? told_step_ : config_.first_step + step;
+  }
   [[nodiscard]] Result<StepResult> end_step(Nanoseconds started);
   [[nodiscard]] Nanoseconds data_wait();
 
@@ -136,8 +158,9 @@ class Interpreter {
   bool host_in_wait_ = false;                   // in the host_wait that is next
   std::atomic<std::int32_t> pending_frees_{0};  // issued ops whose frees are not carried out
 
-  int step_ = 0;         // of this process
-  int timed_step_ = -1;  // of the timeline; -1: not recorded
+  int step_ = 0;                   // of this process
+  int timed_step_ = -1;            // of the timeline; -1: not recorded
+  int told_step_ = 0, batch_ = 0;  // of an evaluation: see run_batch()
   std::array<double, 8> metrics_{};
 
   std::mutex memory_mutex_;

@@ -44,7 +44,8 @@ std::string_view name_of(OpState state) {
 }
 
 Result<std::unique_ptr<Recorder>> Recorder::create(const std::string& path, const Plan& plan,
-                                                   Rank rank, const std::string& plan_id) {
+                                                   Rank rank, const std::string& plan_id,
+                                                   const Plan* evaluation) {
   const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644);
   void* mapping = MAP_FAILED;
   // Blocks are taken now: a full disk would be a SIGBUS later.
@@ -56,10 +57,11 @@ Result<std::unique_ptr<Recorder>> Recorder::create(const std::string& path, cons
     return make_error(Failure::output, "E-IO-010", "cannot write the file", std::strerror(cause),
                       "room and permission for the run directory", "choose another -o",
                       Location{path});
-  return std::unique_ptr<Recorder>(new Recorder(mapping, plan, rank, plan_id));
+  return std::unique_ptr<Recorder>(new Recorder(mapping, plan, rank, plan_id, evaluation));
 }
 
-Recorder::Recorder(void* mapping, const Plan& plan, Rank rank, const std::string& plan_id)
+Recorder::Recorder(void* mapping, const Plan& plan, Rank rank, const std::string& plan_id,
+                   const Plan* evaluation)
     : mapping_(mapping),
       header_(new (mapping) RingHeader),
       records_(new (static_cast<char*>(mapping) + kHeaderBytes) RingRecord[kRingRecords]) {
@@ -67,13 +69,26 @@ Recorder::Recorder(void* mapping, const Plan& plan, Rank rank, const std::string
   header_->world = plan.header.mesh.world();
   std::copy_n(plan_id.begin(), std::min(plan_id.size(), sizeof header_->plan_id), header_->plan_id);
   header_->opened_ns = now_ns();
+  add(plan, rank, 0, 0);
+  std::size_t num_communicators = plan.communicators.size();
+  if (evaluation) {
+    evaluation_from_ = static_cast<std::int32_t>(plan.ops.size());
+    add(*evaluation, rank, evaluation_from_, static_cast<std::int32_t>(num_communicators));
+    num_communicators += evaluation->communicators.size();
+  }
+  numbers_.assign(statics_.size(), 0);
+  sequences_.assign(num_communicators, 0);
+}
+
+void Recorder::add(const Plan& plan, Rank rank, std::int32_t op_offset, std::int32_t comm_offset) {
   const ProgramId program = plan.program_of(rank);
-  first_op_ = static_cast<std::int32_t>(plan.programs[program.index()].first_op);
+  parts_.push_back({op_offset + static_cast<std::int32_t>(plan.programs[program.index()].first_op),
+                    static_cast<std::int32_t>(statics_.size())});
   for (const Op& op : plan.ops_of(program)) {
     Static s;
     s.kind = static_cast<std::uint8_t>(op.kind);
     if (is_communication(op.kind)) {
-      s.communicator = static_cast<std::int16_t>(op.comm.value);
+      s.communicator = static_cast<std::int16_t>(comm_offset + op.comm.value);
       s.bytes = Plan::bytes_in(op);
       if (is_p2p(op.kind)) {
         const std::vector<Rank> members = plan.members(op.comm, rank);
@@ -83,17 +98,15 @@ Recorder::Recorder(void* mapping, const Plan& plan, Rank rank, const std::string
     }
     statics_.push_back(s);
   }
-  numbers_.assign(statics_.size(), 0);
-  sequences_.assign(plan.communicators.size(), 0);
 }
 
 Recorder::~Recorder() { ::munmap(mapping_, kFileBytes); }
 
 void Recorder::queued(OpId op, int step) {
-  const auto local = static_cast<std::size_t>(op.value - first_op_);
-  const Static& s = statics_[local];
+  const std::size_t at = local(op);
+  const Static& s = statics_[at];
   const std::uint64_t number = next_++;
-  numbers_[local] = number;
+  numbers_[at] = number;
   RingRecord& r = records_[number % kRingRecords];
   store(r.number_first, number);
   std::atomic_thread_fence(std::memory_order_release);
@@ -114,7 +127,7 @@ void Recorder::queued(OpId op, int step) {
 }
 
 void Recorder::started(OpId op, int) {
-  const std::uint64_t number = numbers_[static_cast<std::size_t>(op.value - first_op_)];
+  const std::uint64_t number = numbers_[local(op)];
   RingRecord& r = records_[number % kRingRecords];
   if (load(r.number_first) != number) return;  // 4,096 more were queued meanwhile
   store(r.started_ns, std::int64_t{now_ns()});
@@ -122,7 +135,7 @@ void Recorder::started(OpId op, int) {
 }
 
 void Recorder::done(OpId op, int) {
-  const std::uint64_t number = numbers_[static_cast<std::size_t>(op.value - first_op_)];
+  const std::uint64_t number = numbers_[local(op)];
   RingRecord& r = records_[number % kRingRecords];
   if (load(r.number_first) == number) {
     store(r.done_ns, std::int64_t{now_ns()});

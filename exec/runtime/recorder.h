@@ -57,10 +57,12 @@ static_assert(sizeof(RingHeader) == 72);
 // queued().
 class Recorder : public OpObserver {
  public:
-  // Makes the file anew. E-IO-010. The plan is not kept.
+  // Makes the file anew. E-IO-010. The plans are not kept. Ops and communicators of `evaluation`
+  // (null: there is none) are numbered behind those of `plan`.
   [[nodiscard]] static Result<std::unique_ptr<Recorder>> create(const std::string& path,
                                                                 const Plan& plan, Rank rank,
-                                                                const std::string& plan_id);
+                                                                const std::string& plan_id,
+                                                                const Plan* evaluation = nullptr);
   ~Recorder() override;
   Recorder(const Recorder&) = delete;
   Recorder& operator=(const Recorder&) = delete;
@@ -83,17 +85,28 @@ class Recorder : public OpObserver {
 
  private:
   [[nodiscard]] std::optional<Unfinished> unfinished(bool newest) const;
-  Recorder(void* mapping, const Plan& plan, Rank rank, const std::string& plan_id);
+  Recorder(void* mapping, const Plan& plan, Rank rank, const std::string& plan_id,
+           const Plan* evaluation);
   struct Static {  // of an op of this rank's program
     std::int64_t bytes = 0;
     std::int32_t peer = -1;
     std::int16_t communicator = -1;
     std::uint8_t kind = 0;
   };
+  // Ops of one plan: the rank's program and where its statics begin.
+  struct Part {
+    std::int32_t first_op = 0, first_static = 0;
+  };
+  void add(const Plan& plan, Rank rank, std::int32_t op_offset, std::int32_t comm_offset);
+  [[nodiscard]] std::size_t local(OpId op) const {
+    const Part& part = parts_[op.value < evaluation_from_ ? 0 : 1];
+    return static_cast<std::size_t>(op.value - part.first_op + part.first_static);
+  }
   void* mapping_;
   RingHeader* header_;
   RingRecord* records_;
-  std::int32_t first_op_ = 0;
+  std::vector<Part> parts_;
+  std::int32_t evaluation_from_ = INT32_MAX;
   std::vector<Static> statics_;
   std::vector<std::uint64_t> numbers_;   // by op: its last record
   std::vector<std::int32_t> sequences_;  // by communicator

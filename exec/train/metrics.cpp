@@ -123,6 +123,11 @@ std::string to_json_line(const StepMetrics& m) {
                {"timed", m.timed}};
   if (m.balance) line["balance_loss"] = number(*m.balance);
   if (m.dropped) line["dropped"] = *m.dropped;
+  if (m.evaluation) {
+    line["evaluation_loss"] = number(m.evaluation->loss);
+    line["evaluation_perplexity"] = number(m.evaluation->perplexity);
+    line["evaluation_s"] = m.evaluation->seconds;
+  }
   if (!alerts.empty()) line["alerts"] = std::move(alerts);
   return line.dump() + "\n";
 }

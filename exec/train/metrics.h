@@ -1,7 +1,7 @@
 // What is told about each step of training: values that are cheap and exact, and alerts where one
 // of them passes a threshold. Pure; the files are metrics_files.h. models.md 8.3.
 //
-//   perplexity    exp(loss)
+//   perplexity    exp(loss), of the validation loss too
 //   spike ratio   loss / median of the losses of the last 32 steps; none before 5 of them
 //   clip coef     min(1, clip / (norm + 1e-6)); 1 without clipping
 //   alert         warning    severe
@@ -44,6 +44,11 @@ struct StepMetrics {
   double step_s = 0, data_wait_s = 0, tokens_per_s = 0;
   double checkpoint_s = 0;  // that the run has spent on checkpoints so far
   Bytes peak_bytes = 0;     // of the plan's buffers on rank 0 so far
+  struct Evaluation {
+    double loss = 0, perplexity = 1;
+    double seconds = 0;  // that it took
+  };
+  std::optional<Evaluation> evaluation;  // of the parameters that the step has left
 };
 
 // What the interpreter says about a step, without its clock.

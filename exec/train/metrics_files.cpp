@@ -20,6 +20,11 @@ Scalars scalars_of(const StepMetrics& m) {
                  {"time/data_wait_s", m.data_wait_s},
                  {"time/checkpoint_s", m.checkpoint_s},
                  {"memory/peak_bytes", static_cast<double>(m.peak_bytes)}};
+  if (m.evaluation) {
+    out.emplace_back("loss/evaluation", m.evaluation->loss);
+    out.emplace_back("loss/evaluation_perplexity", m.evaluation->perplexity);
+    out.emplace_back("time/evaluation_s", m.evaluation->seconds);
+  }
   if (m.spike_ratio) out.emplace_back("loss/spike_ratio", *m.spike_ratio);
   if (m.balance) out.emplace_back("loss/balance", *m.balance);
   if (m.dropped) out.emplace_back("experts/dropped", *m.dropped);

@@ -102,11 +102,38 @@ void end_step(RouterState& routers, double rate, ReferenceStep& step) {
   step.dropped = std::exchange(routers.dropped, 0);
 }
 
+Tensor batch_of(const BatchSource& data, const TrainingConfig& config, int step, int microbatch) {
+  Tensor tokens = at::empty({config.micro_batch, config.sequence + 1}, at::kLong);
+  data.fill(tokens.mutable_data_ptr<std::int64_t>(), step, microbatch, 0, 1);
+  return tokens;
+}
+
+// Mean over the evaluation's batches. What routers count belongs to training: it is put back.
+double evaluate(ReferenceModel& model, const TrainingConfig& config, const BatchSource& data,
+                RouterState& routers) {
+  const c10::AutoGradMode no_grad(false);
+  const auto choices = routers.choices;
+  const auto dropped = routers.dropped;
+  double sum = 0;
+  for (int batch = 0; batch < config.evaluation_batches; ++batch)
+    for (int i = 0; i < config.global_batch / config.micro_batch; ++i)
+      sum += model.loss(batch_of(data, config, batch, i)).cross_entropy.item<double>();
+  routers.choices = choices;
+  routers.dropped = dropped;
+  return sum / config.evaluation_batches;
+}
+
 }  // namespace
 
 Result<ReferenceRun> run_reference(const TrainingConfig& config, int keep_gradients) {
   Result<BatchSource> data = BatchSource::open(config);
   if (!data) return data.error();
+  std::optional<BatchSource> validation;
+  if (config.evaluation_every > 0) {
+    Result<BatchSource> source = BatchSource::open(config, DataPart::validation);
+    if (!source) return source.error();
+    validation = std::move(*source);
+  }
   Parameters main = initial(config);
   Parameters parameters = used_by_model(config, main);
   RouterState routers;
@@ -118,9 +145,7 @@ Result<ReferenceRun> run_reference(const TrainingConfig& config, int keep_gradie
     ReferenceStep result;
     for (auto& [name, theta] : parameters) theta.mutable_grad() = Tensor();
     for (int i = 0; i < num_microbatches; ++i) {
-      Tensor tokens = at::empty({config.micro_batch, config.sequence + 1}, at::kLong);
-      data->fill(tokens.mutable_data_ptr<std::int64_t>(), step, i, 0, 1);
-      const ReferenceLoss loss = model->loss(tokens);
+      const ReferenceLoss loss = model->loss(batch_of(*data, config, step, i));
       (loss.cross_entropy + loss.balance).backward();
       result.loss += loss.cross_entropy.item<double>();
       result.balance += loss.balance.item<double>();
@@ -133,6 +158,8 @@ Result<ReferenceRun> run_reference(const TrainingConfig& config, int keep_gradie
     const double coef = config.clip ? std::min(1.0, *config.clip / (result.norm + 1e-6)) : 1.0;
     optimizer.update(main, parameters, coef, result.lr);
     end_step(routers, config.moe.bias_update, result);
+    if (evaluates_after(config, step))
+      result.evaluation_loss = evaluate(*model, config, *validation, routers);
     run.steps.push_back(std::move(result));
   }
   for (const auto& [name, theta] : parameters) run.parameters[name] = copy_of(theta);

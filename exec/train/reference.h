@@ -10,6 +10,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,6 +33,7 @@ struct ReferenceStep {
   std::map<int, std::vector<std::int64_t>> choices;  // by MoE layer: how often each expert was
                                                      // chosen, before drops
   std::int64_t dropped = 0;                          // assignments beyond the capacity, all layers
+  std::optional<double> evaluation_loss;  // of validation data after the update, where it is due
 };
 
 struct ReferenceRun {

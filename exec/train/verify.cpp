@@ -154,6 +154,12 @@ double difference(const std::vector<double>& a, const std::vector<double>& b) {
   return out;
 }
 
+// NaN counts as infinitely wrong here too.
+double relative(double value, double expected) {
+  const double rel = std::abs(value - expected) / std::abs(expected);
+  return std::isnan(rel) ? INFINITY : rel;
+}
+
 Error missing(std::string what) {
   return make_error(Failure::bad_input, "E-EXEC-034", "a file of a rank is missing or damaged",
                     std::move(what), "every parameter of the model from the ranks together",
@@ -197,23 +203,33 @@ std::vector<BufferId> final_tensors(const Plan& plan, ProgramId program) {
 
 Result<VerifyReport> verify_run(const Plan& plan, const TrainingConfig& config,
                                 const std::vector<RankTensors>& ranks,
-                                const std::vector<double>& losses,
-                                const std::vector<double>& norms) {
+                                const std::vector<double>& losses, const std::vector<double>& norms,
+                                const std::vector<double>& evaluations) {
   const int steps = config.warmup_steps + config.steps;
   if (static_cast<int>(losses.size()) != steps || losses.size() != norms.size())
     return missing(fmt::format("losses of {} steps of {}", losses.size(), steps));
   Result<ReferenceRun> reference = run_reference(config, steps);
   if (!reference) return reference.error();
   VerifyReport report;
+  std::size_t evaluated = 0;
+  for (const ReferenceStep& ref : reference->steps) {
+    if (!ref.evaluation_loss) continue;
+    if (evaluated == evaluations.size())
+      return missing(fmt::format("{} losses of evaluations", evaluated));
+    const double rel = relative(evaluations[evaluated++], *ref.evaluation_loss);
+    report.max_rel_evaluation = std::max(report.max_rel_evaluation, rel);
+  }
+  if (evaluated != evaluations.size())
+    return missing(
+        fmt::format("{} losses of evaluations, {} are due", evaluations.size(), evaluated));
   report.losses = losses;
   const bool fp64 = config.precision == "fp64";
   for (int step = 0; step < steps; ++step) {
     const ReferenceStep& ref = reference->steps[static_cast<std::size_t>(step)];
     report.reference_losses.push_back(ref.loss);
     report.reference_norms.push_back(ref.norm);
-    const double rel =
-        std::abs(losses[static_cast<std::size_t>(step)] - ref.loss) / std::abs(ref.loss);
-    report.max_rel_loss = std::isnan(rel) ? INFINITY : std::max(report.max_rel_loss, rel);
+    report.max_rel_loss =
+        std::max(report.max_rel_loss, relative(losses[static_cast<std::size_t>(step)], ref.loss));
     Assembler together(plan, report, (fp64 ? 1e-6 : 1e-3) * ref.norm);
     for (const RankTensors& r : ranks)
       for (const RankTensor& t : r.tensors)

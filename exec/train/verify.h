@@ -17,9 +17,10 @@
 namespace tandem::exec {
 
 struct VerifyReport {
-  double max_rel_loss = 0;  // over all steps
-  double max_rel_norm = 0;  // step 0
-  double max_rel_grad = 0;  // step 0; in fp64 every step
+  double max_rel_loss = 0;        // over all steps
+  double max_rel_evaluation = 0;  // over all evaluations
+  double max_rel_norm = 0;        // step 0
+  double max_rel_grad = 0;        // step 0; in fp64 every step
   // After the last update, biases of routers too; a claim in fp64 only.
   double max_abs_parameter = 0;
   std::string worst_tensor;  // of max_rel_grad
@@ -37,10 +38,12 @@ struct VerifyReport {
 // What is compared after the last step: parameters, and the biases of sigmoid routers.
 [[nodiscard]] std::vector<BufferId> final_tensors(const Plan& plan, ProgramId program);
 
-// `losses`, `norms`: by step, as the run reported them. E-EXEC-034 where a part is missing.
+// `losses`, `norms`: by step, as the run reported them; `evaluations`: losses of validation data,
+// in their order. E-EXEC-034 where a part is missing.
 [[nodiscard]] Result<VerifyReport> verify_run(const Plan& plan, const TrainingConfig& config,
                                               const std::vector<RankTensors>& ranks,
                                               const std::vector<double>& losses,
-                                              const std::vector<double>& norms);
+                                              const std::vector<double>& norms,
+                                              const std::vector<double>& evaluations = {});
 
 }  // namespace tandem::exec

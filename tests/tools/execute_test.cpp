@@ -235,6 +235,44 @@ TEST_CASE("execute: a killed rank is named at once, with its op") {
   for (pid_t pid : ranks) CHECK(gone(pid));
 }
 
+// One step, and then an evaluation that takes hours.
+const std::vector<std::string> kEvaluates = {"--set", "training.evaluation.every=2", "--set",
+                                             "training.evaluation.batches=10000000"};
+
+TEST_CASE("execute: a rank that is killed while it evaluates is named, with its op") {
+  TempDir folder;
+  Background run(folder, kEvaluates);
+  const std::vector<pid_t> ranks = run.ranks();
+  REQUIRE(ranks.size() == 2);
+  std::this_thread::sleep_for(std::chrono::milliseconds(1000));
+  const auto start = Timer::now();
+  ::kill(ranks[1], SIGKILL);
+  CHECK(run.wait(30) == 6);
+  CHECK(since(start) < 3);
+  const std::string said = run.messages();
+  CHECK_MESSAGE(said.find("E-EXEC-002") != std::string::npos, said);
+  CHECK_MESSAGE(said.find("rank 1, step 1, op ") != std::string::npos, said);
+  CHECK_MESSAGE(said.find("of the evaluation: op ") != std::string::npos, said);
+  for (pid_t pid : ranks) CHECK(gone(pid));
+}
+
+TEST_CASE("execute: a rank that stops while it evaluates is named after the timeout") {
+  TempDir folder;
+  std::vector<std::string> words = kEvaluates;
+  words.insert(words.end(), {"--set", "execute.timeout=3 s"});
+  Background run(folder, words);
+  const std::vector<pid_t> ranks = run.ranks();
+  REQUIRE(ranks.size() == 2);
+  std::this_thread::sleep_for(std::chrono::milliseconds(4000));  // an evaluation may last
+  const auto start = Timer::now();
+  ::kill(ranks[1], SIGSTOP);
+  CHECK(run.wait(30) == 6);
+  CHECK(since(start) < 3 + 5);
+  CHECK(run.messages().find("E-EXEC-006") != std::string::npos);
+  CHECK(run.messages().find("rank 1") != std::string::npos);
+  for (pid_t pid : ranks) CHECK(gone(pid));
+}
+
 TEST_CASE("execute: a crashed rank is an internal error") {
   TempDir folder;
   Background run(folder, {});

@@ -105,8 +105,10 @@ struct ProgramTensors {
 };
 
 struct Draft {
-  explicit Draft(const Scenario& s) : scenario(s), sizes(sizes_of(s)) {}
+  explicit Draft(const Scenario& s, bool for_evaluation = false)
+      : scenario(s), evaluation(for_evaluation), sizes(sizes_of(s)) {}
   const Scenario& scenario;
+  const bool evaluation;  // forward visits and their loss; no gradients, no optimizer state
   Sizes sizes;
   Order order;  // L1: after p2p it holds messages too
   Plan plan;    // tables and pools; its ops and programs come with finish()
@@ -147,7 +149,7 @@ struct Draft {
 void stages(Draft& draft);     // header, communicators
 void segments(Draft& draft);   // compute ops, reductions inside layers, messages, batches
 void gradients(Draft& draft);  // reductions of buckets and of the tied embedding
-void optimizer(Draft& draft);  // norm, clip, update, metrics
+void optimizer(Draft& draft);  // norm, clip, update, metrics; of an evaluation the metrics alone
 void streams(Draft& draft);    // waits between streams
 void buffers(Draft& draft);    // allocates, frees
 

@@ -4,6 +4,7 @@
 //   embedding on the first stage only, a shard where it lies. The loss is the same on all tp ranks:
 //   tp rank 0 counts; each cp rank has that of its own positions. With ZeRO 1 and 2 each bucket is
 //   gathered behind its update.
+//   An evaluation ends with the metrics alone: its loss.
 #include <set>
 #include <utility>
 
@@ -31,6 +32,14 @@ class Optimizer {
         first_match_(2 * (d.order.num_stages() - 1) * d.order.num_microbatches + 1),
         spans_programs_(d.programs.size() > 1) {
     stage_ = ops_.empty() ? -1 : ops_.back().stage;
+  }
+
+  void add_evaluation() {
+    const BufferId metrics = buffer(BufferClass::comm, DType::f64, {kMetricValues}, "metrics");
+    compute();
+    pack_metrics({}, metrics);
+    end();
+    reduce("metrics", metrics, 0);
   }
 
   void add() {
@@ -208,14 +217,14 @@ class Optimizer {
     ops_.push_back(op);
   }
 
-  // Program 0 reports the norm, the last stage's the loss; the others add zeros.
+  // Program 0 reports the norm if there is one, the last stage's the loss; the others add zeros.
   void pack_metrics(BufferId norm, BufferId metrics) {
     bool written = false;
     const bool replicates = d_.scenario.parallel.replicates();  // ep ranks have equal sums
     Kernel k;
     k.kind = KernelKind::metrics_pack;
     k.dims = {kMetricValues};
-    if (program_ == 0) {
+    if (program_ == 0 && norm.valid()) {
       k.flags = kHasNorm;
       k.owner = with_ep(axes({Axis::tp, Axis::cp, Axis::dp}), d_.sizes.nano);
       call(k, {norm}, {{metrics, false}});
@@ -308,7 +317,11 @@ class Optimizer {
 }  // namespace
 
 void optimizer(Draft& d) {
-  for (std::size_t p = 0; p < d.programs.size(); ++p) Optimizer(d, p).add();
+  for (std::size_t p = 0; p < d.programs.size(); ++p)
+    if (Optimizer o(d, p); d.evaluation)
+      o.add_evaluation();
+    else
+      o.add();
 }
 
 }  // namespace tandem::lower

@@ -207,6 +207,7 @@ class Packer {
       place(p, b, static_cast<int>(i), out);
       out.buckets.push_back(b);
     }
+    if (d_.evaluation) return;
     for (Bucket& b : out.buckets) {
       if (b.dtype != d_.plan.header.types.main) b.main = state(b, ".main");
       b.m = state(b, ".m");
@@ -267,7 +268,8 @@ class Packer {
     BufferId params, grads;  // full
     if (!alone && b.zero < 3)
       params = d_.add(buffer(BufferClass::param, b.dtype, {p.elements}, name));
-    if (!alone && !b.every) grads = d_.add(buffer(grad_class, main, {p.elements}, name));
+    const bool trains = !d_.evaluation;
+    if (!alone && !b.every && trains) grads = d_.add(buffer(grad_class, main, {p.elements}, name));
     for (const auto& [tensor, first] : p.entries) {
       Tensor& t = *tensor;
       t.bucket = index;
@@ -282,12 +284,13 @@ class Packer {
         grad.alias_of = grads, grad.alias_offset = first * size_of(main);
       }
       if (alone || params.valid()) t.param = d_.add(param);
-      if (alone || grads.valid()) t.grad = d_.add(grad);
+      if (trains && (alone || grads.valid())) t.grad = d_.add(grad);
       if (alone) params = t.param, grads = t.grad;
       out.places.emplace(t.name, out.tensors.size());
       out.tensors.push_back(t);
     }
     b.param = b.zero < 3 ? params : shard(b, BufferClass::param, b.dtype, name, {});
+    if (!trains) return;
     b.grad = b.zero < 2 ? grads : shard(b, BufferClass::grad, main, name, grads);
     if (b.zero >= 2) b.grad_full = grads;
   }
@@ -336,7 +339,7 @@ void expert_state(Draft& d, int program, ProgramTensors& out) {
     return b;
   };
   const auto num_layers = static_cast<std::int64_t>(layers.size());
-  if (moe.expert_loss > 0 || moe.device_loss > 0)
+  if ((moe.expert_loss > 0 || moe.device_loss > 0) && !d.evaluation)
     out.balance = d.add(add(BufferClass::scratch, DType::f64, 1, "balance_loss"));
   out.dropped = d.add(add(BufferClass::scratch, DType::f64, 1, "dropped"));
   out.all_choices = d.add(add(BufferClass::comm, DType::i32, num_layers * moe.experts, "choices"));

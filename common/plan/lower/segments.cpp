@@ -33,8 +33,10 @@ class Program {
       if (is_backward(list[i].kind)) first_backward = std::min(first_backward, i);
       if (list[i].kind == ActionKind::F) last_forward = i;
     }
-    // A message belongs to the part of the action that makes or takes it.
+    // A message belongs to the part of the action that makes or takes it. Without backwards there
+    // is one part.
     const auto part_at = [&](std::size_t i) {
+      if (d_.evaluation) return Part::none;
       return i < first_backward ? Part::warm_up : i > last_forward ? Part::cool_down : Part::steady;
     };
     part_ = Part::warm_up;

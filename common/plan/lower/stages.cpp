@@ -29,6 +29,7 @@ PlanTypes types_of(Precision p) {
 bool outside_the_plan(std::string_view path) {
   return path == "training.steps" || path == "training.init" ||
          path.starts_with("training.data.") || path.starts_with("training.checkpoint.") ||
+         path.starts_with("training.evaluation.") ||
          (path.starts_with("training.optimizer.") && path != "training.optimizer.clip");
 }
 
@@ -76,22 +77,24 @@ class Table {
   const Mesh& mesh_;
 };
 
-// What this model and mesh communicate over; the others would be idle.
-bool is_used(const Scenario& s, const NamedGroup& group) {
+// What this model and mesh communicate over; the others would be idle. An evaluation reduces no
+// gradients: of their groups it uses those that ZeRO-3 gathers parameters over.
+bool is_used(const Scenario& s, const NamedGroup& group, bool evaluation) {
   const std::string_view name = group.name;
   const bool experts = s.model.moe.experts > 0 && s.model.moe.dense_first < s.model.layers;
   if (name == "tp" || name == "cp" || name == "world") return true;
   if (name == "ep" || name == "etp") return experts;
-  if (name == "tp_cp") return experts && s.parallel.tp * s.parallel.cp > 1;
+  if (name == "tp_cp") return experts && !evaluation && s.parallel.tp * s.parallel.cp > 1;
+  if (evaluation && s.parallel.zero < 3) return false;
   using enum TensorClass;
   for (TensorClass c : {tp_cut, whole, router, routed_expert}) {
     if (!experts && (c == router || c == routed_expert)) continue;
     if (reducing_group(s, c).group.name == name) return true;
   }
-  return name == "stage" && experts && s.model.moe.bias_update > 0;
+  return name == "stage" && experts && !evaluation && s.model.moe.bias_update > 0;
 }
 
-void pipeline_communicators(const Scenario& s, int num_ranks, Table& table) {
+void pipeline_communicators(const Scenario& s, int num_ranks, bool evaluation, Table& table) {
   if (num_ranks == 1) return;
   if (s.schedule.communicators == P2pCommunicators::world)
     return table.axes("p2p", AxisSet{}.add(Axis::pp));
@@ -101,7 +104,7 @@ void pipeline_communicators(const Scenario& s, int num_ranks, Table& table) {
       continue;
     }
     table.pair(fmt::format("edge:{}->{}", r, r + 1), r, r + 1);
-    table.pair(fmt::format("edge:{}->{}", r + 1, r), r + 1, r);
+    if (!evaluation) table.pair(fmt::format("edge:{}->{}", r + 1, r), r + 1, r);
   }
 }
 
@@ -123,14 +126,15 @@ void stages(Draft& d) {
     h.data_axes.add(Axis::ep);
   h.stage_rank.assign(d.order.stage_rank.begin(), d.order.stage_rank.end());
   h.types = types_of(s.training.precision);
+  h.evaluation = d.evaluation;
 
   Table table(d);
   for (const NamedGroup& g : named_groups(s)) {
-    if (g.name == "world" && s.model.tied_embeddings && s.parallel.pp > 1)
+    if (g.name == "world" && s.model.tied_embeddings && s.parallel.pp > 1 && !d.evaluation)
       table.pair("emb", 0, s.parallel.pp - 1);
-    if (is_used(s, g)) table.axes(g.name, g.axes);
+    if (is_used(s, g, d.evaluation)) table.axes(g.name, g.axes);
   }
-  pipeline_communicators(s, s.parallel.pp, table);
+  pipeline_communicators(s, s.parallel.pp, d.evaluation, table);
   if (s.parallel.style == Style::nano_train && s.parallel.pp > 1)
     table.pair("labels", 0, s.parallel.pp - 1);
 }

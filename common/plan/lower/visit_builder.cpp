@@ -17,7 +17,8 @@ VisitBuilder::VisitBuilder(Draft& d, int program, int stage, int first_layer, in
       gpt_(d.scenario.model.family == ModelFamily::gpt),
       program_(program),
       tensors_(d.tensors[static_cast<std::size_t>(program)]),
-      ops_(&v_.forward) {
+      ops_(&v_.forward),
+      passing_(d.evaluation) {
   v_.first = stage == 0;
   v_.last = stage == d.order.num_stages() - 1;
   v_.first_layer = first_layer;
@@ -31,6 +32,7 @@ VisitBuilder::VisitBuilder(Draft& d, int program, int stage, int first_layer, in
 Visit VisitBuilder::build() {
   forward();
   place_gathers(v_.forward);
+  if (d_.evaluation) return std::move(v_);
   roots_.clear(), views_.clear();  // the backward gathers anew
   ops_ = &v_.backward;
   backward();
@@ -267,9 +269,9 @@ void VisitBuilder::forward() {
 Ref VisitBuilder::layer_forward(int layer, Ref x) {
   unit_ = 1 + layer;
   SavedLayer& s = saved_.emplace_back();
-  passing_ = recomputes(layer);
+  passing_ = d_.evaluation || recomputes(layer);
   const Ref fed = halves_forward(layer, x, s);
-  passing_ = false;
+  passing_ = d_.evaluation;
   // The last residual of the model runs with the head.
   const bool before_head = v_.last && layer == v_.last_layer;
   cut(before_head ? -1 : layer);

@@ -140,6 +140,11 @@ class VisitBuilder {
     return passing_ && saved ? BufferClass::activation : cls;
   }
 
+  // What a backward reads even where its layer is computed again.
+  [[nodiscard]] BufferClass until_backward(BufferClass cls) const {
+    return d_.evaluation ? BufferClass::activation : cls;
+  }
+
   // --- halves: from the layer's input to the partial output, reduced over tp
   // ----------------------
   Ref attention_forward(int layer, Ref x, SavedAttention& s);
@@ -319,7 +324,7 @@ class VisitBuilder {
   [[nodiscard]] static std::string layer_name(int layer, const char* rest);
   Ref batch();
   Ref saved_layer_input(int layer) {
-    return slot("h_in", BufferClass::saved_input, t_.compute, own_, layer);
+    return slot("h_in", until_backward(BufferClass::saved_input), t_.compute, own_, layer);
   }
   // What a layer leaves: the next one's saved input, the head's, or what is sent.
   Ref layer_output(int layer);
@@ -345,9 +350,9 @@ class VisitBuilder {
   std::vector<VisitOp>* ops_;
   AxisSet vocab_coords_;
   std::vector<SavedLayer> saved_;
-  int unit_ = 0;          // whose calls are being written: embedding 0, layers, head
-  bool passing_ = false;  // the forward of a layer that will be computed again
-  bool again_ = false;    // and that second time
+  int unit_ = 0;        // whose calls are being written: embedding 0, layers, head
+  bool passing_;        // the forward of a layer that will be computed again, or of an evaluation
+  bool again_ = false;  // and that second time
   std::map<std::tuple<bool, int, int>, int> roots_;  // slots of buckets: gradients?, unit, bucket
   std::map<std::pair<int, std::string>, Ref> views_;
   std::map<std::pair<std::string, int>, Ref> scratch_;

@@ -64,8 +64,10 @@ Ref VisitBuilder::latent_forward(int layer, Ref x, SavedAttention& s) {
     const Ref kl = moving("kl_own", own(z_.kv_rank), layer);
     const Ref kr = moving("kr_own", own(z_.rope_dim), layer);
     call(latents(KernelKind::latent_split_fwd, n1, true), {latent}, {ql, kl, kr});
-    s.latents = kept("latents_kept", BufferClass::saved_weight, own(normed), layer);
-    call(latents(KernelKind::latent_merge_bwd_input, n1, false), {ql, kl}, {s.latents});
+    if (!d_.evaluation) {
+      s.latents = kept("latents_kept", BufferClass::saved_weight, own(normed), layer);
+      call(latents(KernelKind::latent_merge_bwd_input, n1, false), {ql, kl}, {s.latents});
+    }
   }
   Ref all = latent;
   if (z_.sp) {

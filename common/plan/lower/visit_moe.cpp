@@ -36,10 +36,12 @@ Kernel VisitBuilder::expert_order(KernelKind kind) const {
   return kernel(kind, {z_.expert_rows, z_.hidden, z_.row_sources, z_.local_experts});
 }
 
-// One balance loss (models.md 2.5): over experts, or over groups of neighbouring ones.
+// One balance loss (models.md 2.5): over experts, or over groups of neighbouring ones. They steer
+// training and are no part of the loss that is evaluated.
 std::vector<VisitBuilder::Balance> VisitBuilder::balances() const {
   const MoeSpec& moe = d_.scenario.model.moe;
   std::vector<Balance> out;
+  if (d_.evaluation) return out;
   if (moe.expert_loss > 0) out.push_back({moe.expert_loss, moe.experts});
   if (moe.device_loss > 0) out.push_back({moe.device_loss, moe.device_groups});
   return out;
@@ -68,7 +70,8 @@ Kernel VisitBuilder::own_moe_rows() const {
 void VisitBuilder::choose(int layer, SavedMoe& s) {
   const MoeSpec& moe = d_.scenario.model.moe;
   const std::int64_t n = z_.moe_tokens, E = moe.experts;
-  s.choice = slot("router_choice", BufferClass::saved_input, DType::i64, {n, moe.top_k}, layer);
+  s.choice = slot("router_choice", until_backward(BufferClass::saved_input), DType::i64,
+                  {n, moe.top_k}, layer);
   s.sent = slot(kCounts, BufferClass::comm, DType::i32, {E}, layer);
   const std::int64_t scopes = moe.scope == BalanceScope::sequence ? z_.micro_batch : 1;
   s.aux = statistic("router_aux", BufferClass::comm, {2, scopes, E}, layer);

@@ -3,12 +3,14 @@
 // (2), and the same recomputation; in issue order the backward comes after the forward (3) and W
 // after I, layer by layer (4); no gradient is written any more once a reduction or the optimizer
 // has read it (5). The kernels of one visit are those of the stage's first microbatch, in the same
-// order, so that a lost or doubled op is found (1, 2). Not: anything across programs; that a visit
-// computes the right thing.
+// order, so that a lost or doubled op is found (1, 2). An evaluation has forward ops only (2) and
+// writes no buffer that lives for the run (6): it may borrow those of training. Not: anything
+// across programs; that a visit computes the right thing.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "common/plan/uses.h"
 #include "common/plan/verify/passes.h"
@@ -36,7 +38,10 @@ class Completeness {
       stage(program, static_cast<std::int32_t>(s));
     }
     for (std::size_t p = 0; p < plan_.programs.size() && !report_.full(); ++p)
-      gradients(ProgramId{static_cast<std::int64_t>(p)});
+      if (const ProgramId program{static_cast<std::int64_t>(p)}; plan_.header.evaluation)
+        unchanged(program);
+      else
+        gradients(program);
   }
 
  private:
@@ -89,6 +94,14 @@ class Completeness {
     if (!v.first_f.valid())
       return bad("V2.1", stage, mb, "no forward", {}, "none",
                  "one F of every stage and microbatch");
+    if (plan_.header.evaluation) {
+      if (v.last_backward.valid())
+        bad("V2.2", stage, mb, fmt::format("{} in an evaluation", text_of(plan_, v.last_backward)),
+            v.last_backward, "a backward", "forward ops only");
+      if (v.forward != model.forward)
+        differs("V2.1", stage, mb, "forward", v, v.forward, model.forward);
+      return;
+    }
     if (!v.first_i.valid() && !v.first_w.valid())
       return bad("V2.2", stage, mb, "no backward", v.last_f, "none", "a B, or an I and a W");
     if (v.first_i.valid() && v.first_i < v.last_f)
@@ -120,6 +133,27 @@ class Completeness {
         fmt::format("another {} than microbatch 0: an op is lost or there twice", what),
         what[0] == 'f' ? v.last_f : v.last_backward, fmt::format("{} kernel calls", mine.size()),
         fmt::format("the {} of microbatch 0", model.size()));
+  }
+
+  // V2.6: what an evaluation finds, it leaves.
+  void unchanged(ProgramId program) {
+    std::set<BufferId> persistent;
+    for (const BufferId b : plan_.persistent(program)) persistent.insert(b);
+    const Program& p = plan_.programs[program.index()];
+    for (std::uint32_t i = 0; i < p.num_ops && !report_.full(); ++i) {
+      const OpId id{p.first_op + i};
+      for_each_use(plan_, plan_.op(id), [&](BufferId b, Use use) {
+        if (!writes(use) || !persistent.contains(root_of(plan_, b))) return;
+        report_.add({kComplete,
+                     fmt::format("V2.6 rank {}: {} writes {}", program.value, text_of(plan_, id),
+                                 text_of(plan_, b)),
+                     id,
+                     "an evaluation that changes what lives for the run",
+                     "parameters are read only",
+                     "a plan that trains has no `evaluation` in its first line",
+                     {}});
+      });
+    }
   }
 
   // V2.5: the last writer of a gradient is before its first reader of phase O.

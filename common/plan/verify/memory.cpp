@@ -40,6 +40,7 @@ void count_visits(const Plan& plan, const Program& p, ProgramMemory& out) {
     if (v >= ends.size()) ends.resize(stages * microbatches);
     Ends& e = ends[v];
     if (o.phase == Phase::F && e.f < 0) e.f = k;
+    if (plan.header.evaluation) e.i = e.w = k;  // a visit ends with its forward
     if (o.phase == Phase::I || o.phase == Phase::B) e.i = k;
     if (o.phase == Phase::W || o.phase == Phase::B) e.w = k;
   }

@@ -21,7 +21,8 @@ inline bool same_header(const PlanHeader& a, const PlanHeader& b) {
          a.communicators == b.communicators && a.grouping == b.grouping &&
          a.microbatches == b.microbatches && a.micro_batch == b.micro_batch &&
          a.sequence == b.sequence && a.mesh.size == b.mesh.size && order(a.mesh) == order(b.mesh) &&
-         a.stage_rank == b.stage_rank && a.types == b.types && a.data_axes == b.data_axes;
+         a.stage_rank == b.stage_rank && a.types == b.types && a.data_axes == b.data_axes &&
+         a.evaluation == b.evaluation;
 }
 
 inline void check_equal(const Plan& a, const Plan& b) {

@@ -148,6 +148,7 @@ TEST_CASE("training.json: where a run resumes and saves; how many steps it times
   c.steps = 10, c.warmup_steps = 2;
   c.checkpoint_directory = "../ck", c.checkpoint_every = 4;
   c.resume_from = "../ck/step-0000000008", c.first_step = 8, c.check_replicas = 3;
+  c.evaluation_every = 5, c.evaluation_batches = 2;
   const std::string text = to_json(c);
   const Result<TrainingConfig> read = training_from_json(text, "training.json");
   REQUIRE(read.ok());
@@ -163,6 +164,16 @@ TEST_CASE("training.json: where a run resumes and saves; how many steps it times
   CHECK(code_of(replaced(text, "\"first_step\": 8", "\"first_step\": 12")) == "E-EXEC-030");
   CHECK(code_of(replaced(text, "\"first_step\": 8", "\"first_step\": -1")) == "E-EXEC-030");
   CHECK(code_of(replaced(text, "\"checkpoint_every\": 4", "\"checkpoint_every\": -4")) ==
+        "E-EXEC-030");
+  CHECK(read->evaluation_every == 5);
+  CHECK(read->evaluation_batches == 2);
+  CHECK(evaluates_after(*read, 4));  // four more have been done before
+  CHECK_FALSE(evaluates_after(*read, 5));
+  c.evaluation_every = 0;
+  CHECK_FALSE(evaluates_after(c, 4));
+  CHECK(code_of(replaced(text, "\"evaluation_every\": 5", "\"evaluation_every\": -5")) ==
+        "E-EXEC-030");
+  CHECK(code_of(replaced(text, "\"evaluation_batches\": 2", "\"evaluation_batches\": 0")) ==
         "E-EXEC-030");
 }
 

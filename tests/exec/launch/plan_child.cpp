@@ -114,8 +114,8 @@ class Messages {
   std::vector<std::unique_ptr<Stream>> streams_;  // last: its threads use everything above
 };
 
-Status body(const RunInput& in, Rank rank, CommBackend& comm, Barrier&, OpObserver* observer,
-            const std::string&) {
+Status body(const RunInput& in, Rank rank, CommBackend& comm, CommBackend*, Barrier&,
+            OpObserver* observer, const std::string&) {
   std::unique_ptr<CommBackend> wrapped = std::make_unique<Borrowed>(comm);
   if (const char* text = std::getenv("TANDEM_TEST_FAULT")) {
     const Result<PlannedFault> fault = parse_fault(text);
@@ -126,7 +126,7 @@ Status body(const RunInput& in, Rank rank, CommBackend& comm, Barrier&, OpObserv
   for (int step = 0; step < in.config.steps; ++step) {
     const Nanoseconds start = now_ns();
     if (Status s = messages.run_step(step); !s) return s;
-    observer->step_ended(step, 0, 0, now_ns() - start);
+    observer->step_ended(step, 0, 0, now_ns() - start, std::nullopt);
   }
   return Ok{};
 }

@@ -84,14 +84,18 @@ TEST_CASE("protocol: every payload comes back; one byte less or more gives nothi
   fault.text = "runs for 9 s";
   CHECK(parse_join(encode(join)) == join);
   CHECK(parse_roster(encode(roster))->addresses == roster.addresses);
+  Report evaluated = progress;
+  evaluated.evaluation_loss = 2.75;
   CHECK(parse_report(encode(progress))->loss == 2.25);
+  CHECK_FALSE(parse_report(encode(progress))->evaluation_loss);
+  CHECK(parse_report(encode(evaluated))->evaluation_loss == 2.75);
   CHECK(parse_report(encode(fault))->text == fault.text);
   CHECK(parse_refuse(encode(Refuse{RefuseCode::taken, "x"}))->code == RefuseCode::taken);
   CHECK(parse_abort(encode(Abort{2, "y"}))->rank == 2);
   CHECK(parse_clock(encode(ClockSample{5, 6}))->server_ns == 6);
   CHECK(parse_comm_id(encode(CommIdMessage{1, 2, "id"}))->bytes == "id");
   for (const std::string& whole :
-       {encode(join), encode(roster), encode(progress), encode(fault),
+       {encode(join), encode(roster), encode(progress), encode(evaluated), encode(fault),
         encode(Refuse{RefuseCode::plan, "x"}), encode(Abort{2, "y"}), encode(Heartbeat{}),
         encode(ClockSample{}), encode(CommIdMessage{1, 2, "id"}), encode_barrier(1)}) {
     CHECK(parse_all(whole) >= 1);

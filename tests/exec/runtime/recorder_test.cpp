@@ -52,6 +52,36 @@ struct Fixture {
 
 }  // namespace
 
+TEST_CASE("recorder: ops of an evaluation are numbered behind those of the plan") {
+  Fixture f;  // its plan stands for both
+  const auto ops = static_cast<std::int32_t>(f.plan.ops.size());
+  const auto communicators = static_cast<int>(f.plan.communicators.size());
+  const int rank = f.plan.header.mesh.world() - 1;  // of the last program: its ops begin later
+  auto recorder = Recorder::create(f.path, f.plan, Rank{rank}, "x", &f.plan);
+  REQUIRE(recorder.ok());
+  const OpId reduce = f.op(rank, OpKind::all_reduce);
+  const OpId behind{std::int64_t{ops} + reduce.value};
+  for (const OpId id : {reduce, behind, behind}) {
+    (*recorder)->queued(id, 5);
+    (*recorder)->started(id, 5);
+    if (id == reduce) (*recorder)->done(id, 5);
+  }
+  CHECK((*recorder)->oldest_unfinished()->op == behind.value);
+  const Result<Ring> ring = read_ring(f.path);
+  REQUIRE(ring.ok());
+  REQUIRE(ring->records.size() == 3);
+  const RingRecord &own = ring->records[0], &other = ring->records[2];
+  CHECK(own.op == reduce.value);
+  CHECK(other.op == behind.value);
+  CHECK(other.kind == own.kind);
+  CHECK(other.bytes == own.bytes);
+  CHECK(other.communicator == own.communicator + communicators);
+  CHECK(own.sequence == 0);
+  CHECK(other.sequence == 1);  // each plan counts for itself
+  CHECK(own.state == static_cast<int>(OpState::done));
+  CHECK(other.state == static_cast<int>(OpState::started));
+}
+
 TEST_CASE("recorder: a ring tells op, communicator, sequence, peer, bytes, state and times") {
   Fixture f;
   auto recorder = f.recorder(0);

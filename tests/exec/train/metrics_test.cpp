@@ -266,7 +266,14 @@ TEST_CASE("metrics.jsonl: a line a step; what is not finite is null; alerts stan
   CHECK(json["alerts"][0]["name"] == "grad_norm");
   CHECK(json["alerts"][0]["level"] == "warning");
   CHECK(json["alerts"][0]["limit"] == 100);
-  CHECK_FALSE(nlohmann::json::parse(to_json_line({})).contains("alerts"));
+  const auto plain = nlohmann::json::parse(to_json_line({}));
+  for (const char* key : {"alerts", "evaluation_loss", "evaluation_perplexity", "evaluation_s"})
+    CHECK_FALSE(plain.contains(key));
+  m.evaluation = {2.5, 12.25, 0.125};
+  const auto evaluated = nlohmann::json::parse(to_json_line(m));
+  CHECK(evaluated["evaluation_loss"] == 2.5);
+  CHECK(evaluated["evaluation_perplexity"] == 12.25);
+  CHECK(evaluated["evaluation_s"] == 0.125);
 }
 
 TEST_CASE("event records: the worked bytes of TensorBoard's format") {
@@ -290,6 +297,7 @@ TEST_CASE("an event file, read by other code") {
       m.loss = 5 - 0.01 * step;
       m.lr = 1e-3;
       if (step > 4) m.spike_ratio = 0.5;
+      if (step % 50 == 49) m.evaluation = {4.5, 90, 0.25};
       files.add(m);
     }
     CHECK(files.status().ok());
@@ -306,6 +314,8 @@ TEST_CASE("an event file, read by other code") {
     CHECK(e.scalars.at("loss/ce") == static_cast<float>(5 - 0.01 * step));
     CHECK(e.scalars.at("optimizer/lr") == 1e-3f);
     CHECK(e.scalars.count("loss/spike_ratio") == (step > 4 ? 1 : 0));
+    CHECK(e.scalars.count("loss/evaluation") == (step % 50 == 49 ? 1 : 0));
+    if (step % 50 == 49) CHECK(e.scalars.at("loss/evaluation_perplexity") == 90.0f);
     CHECK(e.time >= events[0].time);
   }
   std::istringstream lines(slurp(folder.path + "/metrics.jsonl"));

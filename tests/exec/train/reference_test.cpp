@@ -3,8 +3,12 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstdio>
+#include <iterator>
 
+#include "common/base/file.h"
 #include "exec/device/torch_memory.h"
 #include "exec/train/data.h"
 #include "exec/train/init.h"
@@ -251,12 +255,61 @@ TEST_CASE("random data: goldens") {
   CHECK(std::vector<std::int64_t>(batch.begin() + 33, batch.begin() + 39) == other);
 }
 
+// Offsets by a Philox written apart from ours: the same counter with FNV-1a-64("validation").
+TEST_CASE("validation data: the last tenth, its own offsets, the same at every evaluation") {
+  TrainingConfig c = gpt_tiny();
+  const std::uint64_t expected[] = {7724, 8922, 8953, 3575, 7551, 1041};
+  for (std::uint64_t i = 0; i < 6; ++i)
+    CHECK(BatchSource::offset(c, i, 10'000, DataPart::validation) == expected[i]);
+  // Ones are trained on, twos are not.
+  const std::string path = std::string(std::tmpnam(nullptr)) + ".txt";
+  const std::string trained(900, '\1'), kept(100, '\2');
+  REQUIRE(write_file_atomic(path, trained + kept).ok());
+  c.data_kind = "text";
+  c.data_path = path;
+  const Result<BatchSource> training = BatchSource::open(c),
+                            validation = BatchSource::open(c, DataPart::validation);
+  REQUIRE(training.ok());
+  REQUIRE(validation.ok());
+  for (int step = 0; step < 20; ++step) {
+    std::int64_t tokens[2 * 33];
+    training->fill(tokens, step, 1, 0, 1);
+    CHECK(std::count(std::begin(tokens), std::end(tokens), 1) == 66);
+    validation->fill(tokens, step, 1, 0, 1);
+    CHECK(std::count(std::begin(tokens), std::end(tokens), 2) == 66);
+  }
+  c.sequence = 100;  // as long as the tenth: no offset is left
+  const auto short_text = BatchSource::open(c, DataPart::validation);
+  CHECK(BatchSource::open(c).ok());
+  REQUIRE_FALSE(short_text.ok());
+  CHECK(short_text.error().diagnostics[0].code == "E-EXEC-033");
+  CHECK(short_text.error().diagnostics[0].found.find("100 bytes to evaluate") == 0);
+  std::remove(path.c_str());
+}
+
+TEST_CASE("validation data, random: other tokens than those of any step, the same on every mesh") {
+  const TrainingConfig c = gpt_tiny();
+  const Result<BatchSource> training = BatchSource::open(c),
+                            validation = BatchSource::open(c, DataPart::validation);
+  const auto batch = [](const BatchSource& source, int step, int microbatch, int data, int num) {
+    std::vector<std::int64_t> tokens(2 * 33);
+    source.fill(tokens.data(), step, microbatch, data, num);
+    return tokens;
+  };
+  const auto first = batch(*validation, 0, 0, 0, 1);
+  CHECK(first != batch(*validation, 1, 0, 0, 1));
+  for (int step = 0; step < 100; ++step) CHECK(first != batch(*training, step, 0, 0, 1));
+  // Microbatch 3 of one rank is microbatch 1 of the second of two.
+  CHECK(batch(*validation, 4, 3, 0, 1) == batch(*validation, 4, 1, 1, 2));
+}
+
 TEST_CASE("text data: offsets are the goldens of models.md 8.2") {
   TrainingConfig c = gpt_tiny();
   const std::uint64_t expected[] = {95703, 59377, 37611, 32199, 48406, 68321};
   for (std::uint64_t i = 0; i < 6; ++i) CHECK(BatchSource::offset(c, i, 100'000) == expected[i]);
   c.sampler = "sequential";
   CHECK(BatchSource::offset(c, 3, 100'000) == 96);
+  CHECK(BatchSource::offset(c, 3, 10'000, DataPart::validation) == 96);
 }
 
 }  // namespace tandem::exec

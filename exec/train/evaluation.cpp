@@ -1,0 +1,42 @@
+#include "exec/train/evaluation.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "exec/device/clock.h"
+
+namespace tandem::exec {
+
+Result<std::unique_ptr<Evaluator>> Evaluator::create(const Plan& evaluation, const Plan& training,
+                                                     const TrainingConfig& config,
+                                                     CommBackend& comm, OpObserver* observer,
+                                                     const Interpreter& interpreter) {
+  std::unique_ptr<Evaluator> out(new Evaluator(training, config, observer));
+  Result<std::unique_ptr<Interpreter>> own = Interpreter::create_evaluation(
+      evaluation, config, comm, observer ? &out->observer_ : nullptr, interpreter);
+  if (!own) return own.error();
+  out->interpreter_ = std::move(*own);
+  return out;
+}
+
+Result<EvaluationLoss> Evaluator::run(int step) {
+  const Nanoseconds started = now_ns();
+  double sum = 0;
+  for (int batch = 0; batch < batches_; ++batch) {
+    const Result<StepResult> result = interpreter_->run_batch(batch, step);
+    if (!result) return result.error();
+    sum += result->loss;
+  }
+  interpreter_->drop_pages();
+  const EvaluationLoss out{step, sum / batches_, now_ns() - started};
+  if (!std::isfinite(out.loss))
+    return make_error(Failure::execution, "E-EXEC-031", "a value that must be finite is not",
+                      fmt::format("evaluation loss = {} after step {}", out.loss, step),
+                      "a finite value",
+                      "lower training.optimizer.lr; --resume goes on from the last checkpoint");
+  losses_.push_back(out);
+  return out;
+}
+
+}  // namespace tandem::exec

@@ -1,0 +1,73 @@
+// The validation loss of a run, between its steps: training.evaluation_batches global batches
+// through the evaluation plan, with the parameters of training where they lie
+// (runtime/interpreter.h, create_evaluation). Nothing that training will read is written, so a run
+// that evaluates trains bit by bit as one that does not.
+//
+//   loss    mean over the batches, in their order, of the cross-entropy a token (models.md 8.3)
+//   memory  its buffers are a slab of its own, whose pages go back to the system behind every
+//           evaluation; of what lives for the run it has none
+// One thread calls it, never while a step runs.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "common/base/result.h"
+#include "common/plan/plan.h"
+#include "common/plan/training.h"
+#include "exec/runtime/interpreter.h"
+
+namespace tandem::exec {
+
+// Tells the observer of the evaluation's ops by numbers behind those of the training plan, so that
+// a flight recorder and a launcher can tell the two apart (runtime/recorder.h).
+class ObserverBehind final : public OpObserver {
+ public:
+  ObserverBehind(OpObserver* inner, const Plan& training)
+      : inner_(inner), num_ops_(std::ssize(training.ops)) {}
+  void queued(OpId op, int step) override {
+    if (inner_) inner_->queued(behind(op), step);
+  }
+  void started(OpId op, int step) override {
+    if (inner_) inner_->started(behind(op), step);
+  }
+  void done(OpId op, int step) override {
+    if (inner_) inner_->done(behind(op), step);
+  }
+
+ private:
+  [[nodiscard]] OpId behind(OpId op) const { return OpId{num_ops_ + op.value}; }
+  OpObserver* inner_;
+  const std::int64_t num_ops_;
+};
+
+struct EvaluationLoss {
+  int step = 0;  // of training: after this one
+  double loss = 0;
+  Nanoseconds duration = 0;
+};
+
+class Evaluator {
+ public:
+  // All outlive it; `observer` may be null. Errors of Interpreter::create_evaluation.
+  [[nodiscard]] static Result<std::unique_ptr<Evaluator>> create(
+      const Plan& evaluation, const Plan& training, const TrainingConfig& config, CommBackend& comm,
+      OpObserver* observer, const Interpreter& interpreter);
+
+  // After `step`; all ranks call it. E-EXEC-031 where the loss is not finite.
+  [[nodiscard]] Result<EvaluationLoss> run(int step);
+
+  // Of all evaluations so far.
+  [[nodiscard]] const std::vector<EvaluationLoss>& losses() const { return losses_; }
+  [[nodiscard]] const Interpreter& interpreter() const { return *interpreter_; }
+
+ private:
+  Evaluator(const Plan& training, const TrainingConfig& config, OpObserver* observer)
+      : batches_(config.evaluation_batches), observer_(observer, training) {}
+  const int batches_;
+  ObserverBehind observer_;
+  std::unique_ptr<Interpreter> interpreter_;
+  std::vector<EvaluationLoss> losses_;
+};
+
+}  // namespace tandem::exec
