@@ -159,7 +159,8 @@ TEST_CASE("catalogue: own rows, scaled gradients and labels of rows by hand") {
   check_cost(entry("grad_scale elements=100 factor=0.5"), 0, 2 * 100 * 4);
   const double rows = 128;
   // choice and scores of each slot; token, slot and expert, and the weight; counts of members.
-  const Kernel labels = entry("label_rows_fwd tokens=64 experts=8 top_k=2 members=2 sigmoid scale=1");
+  const Kernel labels =
+      entry("label_rows_fwd tokens=64 experts=8 top_k=2 members=2 sigmoid scale=1");
   check_cost(labels, 0, rows * (8 + 4) + rows * (3 * 8 + 4) + 2 * 8);
   CHECK(hidden_scratch(labels, kF32) == 8 * 8);
   check_cost(entry("narrow_counts members=2"), 0, 2 * (8 + 4));
