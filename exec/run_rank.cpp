@@ -131,9 +131,12 @@ Status write_outcome(const RunInput& in, Rank rank, const Outcome& outcome,
   root["first_step"] = in.config.first_step;
   root["warmup_steps"] = untimed_steps(in.config);
   root["checkpoint_s"] = static_cast<double>(outcome.saving) * 1e-9;
-  for (const char* key : {"losses", "norms", "lr", "tokens", "step_ns"}) root[key] = Json::array();
+  for (const char* key : {"losses", "balance", "dropped", "norms", "lr", "tokens", "step_ns"})
+    root[key] = Json::array();
   for (const StepResult& s : outcome.steps) {
     root["losses"].push_back(s.loss);
+    root["balance"].push_back(s.balance);
+    root["dropped"].push_back(s.dropped);
     root["norms"].push_back(s.norm);
     root["lr"].push_back(s.lr);
     root["tokens"].push_back(s.tokens);
@@ -149,6 +152,8 @@ Status write_outcome(const RunInput& in, Rank rank, const Outcome& outcome,
   if (interpreter) {
     root["kernel_scratch_bytes"] = interpreter->kernel_scratch_peak();
     if (!interpreter->rows_seen().empty()) root["rows"] = rows_json(interpreter->rows_seen());
+    for (const auto& [layer, choices] : interpreter->expert_choices())
+      root["expert_choices"][std::to_string(layer)] = choices;
     root["slab_bytes"] = interpreter->slab_bytes();
     root["communication"] = communication(in.plan, rank, interpreter->communication_calls(), comm);
   }
@@ -180,7 +185,7 @@ Result<TrainingState> start_state(const RunInput& in, Rank rank, const Interpret
 }
 
 StepValues values_of(const StepResult& r) {
-  return {r.loss, r.norm, r.lr, r.tokens, r.ended - r.started, r.data_wait};
+  return {r.loss, r.norm, r.lr, r.tokens, r.ended - r.started, r.data_wait, r.balance, r.dropped};
 }
 
 // The norm was finite, or the step had stopped before its update.
@@ -255,7 +260,7 @@ class RankRun {
       }
     }
     if (tensors)
-      for (BufferId id : holders(in_.plan, program, BufferClass::param))
+      for (BufferId id : final_tensors(in_.plan, program))
         tensors->add(TensorKind::parameter, state->step - 1, id, interpreter_.view(id));
   }
 

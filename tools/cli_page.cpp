@@ -100,7 +100,7 @@ Keys of `--json`, and of `predicted` in `summary.json` (without `wall_s`):
 | key | meaning |
 | --- | --- |
 | `iteration_s` | the slowest rank's step, from its first issue to its last end |
-| `tokens_per_s` | microbatches * micro_batch * sequence * dp / `iteration_s` |
+| `tokens_per_s` | microbatches * micro_batch * sequence * data ranks (dp; dp * ep where ep ranks read their own batches) / `iteration_s` |
 | `mfu` | model FLOPs of a step (`tandem model`) / (`iteration_s` * peak of all devices); on cluster local the peak is that of the cores that the ranks share. `null` for a plan file, which does not know the model |
 | `bubble` | 1 - (computing + exposed transfer) / `iteration_s`, mean over ranks |
 | `exposed_comm_s` | time in which a rank has nothing to compute and a communication is moving data, mean over ranks |

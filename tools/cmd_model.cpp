@@ -2,10 +2,12 @@
 #include <fmt/format.h>
 
 #include "common/model/flops.h"
+#include "common/parallel/groups.h"
 #include "common/plan/build.h"
 #include "common/plan/verify/verify.h"
 #include "common/scenario/fields.h"
 #include "tools/commands.h"
+#include "tools/degrees.h"
 #include "tools/exit_codes.h"
 #include "tools/inputs.h"
 #include "tools/model_report.h"
@@ -20,11 +22,11 @@ std::string head(const Scenario& s) {
   return fmt::format(
       "{}: {}, {} layers, hidden {}, {} heads{}, ffn {}, vocabulary {}; sequence {}, global batch "
       "{}\n"
-      "  tp {}, pp {}, dp {}; schedule {}, {} microbatches of {} sequences\n\n",
+      "  {}; schedule {}, {} microbatches of {} sequences\n\n",
       s.name, words_of(find_field("model.family")->names)[static_cast<std::size_t>(m.family)],
       m.layers, m.hidden, m.heads, kv, m.ffn_hidden, m.vocab, s.training.sequence,
-      s.training.global_batch, s.parallel.tp, s.parallel.pp, s.parallel.dp, s.schedule.kind,
-      s.num_microbatches(), s.training.micro_batch);
+      s.training.global_batch, degrees_text(mesh_of(s)), s.schedule.kind, s.num_microbatches(),
+      s.training.micro_batch);
 }
 
 int report_model(Context& context, const std::string& file) {

@@ -1,9 +1,11 @@
 // tandem validate: reads and checks a scenario; nothing is built.
 #include <fmt/format.h>
 
+#include "common/parallel/groups.h"
 #include "common/scenario/explain.h"
 #include "common/scenario/validate.h"
 #include "tools/commands.h"
+#include "tools/degrees.h"
 #include "tools/exit_codes.h"
 #include "tools/inputs.h"
 
@@ -16,13 +18,12 @@ struct Options {
 };
 
 std::string summary(const Scenario& s) {
-  const ParallelSpec& p = s.parallel;
   return fmt::format(
-      "{}: ok\n  model {} layers, hidden {}, sequence {}; tp {}, pp {}, dp {}: {} ranks; schedule "
+      "{}: ok\n  model {} layers, hidden {}, sequence {}; {}: {} ranks; schedule "
       "{}, "
       "{} microbatches\n",
-      s.file, s.model.layers, s.model.hidden, s.training.sequence, p.tp, p.pp, p.dp, p.world(),
-      s.schedule.kind, s.num_microbatches());
+      s.file, s.model.layers, s.model.hidden, s.training.sequence, degrees_text(mesh_of(s)),
+      s.parallel.world(), s.schedule.kind, s.num_microbatches());
 }
 
 int validate_file(Context& context, const Options& options) {

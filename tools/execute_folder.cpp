@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "common/scenario/validate.h"
@@ -104,6 +105,14 @@ Json to_json(const ExecuteSummary& s) {
                                   {"bytes_in", moved.bytes_in},
                                   {"bytes_sent", moved.bytes_sent},
                                   {"bytes_sent_by_law", moved.bytes_sent_by_law}};
+  if (!s.experts.empty()) {
+    out["dropped_share"] = s.dropped_share;
+    for (const ExpertLoad& load : s.experts)
+      out["experts"].push_back({{"layer", load.layer},
+                                {"choices", load.choices},
+                                {"max_over_mean", load.max_over_mean},
+                                {"rank_max_over_mean", load.rank_max_over_mean}});
+  }
   if (s.verify)
     out["verify"] = {{"max_rel_loss", s.verify->max_rel_loss},
                      {"max_rel_grad", s.verify->max_rel_grad},
@@ -132,6 +141,15 @@ std::string to_text(const ExecuteSummary& s) {
   out += "peak memory by rank";
   for (std::int64_t bytes : s.peak_bytes) out += "  " + mebibytes(bytes);
   out += "\n";
+  if (!s.experts.empty()) {
+    const auto worst = std::max_element(
+        s.experts.begin(), s.experts.end(),
+        [](const ExpertLoad& a, const ExpertLoad& b) { return a.max_over_mean < b.max_over_mean; });
+    out += fmt::format("experts: most chosen over mean");
+    for (const ExpertLoad& load : s.experts) out += fmt::format(" {:.2f}", load.max_over_mean);
+    out += fmt::format(" (worst: layer {}; its ranks {:.2f}); dropped {:.2f} %\n", worst->layer,
+                       worst->rank_max_over_mean, 100 * s.dropped_share);
+  }
   if (!s.verify) return out;
   return out + fmt::format(
                    "verify {}: largest relative error of losses {:.2g}, gradients {:.2g} ({}), "

@@ -152,11 +152,58 @@ void read_evaluations(const Json& evaluation, ExecuteSummary& out) {
     out.evaluation_s += evaluation.at("seconds").at(i).get<double>();
   }
 }
+// Choices of the layers with experts, summed over ranks; where the plan sums them (`bias`) each
+// rank has the sum of its stage.
+class ExpertLoads {
+ public:
+  explicit ExpertLoads(const ExecuteRequest& request)
+      : ep_(request.plan->header.mesh.of(Axis::ep)) {
+    for (const Op& op : request.plan->ops)
+      summed_ = summed_ || request.plan->name(op.tag) == "bias";
+  }
+  void add(const Json& rank) {
+    if (!rank.contains("expert_choices")) return;
+    for (const auto& [layer, list] : rank.at("expert_choices").items()) {
+      const auto values = list.get<std::vector<std::int64_t>>();
+      std::vector<std::int64_t>& sum = choices_[std::stoi(layer)];
+      if (summed_ && !sum.empty()) continue;
+      sum.resize(std::max(sum.size(), values.size()));
+      for (std::size_t e = 0; e < values.size(); ++e) sum[e] += values[e];
+    }
+  }
+  void report(double dropped, ExecuteSummary& out) const {
+    std::int64_t total = 0;
+    for (const auto& [layer, choices] : choices_) {
+      ExpertLoad load{layer, choices, max_over_mean(choices), 1};
+      std::vector<std::int64_t> ranks(static_cast<std::size_t>(ep_));
+      for (std::size_t e = 0; e < choices.size(); ++e)
+        ranks[e * ranks.size() / choices.size()] += choices[e];
+      load.rank_max_over_mean = max_over_mean(ranks);
+      for (std::int64_t c : choices) total += c;
+      out.experts.push_back(std::move(load));
+    }
+    if (total > 0) out.dropped_share = dropped / static_cast<double>(total);
+  }
+
+ private:
+  static double max_over_mean(const std::vector<std::int64_t>& list) {
+    std::int64_t sum = 0, most = 0;
+    for (std::int64_t x : list) sum += x, most = std::max(most, x);
+    return sum > 0 ? static_cast<double>(most) * static_cast<double>(list.size()) /
+                         static_cast<double>(sum)
+                   : 0;
+  }
+  int ep_;
+  bool summed_ = false;
+  std::map<int, std::vector<std::int64_t>> choices_;
+};
 
 // K.json of every rank: losses, steps, peaks.
 Status read_rank_files(const ExecuteRequest& request, ExecuteSummary& out) {
   std::vector<double> slowest;
   std::int64_t largest = -1;
+  ExpertLoads experts(request);
+  double dropped = 0;
   for (int rank = 0; rank < out.ranks; ++rank) {
     const std::string path = rank_path(request.run_dir, rank, "json");
     const Result<std::string> text = read_file(path, limits::kTableBytes);
@@ -166,6 +213,7 @@ Status read_rank_files(const ExecuteRequest& request, ExecuteSummary& out) {
       const auto steps = root.at("step_ns").get<std::vector<double>>();
       if (rank == 0) {
         out.losses = root.at("losses").get<std::vector<double>>();
+        for (const Json& x : root.at("dropped")) dropped += x.get<double>();
         out.checkpoint_s = root.at("checkpoint_s").get<double>();
         if (request.evaluation) read_evaluations(root.at("evaluation"), out);
         slowest.assign(steps.size(), 0);
@@ -185,6 +233,7 @@ Status read_rank_files(const ExecuteRequest& request, ExecuteSummary& out) {
         sum.bytes_sent += row.at("bytes_sent").get<std::int64_t>();
         sum.bytes_sent_by_law += row.at("bytes_sent_by_law").get<std::int64_t>();
       }
+      experts.add(root);
       if (out.peak_bytes.back() > largest) {
         largest = out.peak_bytes.back();
         out.peak_by_class = root.at("peak_by_class").get<std::map<std::string, std::int64_t>>();
@@ -193,6 +242,7 @@ Status read_rank_files(const ExecuteRequest& request, ExecuteSummary& out) {
       return damaged(path, e.what());
     }
   }
+  experts.report(dropped, out);
   const auto warmup = static_cast<std::size_t>(untimed_steps(request.config));
   if (slowest.size() <= warmup) return damaged(rank_path(request.run_dir, 0, "json"), "no steps");
   out.step_s.assign(slowest.begin() + static_cast<std::ptrdiff_t>(warmup), slowest.end());

@@ -57,6 +57,14 @@ struct EvaluationSummary {
   double loss = 0;
 };
 
+// One layer with experts, all steps of the run.
+struct ExpertLoad {
+  int layer = 0;
+  std::vector<std::int64_t> choices;  // of each expert, before drops
+  double max_over_mean = 0;           // of experts
+  double rank_max_over_mean = 0;      // of the ranks of expert parallelism
+};
+
 struct ExecuteSummary {
   int ranks = 0;
   int first_step = 0;    // of training; above 0 where it resumed
@@ -71,7 +79,9 @@ struct ExecuteSummary {
   std::vector<std::int64_t> kernel_scratch_bytes;     // by rank: LibTorch's own, beside the plan
   // By communicator and tag: "tp attn.out".
   std::map<std::string, CommunicationTotal> communication;
-  bool pinned = false;  // compute threads had cores of their own
+  std::vector<ExpertLoad> experts;  // by layer; empty without
+  double dropped_share = 0;         // of all assignments
+  bool pinned = false;              // compute threads had cores of their own
   double wall_s = 0;
   double checkpoint_s = 0;  // rank 0's time between steps for checkpoints
   double evaluation_s = 0;  // rank 0's time between steps for evaluations

@@ -22,15 +22,16 @@ struct KernelRow {
   [[nodiscard]] double all() const { return seconds * static_cast<double>(total.calls); }
 };
 
-// All programs, each run by tp * dp ranks; the longest first.
+// All programs, each run by the ranks of a stage; the longest first.
 std::vector<KernelRow> kernel_rows(const Scenario& s, const Plan& plan) {
   std::map<std::pair<std::int64_t, bool>, KernelRow> rows;
+  const std::int64_t ranks = s.parallel.world() / s.parallel.pp;
   for (std::size_t p = 0; p < plan.programs.size(); ++p)
     for (const KernelTotal& k : kernel_totals(plan, ProgramId{static_cast<int>(p)})) {
       KernelRow& row = rows[{k.kernel.value, k.accumulates}];
       const std::int64_t before = row.total.calls;
       row.total = k;
-      row.total.calls = before + k.calls * s.parallel.tp * s.parallel.dp;
+      row.total.calls = before + k.calls * ranks;
       row.seconds = sim::roofline_seconds(plan.kernel(k.kernel), plan.header.types, k.accumulates,
                                           s.cluster.device);
     }

@@ -67,7 +67,7 @@ Json classes_json(const ClassBytes& bytes) {
 }
 
 Json rank_json(const Scenario& s, int pp, const sim::ProgramMemory& plan) {
-  Json rank = {{"pp", pp}, {"ranks", s.parallel.tp * s.parallel.dp}};
+  Json rank = {{"pp", pp}, {"ranks", s.parallel.world() / s.parallel.pp}};
   const StaticBytes fixed = static_bytes(s, pp, s.parallel.zero);
   rank["param"] = fixed.param, rank["grad"] = fixed.grad, rank["optim"] = fixed.optim;
   if (const auto visits = open_visits(s, pp)) {
@@ -164,12 +164,15 @@ Section parameters_section(const Scenario& s) {
     modules.row({name, grouped(n), percent(static_cast<double>(n) / static_cast<double>(total))});
   }
   out.text += modules.text() + "\n";
-  Table ranks({"pp", "layers", "parameters of a rank", "tp x dp ranks"});
+  const int ep = s.parallel.nano_train() ? s.parallel.ep : 1;
+  Table ranks(
+      {"pp", "layers", "parameters of a rank", ep > 1 ? "tp x ep x dp ranks" : "tp x dp ranks"});
   for (int pp = 0; pp < s.parallel.pp; ++pp) {
     const std::int64_t local = local_parameters(s, pp);
     out.json["ranks"].push_back({{"pp", pp}, {"layers", layers_on(s, pp)}, {"parameters", local}});
     ranks.row({std::to_string(pp), std::to_string(layers_on(s, pp)), grouped(local),
-               fmt::format("{} x {}", s.parallel.tp, s.parallel.dp)});
+               ep > 1 ? fmt::format("{} x {} x {}", s.parallel.tp, ep, s.parallel.dp)
+                      : fmt::format("{} x {}", s.parallel.tp, s.parallel.dp)});
   }
   out.text += ranks.text();
   return out;
@@ -181,7 +184,7 @@ Section flops_section(const Scenario& s, const Plan& plan) {
   double executed = 0;
   for (std::size_t p = 0; p < plan.programs.size(); ++p)
     executed +=
-        executed_flops(plan, ProgramId{static_cast<int>(p)}) * s.parallel.tp * s.parallel.dp;
+        executed_flops(plan, ProgramId{static_cast<int>(p)}) * (s.parallel.world() / s.parallel.pp);
   const double estimate =
       six_n_flops(model_shape(s.model), s.training.global_batch, s.training.sequence);
   out.text = "FLOPs of one microbatch on one rank\n";

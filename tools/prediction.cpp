@@ -16,6 +16,7 @@
 #include "common/timeline/chrome_json.h"
 #include "common/timeline/csv.h"
 #include "common/timeline/perfetto.h"
+#include "tools/degrees.h"
 #include "tools/version.h"
 
 namespace tandem::tools {
@@ -164,7 +165,7 @@ Result<Prediction> predict(Context& context, PlanInput& in) {
   p.wall_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 
   const PlanHeader& h = in.plan.header;
-  p.tokens = 1.0 * h.microbatches * h.micro_batch * h.sequence * h.mesh.of(Axis::dp);
+  p.tokens = 1.0 * h.microbatches * h.micro_batch * h.sequence * h.mesh.size_of_group(h.data_axes);
   if (!in.from_plan_file) p.model_flops = model_flops_of_step(in.scenario);
   p.peak_flops = peak_flops(in, p.cluster);
   return p;
@@ -223,9 +224,8 @@ std::string to_text(const PlanInput& in, const Prediction& p) {
   const Mesh& mesh = in.plan.header.mesh;
   const double iteration_ns = static_cast<double>(p.sim.iteration_ps) / kPsPerNs;
   std::string out =
-      fmt::format("{}: {} ranks (tp {}, pp {}, dp {}), {}, {} microbatches\n\n", in.file,
-                  mesh.world(), mesh.of(Axis::tp), mesh.of(Axis::pp), mesh.of(Axis::dp),
-                  in.plan.header.schedule, in.plan.header.microbatches);
+      fmt::format("{}: {} ranks ({}), {}, {} microbatches\n\n", in.file, mesh.world(),
+                  degrees_text(mesh), in.plan.header.schedule, in.plan.header.microbatches);
   const auto line = [&](std::string_view name, const std::string& value) {
     out += fmt::format("  {:<18} {}\n", name, value);
   };

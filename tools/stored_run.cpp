@@ -16,6 +16,7 @@
 #include "common/scenario/read.h"
 #include "common/timeline/rank_file.h"
 #include "common/timeline/read_timeline.h"
+#include "tools/degrees.h"
 #include "tools/prediction.h"
 
 namespace tandem::tools {
@@ -53,8 +54,7 @@ std::vector<std::pair<std::string, std::string>> settings_of(const StoredRun& ru
       {"seed", std::to_string(run.manifest.seed)},
       {"schedule", fmt::format("{}, {} microbatches of {} sequences of {}", h.schedule,
                                h.microbatches, h.micro_batch, h.sequence)},
-      {"ranks", fmt::format("{}: tp {}, pp {}, dp {}", h.mesh.world(), h.mesh.of(Axis::tp),
-                            h.mesh.of(Axis::pp), h.mesh.of(Axis::dp))}};
+      {"ranks", fmt::format("{}: {}", h.mesh.world(), degrees_text(h.mesh))}};
   if (!run.scenario) return out;
   const Scenario& s = *run.scenario;
   out.emplace_back("model",

@@ -1,6 +1,6 @@
 // Steps and bytes of collectives in closed form, for any count; the tests compare them with the
 // step programs, and the transport's counters with them. n members, X elements in the buffer, x_c
-// elements in chunk c of n (step.h); all numbers are what ONE member does.
+// elements in chunk c of n (step.h, or any sizes); all numbers are what ONE member does.
 //
 //   algorithm          all_reduce                     reduce_scatter   all_gather
 //   ring               2X - x_i - x_(i+1)             X - x_i          X - x_(i+1)
@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "common/collective/step.h"
 
@@ -20,6 +21,10 @@ namespace tandem {
 // Elements that `member` sends. `count`: elements of the whole buffer.
 [[nodiscard]] std::int64_t elements_sent(Collective collective, CollectiveAlgorithm algorithm,
                                          int members, int member, std::int64_t count, int root = 0);
+// The same where chunk c is [starts[c], starts[c + 1]): parts of unequal size. `starts`: one more
+// than members, from 0, ascending. all_reduce, all_gather and reduce_scatter.
+[[nodiscard]] std::int64_t elements_sent(Collective collective, CollectiveAlgorithm algorithm,
+                                         std::span<const std::int64_t> starts, int member);
 
 // Latencies one behind the other on the longest path, each chunk sent at once (pipelining left
 // out): ring 2(n-1), direct 2, halving_doubling 2 log2 n, tree 2 floor(log2 n) for an all_reduce.

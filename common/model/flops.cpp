@@ -54,8 +54,9 @@ OperationFlops core_flops(const Scenario& s) {
   const ModelShape shape = model_shape(s.model);
   const double rows = 2.0 * s.training.micro_batch * s.model.heads / s.parallel.tp;
   const double qk = rows * shape.qk_dim(), v = rows * shape.v_dim();  // for each pair
-  const double model_pairs = pairs_of(s.training.sequence, Pairs::causal);
-  const double pairs = pairs_of(s.training.sequence, flash ? Pairs::causal : Pairs::all);
+  const double cp = s.parallel.cp;  // zig-zag: each member has the same number of pairs
+  const double model_pairs = pairs_of(s.training.sequence, Pairs::causal) / cp;
+  const double pairs = pairs_of(s.training.sequence, flash ? Pairs::causal : Pairs::all) / cp;
   OperationFlops core{"core", {}, {}};
   core.model = {(qk + v) * model_pairs, 2 * (qk + v) * model_pairs, 0};
   core.executed = flash ? Work{2 * qk * pairs, 5 * qk * pairs, 0}
@@ -70,7 +71,7 @@ std::vector<OperationFlops> layer_flops(const Scenario& s, int layer) {
   const MoeSpec& moe = s.model.moe;
   const MlaSpec& mla = s.model.mla;
   const double t = s.parallel.tp, b = s.training.micro_batch, h = s.model.hidden;
-  const double n = b * s.training.sequence, f = s.model.ffn_hidden / t;
+  const double n = b * s.training.sequence / s.parallel.cp, f = s.model.ffn_hidden / t;
   const double own = s.parallel.sequence_parallel ? n / t : n;
   const double heads = s.model.heads / t, kv = s.model.kv_heads / t, dh = s.model.head_dim;
   std::vector<OperationFlops> out;
@@ -88,8 +89,11 @@ std::vector<OperationFlops> layer_flops(const Scenario& s, int layer) {
     out.push_back(gemm(gpt ? "fc2" : "down", n, f, h));
     return out;
   }
-  const double rows = own * moe.top_k * s.parallel.etp, expert = moe.expert_hidden / s.parallel.etp;
-  out.push_back(own_gemm("router", own, n / t, h, moe.experts));
+  // What the rank routes: in mapping nano_train its slice of the tokens.
+  const double routed = s.parallel.nano_train() ? n / t : own;
+  const double rows = routed * moe.top_k * s.parallel.etp,
+               expert = moe.expert_hidden / s.parallel.etp;
+  out.push_back(own_gemm("router", routed, n / t, h, moe.experts));
   out.push_back(gemm("experts", rows, h, 3 * expert));
   if (moe.shared_experts > 0)
     out.push_back(gemm("shared", n, h, 3.0 * moe.shared_experts * moe.expert_hidden / t));
@@ -103,9 +107,13 @@ std::int64_t local_vocabulary(const Scenario& s) {
 }
 
 OperationFlops head_flops(const Scenario& s) {
-  const double n = num(s.training.micro_batch) * s.training.sequence, h = s.model.hidden;
+  // With sequence parallelism and a whole vocabulary a rank heads its own tokens.
+  const bool own = s.parallel.sequence_parallel && !s.parallel.vocab_parallel;
+  const double shares = s.parallel.tp, h = s.model.hidden;
+  const double n =
+      num(s.training.micro_batch) * s.training.sequence / s.parallel.cp / (own ? shares : 1);
   OperationFlops head = gemm("head", n, h, num(local_vocabulary(s)));
-  head.model = gemm("head", n, h, num(s.model.vocab) / s.parallel.tp).model;
+  head.model = gemm("head", n, h, num(s.model.vocab) / (own ? 1 : shares)).model;
   return head;
 }
 

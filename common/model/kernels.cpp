@@ -9,6 +9,7 @@
 #include "common/base/text.h"
 #include "common/model/kernels_mla.h"
 #include "common/model/kernels_moe.h"
+#include "common/model/kernels_ring.h"
 
 namespace tandem {
 namespace {
@@ -42,26 +43,30 @@ constexpr std::array<std::string_view, kNumDims> kExpertRows = {"rows", "width",
                                                                 "sources"};
 constexpr std::array<std::string_view, kNumDims> kAttention = {"batch",    "heads",    "seq",
                                                                "head_dim", "kv_heads", "v_dim"};
+constexpr std::array<std::string_view, kNumDims> kBlock = {"batch",    "heads", "seq", "head_dim",
+                                                           "kv_heads", "v_dim", "step"};
+constexpr std::uint32_t kCutRows = kPositions | kVocab;
 constexpr std::array<std::string_view, kNumDims> kLatents = {"tokens", "q_rank", "kv_rank",
                                                              "rope_dim"};
 constexpr std::array<std::string_view, kNumDims> kMla = {"batch",    "heads",    "seq",
                                                          "nope_dim", "rope_dim", "v_dim"};
 
 constexpr std::array<CatalogueEntry, kNumKernelKinds> kCatalogue = {{
-    {K::embed_fwd, "embed_fwd", C::embedding, {"tokens", "rows", "width"}, kPositions, ""},
+    {K::embed_fwd, "embed_fwd", C::embedding, {"tokens", "rows", "width"}, kCutRows, ""},
     {K::pos_add_fwd, "pos_add_fwd", C::elementwise, {"seq", "batch", "width"}, kPositions, ""},
     {K::layernorm_fwd, "layernorm_fwd", C::norm, {"tokens", "width"}, 0, "eps"},
     {K::rmsnorm_fwd, "rmsnorm_fwd", C::norm, {"tokens", "width"}, 0, "eps"},
     {K::linear_fwd, "linear_fwd", C::matmul, {"tokens", "in", "out"}, kBias, ""},
-    {K::rope_fwd, "rope_fwd", C::elementwise, kHeads, 0, "base", 1},
+    {K::rope_fwd, "rope_fwd", C::elementwise, kHeads, kPositions, "base", 1},
     {K::attention_fwd, "attention_fwd", C::attention, kAttention, kAttentionFlags, "", 2},
     {K::bias_residual_fwd, "bias_residual_fwd", C::elementwise, {"tokens", "width"}, 0, ""},
     {K::residual_fwd, "residual_fwd", C::elementwise, {"tokens", "width"}, 0, ""},
+    {K::own_rows_fwd, "own_rows_fwd", C::elementwise, {"tokens", "width", "parts"}, 0, ""},
     {K::gelu_fwd, "gelu_fwd", C::elementwise, {"elements"}, kGeluFlags, ""},
     {K::swiglu_fwd, "swiglu_fwd", C::elementwise, {"tokens", "width"}, 0, ""},
     {K::ce_max, "ce_max", C::loss, {"tokens", "classes", "valid"}, 0, ""},
-    {K::ce_sum, "ce_sum", C::loss, {"tokens", "classes"}, kPositions, ""},
-    {K::ce_grad, "ce_grad", C::loss, {"tokens", "classes", "divisor"}, kPositions, ""},
+    {K::ce_sum, "ce_sum", C::loss, {"tokens", "classes"}, kCutRows | kLabels, ""},
+    {K::ce_grad, "ce_grad", C::loss, {"tokens", "classes", "divisor"}, kCutRows | kLabels, ""},
     {K::linear_bwd_input, "linear_bwd_input", C::matmul, {"tokens", "in", "out"}, 0, ""},
     {K::gelu_bwd_input, "gelu_bwd_input", C::elementwise, {"elements"}, kGeluFlags, ""},
     {K::swiglu_bwd_input, "swiglu_bwd_input", C::elementwise, {"tokens", "width"}, 0, ""},
@@ -70,13 +75,17 @@ constexpr std::array<CatalogueEntry, kNumKernelKinds> kCatalogue = {{
     {K::residual_bwd_input, "residual_bwd_input", C::elementwise, {"tokens", "width"}, 0, ""},
     {K::attention_bwd_input, "attention_bwd_input", C::attention, kAttention, kAttentionFlags, "",
      2},
-    {K::rope_bwd_input, "rope_bwd_input", C::elementwise, kHeads, 0, "base", 1},
+    {K::rope_bwd_input, "rope_bwd_input", C::elementwise, kHeads, kPositions, "base", 1},
     {K::latent_norm_fwd, "latent_norm_fwd", C::norm, kLatents, 0, "eps"},
     {K::latent_split_fwd, "latent_split_fwd", C::elementwise, kLatents, 0, ""},
-    {K::mla_qkv_fwd, "mla_qkv_fwd", C::elementwise, kMla, 0, "base"},
+    {K::mla_qkv_fwd, "mla_qkv_fwd", C::elementwise, kMla, kPositions, "base"},
     {K::latent_norm_bwd_input, "latent_norm_bwd_input", C::norm, kLatents, 0, ""},
     {K::latent_merge_bwd_input, "latent_merge_bwd_input", C::elementwise, kLatents, 0, ""},
-    {K::mla_qkv_bwd_input, "mla_qkv_bwd_input", C::elementwise, kMla, 0, "base"},
+    {K::mla_qkv_bwd_input, "mla_qkv_bwd_input", C::elementwise, kMla, kPositions, "base"},
+    {K::kv_pack, "kv_pack", C::elementwise, kAttention, 0, "", 2},
+    {K::attention_block_fwd, "attention_block_fwd", C::attention, kBlock, 0, "", 3},
+    {K::attention_block_bwd_input, "attention_block_bwd_input", C::attention, kBlock, 0, "", 3},
+    {K::kv_unpack, "kv_unpack", C::elementwise, kAttention, 0, "", 2},
     {K::linear_bwd_weight, "linear_bwd_weight", C::matmul, {"tokens", "in", "out"}, kBias, ""},
     {K::bias_residual_bwd_weight,
      "bias_residual_bwd_weight",
@@ -88,7 +97,7 @@ constexpr std::array<CatalogueEntry, kNumKernelKinds> kCatalogue = {{
      "embed_bwd_weight",
      C::embedding,
      {"tokens", "rows", "width"},
-     kPositions,
+     kCutRows,
      ""},
     {K::pos_add_bwd_weight,
      "pos_add_bwd_weight",
@@ -97,6 +106,7 @@ constexpr std::array<CatalogueEntry, kNumKernelKinds> kCatalogue = {{
      kPositions,
      ""},
     {K::grad_add, "grad_add", C::elementwise, {"elements"}, 0, ""},
+    {K::grad_scale, "grad_scale", C::elementwise, {"elements"}, 0, "factor"},
     {K::sum_squares, "sum_squares", C::reduction, {"elements"}, kTpCut | kWhole, ""},
     {K::clip_coef, "clip_coef", C::reduction, {}, 0, "max_norm"},
     {K::adamw, "adamw", C::optimizer, {"elements"}, kDecayFlags | kCast, ""},
@@ -104,7 +114,7 @@ constexpr std::array<CatalogueEntry, kNumKernelKinds> kCatalogue = {{
     {K::router_fwd, "router_fwd", C::matmul, kRouter, 0, ""},
     {K::router_bwd_input, "router_bwd_input", C::matmul, kRouter, 0, ""},
     {K::router_bwd_weight, "router_bwd_weight", C::matmul, kRouter, 0, ""},
-    {K::route_fwd, "route_fwd", C::elementwise, kRoute, kScores | kScopes, "", 2},
+    {K::route_fwd, "route_fwd", C::elementwise, kRoute, kScores | kScopes | kGroupMax, "", 2},
     {K::router_scores_fwd, "router_scores_fwd", C::elementwise, {"tokens", "experts"}, kScores, ""},
     {K::balance_fwd, "balance_fwd", C::loss, kBalance, 0, "alpha"},
     {K::balance_bwd_input, "balance_bwd_input", C::loss, kBalanceRows, kScores, "alpha"},
@@ -120,13 +130,21 @@ constexpr std::array<CatalogueEntry, kNumKernelKinds> kCatalogue = {{
     {K::experts_linear_bwd_weight, "experts_linear_bwd_weight", C::matmul, kExperts, 0, ""},
     {K::experts_swiglu_fwd, "experts_swiglu_fwd", C::elementwise, kExpertRows, 0, ""},
     {K::experts_swiglu_bwd_input, "experts_swiglu_bwd_input", C::elementwise, kExpertRows, 0, ""},
+    {K::label_rows_fwd,
+     "label_rows_fwd",
+     C::elementwise,
+     {"tokens", "experts", "top_k", "members"},
+     kScores,
+     "scale"},
+    {K::narrow_counts, "narrow_counts", C::elementwise, {"members"}, 0, ""},
+    {K::count_rows, "count_rows", C::elementwise, {"rows", "members", "experts"}, 0, ""},
     {K::router_bias_update, "router_bias_update", C::optimizer, {"experts"}, 0, "rate"},
 }};
 
 constexpr std::array<std::string_view, kNumCostClasses> kCostClasses = {
     "matmul", "attention", "norm", "elementwise", "embedding", "loss", "optimizer", "reduction"};
 
-constexpr std::array<std::string_view, 21> kFlagWords = {"bias",
+constexpr std::array<std::string_view, 24> kFlagWords = {"bias",
                                                          "causal",
                                                          "flash",
                                                          "materialised",
@@ -146,7 +164,10 @@ constexpr std::array<std::string_view, 21> kFlagWords = {"bias",
                                                          "scope=microbatch",
                                                          "has=balance",
                                                          "has=dropped",
-                                                         "positions"};
+                                                         "positions",
+                                                         "vocab",
+                                                         "group=max",
+                                                         "labels"};
 
 // "tp,dp"
 std::string axes_text(AxisSet set) {
@@ -184,11 +205,12 @@ std::optional<std::int64_t> integer(std::string_view text) {
 
 bool has_kv_heads(const Kernel& k) { return catalogue(k.kind).dims[kKvHeads] == "kv_heads"; }
 bool is_attention(const Kernel& k) { return catalogue(k.kind).cost_class == C::attention; }
+bool has_v_dim(const Kernel& k) { return is_attention(k) || is_ring(k.kind); }
 
 // A dimension that is not printed: an optional one that is 0 or says what holds without it.
 bool left_out(const Kernel& k, std::size_t dim) {
   if (dim == kKvHeads && has_kv_heads(k)) return kv_heads_of(k) == k.dims[1];
-  if (dim == kVDim && is_attention(k)) return v_dim_of(k) == k.dims[3];
+  if (dim == kVDim && has_v_dim(k)) return v_dim_of(k) == k.dims[3];
   return k.dims[dim] == 0 && is_optional(catalogue(k.kind), dim);
 }
 
@@ -307,12 +329,13 @@ std::string_view broken_rule(const Kernel& k) {
   // Flash wants v as wide as q and k; a narrower one is padded.
   if (is_attention(k) && (k.flags & kMaterialised) == 0 && v_dim_of(k) > k.dims[3])
     return "v_dim is at most head_dim with flash";
-  return {};
+  return is_ring(k.kind) ? broken_ring_rule(k) : std::string_view{};
 }
 
 Signature signature(const Kernel& k, PlanTypes t) {
   if (k.kind >= kFirstMoeKernel) return moe_signature(k, t);
   if (is_mla(k.kind)) return mla_signature(k, t);
+  if (is_ring(k.kind)) return ring_signature(k, t);
   const auto& d = k.dims;
   const DType w = t.compute, s = t.statistic(), m = t.main;
   const Shape any_batch{};  // rank 0: i64[b, S+1] with b * S = tokens
@@ -368,6 +391,10 @@ Signature signature(const Kernel& k, PlanTypes t) {
       break;
     case K::residual_fwd:
       sig.inputs = {{"x", rows, w}, {"residual", rows, w}};
+      sig.outputs = {{"y", rows, w}};
+      break;
+    case K::own_rows_fwd:
+      sig.inputs = {{"x", {d[2] * d[0], d[1]}, w}};
       sig.outputs = {{"y", rows, w}};
       break;
     case K::swiglu_fwd:
@@ -452,6 +479,10 @@ Signature signature(const Kernel& k, PlanTypes t) {
       sig.inputs = {{"a", {d[0]}, m}, {"b", {d[0]}, m}};
       sig.outputs = {{"a", {d[0]}, m, false, 0}};
       break;
+    case K::grad_scale:
+      sig.inputs = {{"a", {d[0]}, m}};
+      sig.outputs = {{"a", {d[0]}, m, false, 0}};
+      break;
     case K::sum_squares:
       sig.more_inputs = true;
       sig.outputs = {{"sum", {1}, DType::f64, true}};
@@ -478,7 +509,7 @@ Signature signature(const Kernel& k, PlanTypes t) {
       sig.outputs = {{"metrics", {d[0]}, DType::f64, true}};
       break;
     default:
-      break;  // those of kernels_mla.cpp and kernels_moe.cpp
+      break;  // those of kernels_mla.cpp, kernels_moe.cpp and kernels_ring.cpp
   }
   return sig;
 }
@@ -486,6 +517,7 @@ Signature signature(const Kernel& k, PlanTypes t) {
 KernelCost cost(const Kernel& k, PlanTypes t, bool accumulates) {
   if (k.kind >= kFirstMoeKernel) return moe_cost(k, t, accumulates);
   if (is_mla(k.kind)) return mla_cost(k, t);
+  if (is_ring(k.kind)) return ring_cost(k, t);
   const double a = static_cast<double>(k.dims[0]), b = static_cast<double>(k.dims[1]),
                c = static_cast<double>(k.dims[2]), e = static_cast<double>(k.dims[3]);
   const double w = size_of(t.compute), s = size_of(t.statistic()), m = size_of(t.main);
@@ -526,6 +558,8 @@ KernelCost cost(const Kernel& k, PlanTypes t, bool accumulates) {
       return {0, 3 * a * b * w};
     case K::swiglu_bwd_input:
       return {0, 5 * a * b * w};
+    case K::own_rows_fwd:
+      return {0, 2 * a * b * w};
     case K::rmsnorm_fwd:
       return {0, 2 * a * b * w + a * s};
     case K::rmsnorm_bwd_input:
@@ -552,6 +586,8 @@ KernelCost cost(const Kernel& k, PlanTypes t, bool accumulates) {
       return {0, a * b * c * w + a * c * m * (1 + 3 * add)};
     case K::grad_add:
       return {0, 3 * a * m};
+    case K::grad_scale:
+      return {0, 2 * a * m};
     case K::sum_squares:
       return {0, a * m};
     case K::clip_coef:
@@ -561,12 +597,13 @@ KernelCost cost(const Kernel& k, PlanTypes t, bool accumulates) {
     case K::metrics_pack:
       return {0, a * 8};
     default:
-      return {};  // those of kernels_mla.cpp and kernels_moe.cpp
+      return {};  // those of kernels_mla.cpp, kernels_moe.cpp and kernels_ring.cpp
   }
 }
 
 Bytes hidden_scratch(const Kernel& k, PlanTypes t) {
   if (k.kind >= kFirstMoeKernel) return moe_hidden_scratch(k);
+  if (is_ring(k.kind)) return ring_hidden_scratch(k, t);
   const Bytes w = size_of(t.compute), s = size_of(t.statistic());
   const auto& d = k.dims;
   const std::int64_t kv = kv_heads_of(k);

@@ -47,9 +47,11 @@ enum class KernelKind : std::uint8_t {
                       //   key/value head h div (heads/kv_heads)
   bias_residual_fwd,  // {tokens,width} x, bias, residual -> y = x + bias + residual
   residual_fwd,       // {tokens,width} x, residual -> y = x + residual
-  gelu_fwd,           // {elements} x -> y
-  swiglu_fwd,         // {tokens,width} gate_up[tokens,2*width] -> y[tokens,width] = silu(gate) up
-  ce_max,             // {tokens,classes,valid} logits -> max[tokens] (columns >= valid: -inf)
+  own_rows_fwd,  // {tokens,width,parts} x[parts*tokens,width] -> y[tokens,width]: of equal parts
+                 //   of the rows the one of the coordinate on `coords` (models.md 4.5)
+  gelu_fwd,      // {elements} x -> y
+  swiglu_fwd,    // {tokens,width} gate_up[tokens,2*width] -> y[tokens,width] = silu(gate) up
+  ce_max,        // {tokens,classes,valid} logits -> max[tokens] (columns >= valid: -inf)
   ce_sum,   // {tokens,classes} logits, max, batch -> sums[2,tokens]: sum exp(l-max); target logit
   ce_grad,  // {tokens,classes,divisor} logits, max, sums, batch -> logits (in place: dlogits =
             //   (softmax - onehot)/divisor), loss f64[1] (acc): sum(log(sum)+max-target)/divisor
@@ -82,11 +84,27 @@ enum class KernelKind : std::uint8_t {
   mla_qkv_bwd_input,       // {batch,heads,seq,nope_dim,rope_dim,v_dim} dqkv -> dq, dkv, dkr (sum
                            //   over heads); rotated back
 
+  // Ring attention over cp (models.md 4.7). Member r of c holds chunks r and 2c-1-r of the 2c that
+  // a sequence is cut in; S is what it holds. A block is the k and v of one member's positions,
+  // kv[S,b, kv_heads*(dh+dv)]: all k, then all v; dkv is its gradient, in the main type. Dimensions
+  // are those of attention_fwd, and `step` s: the block of member (r - s) mod c. Nothing is masked.
+  // A lower member's (r >= s): both chunks of q attend to its first chunk; a higher one's: the
+  // second chunk of q attends to both of it. So shapes differ between members, FLOPs do not.
+  kv_pack,                    // {batch,heads,seq,head_dim,kv_heads,v_dim} qkv -> kv
+  attention_block_fwd,        // {..,step} qkv, kv, out, lse -> out (in place), lse (in place): both
+                              //   as if the queries had also seen this block
+  attention_block_bwd_input,  // {..,step} dout, qkv, kv, lse, out of the whole ring -> dqkv (acc):
+                              //   its q part, and 0 for k and v; dkv (acc). step left out: the
+                              //   own block, causal
+  kv_unpack,                  // {batch,heads,seq,head_dim,kv_heads,v_dim} dkv, dqkv -> dqkv (in
+                              //   place): its k and v parts, from the block that came home
+
   linear_bwd_weight,  // {tokens,in,out} dy, x -> dW (acc) [, db (acc)]; scratch[out,in] if acc
   bias_residual_bwd_weight,  // {tokens,width} dy -> dbias (acc)
   embed_bwd_weight,          // {tokens,rows,width} dy, batch -> dweight (acc): scatter-add
   pos_add_bwd_weight,        // {seq,batch,width} dy -> dpos (acc); scratch[seq,width] if acc
   grad_add,                  // {elements} a, b -> a (in place) = a + b (tied embedding on one rank)
+  grad_scale,                // {elements} real factor: a -> a (in place) = factor a
   sum_squares,               // {} grads... -> f64[1] (acc): 0 where the rank is not the owner
   clip_coef,     // {} norm_sq -> coef f32|f64[1]: min(1, max_norm/(sqrt+1e-6)); no max_norm: 1
   adamw,         // {elements} param, grad, m, v, coef -> param, m, v (in place) [, cast: the
@@ -129,6 +147,15 @@ enum class KernelKind : std::uint8_t {
                               //   scratch[out,in] if acc; 0 is written for an expert without rows
   experts_swiglu_fwd,         // {rows,width,experts,sources} gate_up[rows,2*width], counts -> y
   experts_swiglu_bwd_input,   // {rows,width,experts,sources} dy, gate_up, counts -> dgate_up
+  // What style nano_train sends beside the rows; A = tokens * top_k (models.md 7.1).
+  label_rows_fwd,  // {tokens,experts,top_k,members} real scale: choice, scores -> token, slot,
+                   // expert
+                   //   i64[A] and weight[A] of each row in the order above (expert: local number),
+                   //   counts i64[members] (rows for each), tokens i32[1], dropped i32[2] (dropped
+                   //   assignments; all)
+  narrow_counts,   // {members} counts i64[members] -> i32[members]
+  count_rows,      // {rows,members,experts} expert i64[rows], counts i64[members] ->
+                   //   i32[members,experts]: rows of each local expert by source
   router_bias_update,  // {experts} real rate: choices i32[E] of the whole batch, bias s[E] -> bias
                        //   (in place) += rate * sign(mean(choices) - choices), decided on integers
 };
@@ -137,6 +164,10 @@ inline constexpr int kNumKernelKinds = static_cast<int>(KernelKind::router_bias_
 // Entries of latent attention; their operands are in kernels_mla.cpp.
 [[nodiscard]] constexpr bool is_mla(KernelKind kind) {
   return kind >= KernelKind::latent_norm_fwd && kind <= KernelKind::mla_qkv_bwd_input;
+}
+// Entries of ring attention; their operands are in kernels_ring.cpp.
+[[nodiscard]] constexpr bool is_ring(KernelKind kind) {
+  return kind >= KernelKind::kv_pack && kind <= KernelKind::kv_unpack;
 }
 
 // Slots of the `metrics` value that every step ends with (all-reduce sum over world). Each is
@@ -188,6 +219,9 @@ enum KernelFlag : std::uint32_t {
   kHasDropped = 1u << 19,       // "has=dropped": metrics_pack takes the dropped assignments
   kPositions = 1u << 20,        // "positions": its rows are the slice of positions that the rank's
                                 // coordinates on `coords` (tp, cp) choose (models.md 4.2, 4.7)
+  kVocab = 1u << 21,            // "vocab": beside positions: tp cuts the vocabulary, cp positions
+  kGroupMax = 1u << 22,         // "group=max": a group of experts counts by its best one
+  kLabels = 1u << 23,           // "labels": `batch` is i64[b,S], the labels alone
 };
 
 inline constexpr std::size_t kNumDims = 8;
@@ -195,6 +229,8 @@ inline constexpr std::size_t kNumDims = 8;
 inline constexpr std::size_t kKvHeads = 4;
 // Width of v in attention. Left out where it is head_dim, the width of q and k.
 inline constexpr std::size_t kVDim = 5;
+// Steps that a block of ring attention has come. Left out where it is the member's own.
+inline constexpr std::size_t kRingStep = 6;
 using KernelDims = std::array<std::int64_t, kNumDims>;
 
 // One entry of a plan's kernel table.
@@ -204,8 +240,8 @@ struct Kernel {
   std::uint32_t flags = 0;
   AxisSet coords;  // mesh axes whose coordinate its code reads
   AxisSet owner;   // axes that must be 0 for its values to count
-  // norms: eps; rope, mla_qkv: base; clip_coef: max_norm; balance: alpha; combine: scale; bias
-  // update: rate
+  // norms: eps; rope, mla_qkv: base; clip_coef: max_norm; balance: alpha; combine, label_rows:
+  // scale; grad_scale: factor; bias update: rate
   std::optional<double> real;
   bool operator==(const Kernel&) const = default;
 };

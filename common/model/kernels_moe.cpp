@@ -23,6 +23,7 @@ bool takes_scores(K kind) {
     case K::balance_bwd_input:
     case K::combine_fwd:
     case K::combine_bwd_input:
+    case K::label_rows_fwd:
       return true;
     default:
       return false;
@@ -57,6 +58,13 @@ std::string_view broken_moe_rule(const Kernel& k) {
     case K::combine_fwd:
     case K::combine_bwd_input:
       return d[3] > d[2] ? "top_k is at most experts" : std::string_view{};
+    case K::label_rows_fwd:
+      if (d[2] > d[1]) return "top_k is at most experts";
+      if (d[1] % d[3] != 0) return "experts is a multiple of members";
+      // Assignments are counted in 32 bits.
+      if (d[0] > std::numeric_limits<std::int32_t>::max() / std::max<std::int64_t>(1, d[2]))
+        return "tokens * top_k is below 2^31";
+      return {};
     default:
       return {};
   }
@@ -159,6 +167,22 @@ Signature moe_signature(const Kernel& k, PlanTypes t) {
           {"dy", {d[0], d[1]}, w}, {"gate_up", {d[0], 2 * d[1]}, w}, {"counts", {d[3], d[2]}, i32}};
       sig.outputs = {{"dgate_up", {d[0], 2 * d[1]}, w}};
       break;
+    case K::label_rows_fwd: {
+      const Shape rows{d[0] * d[2]};
+      sig.inputs = {{"choice", {d[0], d[2]}, i64}, {"scores", {d[0], d[1]}, s}};
+      sig.outputs = {{"token", rows, i64}, {"slot", rows, i64},     {"expert", rows, i64},
+                     {"weight", rows, w},  {"counts", {d[3]}, i64}, {"tokens", {1}, i32},
+                     {"dropped", {2}, i32}};
+      break;
+    }
+    case K::narrow_counts:
+      sig.inputs = {{"counts", {d[0]}, i64}};
+      sig.outputs = {{"counts", {d[0]}, i32}};
+      break;
+    case K::count_rows:
+      sig.inputs = {{"expert", {d[0]}, i64}, {"counts", {d[1]}, i64}};
+      sig.outputs = {{"counts", {d[1], d[2]}, i32}};
+      break;
     case K::router_bias_update:
       sig.inputs = {{"choices", {d[0]}, i32}, {"bias", {d[0]}, s}};
       sig.outputs = {{"bias", {d[0]}, s, false, 1}};
@@ -210,6 +234,12 @@ KernelCost moe_cost(const Kernel& k, PlanTypes t, bool accumulates) {
       return {0, 3 * a * b * w};
     case K::experts_swiglu_bwd_input:
       return {0, 5 * a * b * w};
+    case K::label_rows_fwd:  // a token's slots once, their scores; four words a row
+      return {0, a * c * (2 * index + s) + a * c * (2 * index + w) + e * index};
+    case K::narrow_counts:
+      return {0, a * (index + count)};
+    case K::count_rows:
+      return {0, a * index + b * index + b * c * count};
     case K::router_bias_update:
       return {0, a * (count + 2 * s)};
     default:
@@ -238,6 +268,8 @@ Bytes moe_hidden_scratch(const Kernel& k) {
     case K::combine_fwd:
     case K::combine_bwd_input:  // where the next row of each expert lies
       return 8 * d[2];
+    case K::label_rows_fwd:
+      return 8 * d[1];
     case K::expert_sort:
     case K::expert_unsort:  // the same of each source
       return 8 * d[2];

@@ -18,10 +18,12 @@ constexpr I kAlign = 64;  // elements: a tensor's start in a bucket, and the buc
 
 I round_up(I v, I to) { return (v + to - 1) / to * to; }
 
-// Local sizes in the symbols of models.md 1; qkv: width of q, k and v together, ins: width of what
-// enters the activation of the MLP (fc1, or gate and up), stat: values a norm keeps for a token.
+// Local sizes in the symbols of models.md 1; S: positions of a cp rank; qkv: width of q, k and v
+// together, kv: of k and v, ins: width of what enters the activation of the MLP (fc1, or gate and
+// up), stat: values a norm keeps for a token.
 struct Symbols {
-  I t, b, S, n, H, a, ad, qkv, F, ins, stat, w, s, n1;
+  I t, c, b, S, n, H, a, ad, qkv, kv, F, ins, stat, w, s, n1,
+      nm;  // nm: tokens that the rank routes
   bool gpt, sp, flash;
   // latents (0: none); experts
   I rq, rkv, dn, dr, dv;
@@ -34,25 +36,28 @@ Symbols symbols(const Scenario& sc) {
   const MlaSpec& mla = sc.model.mla;
   Symbols x{};
   x.gpt = sc.model.family == ModelFamily::gpt;
-  x.t = sc.parallel.tp, x.b = sc.training.micro_batch, x.S = sc.training.sequence;
+  x.t = sc.parallel.tp, x.c = sc.parallel.cp, x.b = sc.training.micro_batch;
+  x.S = sc.training.sequence / x.c;
   x.n = x.b * x.S, x.H = sc.model.hidden, x.a = sc.model.heads / x.t;
   x.ad = x.a * sc.model.head_dim, x.F = sc.model.ffn_hidden / x.t;
-  x.qkv = x.ad + 2 * (sc.model.kv_heads / x.t) * sc.model.head_dim;
+  x.kv = 2 * (sc.model.kv_heads / x.t) * sc.model.head_dim;
   x.ins = x.gpt ? x.F : 2 * x.F, x.stat = x.gpt ? 2 : 1;
   x.w = size_of(types.compute), x.s = size_of(types.statistic());
   x.sp = cuts_sequence(sc);
   x.n1 = x.sp ? x.n / x.t : x.n;
+  x.nm = sc.parallel.nano_train() ? x.n / x.t : x.n1;
   x.flash = sc.training.attention == AttentionKind::flash;
   if (mla.kv_rank > 0) {
     x.rq = mla.q_rank, x.rkv = mla.kv_rank;
     x.dn = mla.nope_dim, x.dr = mla.rope_dim, x.dv = mla.v_dim;
     x.ad = x.a * x.dv;
-    x.qkv = x.a * (2 * (x.dn + x.dr) + x.dv);
+    x.kv = x.a * (x.dn + x.dr + x.dv);
   }
+  x.qkv = x.a * (x.rkv > 0 ? x.dn + x.dr : sc.model.head_dim) + x.kv;
   x.E = moe.experts, x.K = moe.top_k, x.e = sc.parallel.ep;
   x.local = x.E / x.e, x.Fe = moe.expert_hidden / sc.parallel.etp;
-  x.shared = I{moe.shared_experts} * moe.expert_hidden / x.t;
-  x.assignments = x.n1 * x.K, x.rows = x.assignments * sc.parallel.etp;
+  x.shared = I{moe.shared_experts} * moe.expert_hidden / (sc.parallel.nano_train() ? 1 : x.t);
+  x.assignments = x.nm * x.K, x.rows = x.assignments * sc.parallel.etp;
   x.scopes = moe.scope == BalanceScope::sequence ? x.b : 1;
   return x;
 }
@@ -146,8 +151,9 @@ class Locals {
     add(prefix + "experts.gate_up.weight", {x_.local, 2 * x_.Fe, x_.H}, routed_expert);
     add(prefix + "experts.down.weight", {x_.local, x_.H, x_.Fe}, routed_expert);
     if (x_.shared == 0) return;
-    add(prefix + "shared.gate_up.weight", {2 * x_.shared, x_.H}, tp_cut);
-    add(prefix + "shared.down.weight", {x_.H, x_.shared}, tp_cut);
+    const TensorClass shared = s_.parallel.nano_train() ? router : tp_cut;
+    add(prefix + "shared.gate_up.weight", {2 * x_.shared, x_.H}, shared);
+    add(prefix + "shared.down.weight", {x_.H, x_.shared}, shared);
   }
 
   const Scenario& s_;
@@ -207,12 +213,15 @@ std::vector<SavedBytes> layer_saved(const Scenario& sc, int layer) {
     out.push_back({x.gpt ? "fc2" : "down", 0, ffn, whole});
     return out;
   }
-  const I scores = x.s * x.n1 * x.E, shared = x.n * x.shared * x.w;
-  out.push_back({"router", scores + 8 * x.n1 * x.K, own, scores});
+  // Mapping nano_train: the slice of the rows, shared experts of full width.
+  const bool nano = sc.parallel.nano_train();
+  const I scores = x.s * x.nm * x.E, shared = (nano ? x.nm : x.n) * x.shared * x.w;
+  out.push_back({"router", scores + 8 * x.nm * x.K, x.nm * x.H * x.w, scores});
   out.push_back({"experts", 2 * x.rows * x.Fe * x.w, x.rows * (x.H + x.Fe) * x.w,
                  x.rows * (x.H + 2 * x.Fe) * x.w});
   out.push_back({"combine", x.assignments * x.H * x.w, 0, 0});
-  if (x.shared > 0) out.push_back({"shared", 2 * shared, shared, whole + 2 * shared});
+  const I d_out = nano ? x.nm * x.H * x.w : whole;
+  if (x.shared > 0) out.push_back({"shared", 2 * shared, shared, d_out + 2 * shared});
   return out;
 }
 
@@ -230,7 +239,7 @@ SavedBytes layer_kept(const Scenario& sc, int layer, int place) {
   const Symbols x = symbols(sc);
   SavedBytes kept = sum(layer_saved(sc, layer));
   if (recomputed_layer(sc.training, place)) {
-    kept.for_input = x.n1 * x.H * x.w + (has_experts(sc, layer) ? 8 * x.n1 * x.K : 0);
+    kept.for_input = x.n1 * x.H * x.w + (has_experts(sc, layer) ? 8 * x.nm * x.K : 0);
     kept.for_weight = 0;
   } else if (sc.training.recompute == Recompute::selective && !x.flash) {
     kept.for_input -= x.w * x.b * x.a * x.S * x.S;
@@ -250,15 +259,22 @@ std::vector<BucketSize> bucket_sizes(const Scenario& s, int pp) {
   const Mesh mesh = mesh_of(s);
   const I main = size_of(plan_types(s).main);
   std::vector<BucketSize> closed;
-  std::map<std::pair<DType, int>, I> open;  // by type and axes of the reducing group
+  // By type, and group and tag of the reduction.
+  using Reduced = std::pair<std::string_view, std::string_view>;
+  std::map<std::pair<DType, Reduced>, I> open;
   std::vector<LocalTensor> tensors = local_tensors(s, pp);
   std::reverse(tensors.begin(), tensors.end());
-  std::map<int, int> members;
+  std::map<Reduced, int> members;
   for (const LocalTensor& t : tensors) {
     const ReducingGroup by = reducing_group(s, t.cls);
-    const int key = by.group.axes.bits, g = mesh.size_of_group(by.group.axes);
+    const Reduced key = {by.group.name, by.tag};
+    const int g = mesh.size_of_group(by.group.axes);
     members[key] = g;
     const I elements = t.shape.elements();
+    if (s.parallel.style == Style::nano_train) {  // each tensor by itself, without padding
+      closed.push_back({elements, t.dtype, false, g});
+      continue;
+    }
     if (t.tied) {
       closed.push_back({round_up(elements, kAlign * g), t.dtype, true, g});
       continue;
@@ -313,18 +329,23 @@ KeptBytes kept_bytes(const Scenario& s, int pp, int visits) {
     const SavedBytes saved = layer_kept(s, layer, place);
     out.saved_input += saved.for_input;
     out.saved_weight += saved.for_weight;
-    if (has_experts(s, layer)) out.comm += (x.e > 1 ? 2 : 1) * 4 * x.E + 2 * x.scopes * x.E * x.s;
+    if (!has_experts(s, layer)) continue;
+    // Counts of rows: sent and received over ep, gathered over etp; without either the sent ones.
+    const I etp = s.parallel.etp, gathered = etp > 1 ? etp : 0;
+    const I counts = std::max<I>(1, (x.e > 1 ? 2 : 0) + gathered);
+    out.comm += counts * 4 * x.E + 2 * x.scopes * x.E * x.s;
   }
   if (holds_last(s, pp)) {
     out.saved_input += head_saved(s).for_input;
     out.saved_weight += head_saved(s).for_weight;
     out.logits = head_tokens(s, x) * local_vocabulary(s) * x.w;
   }
-  if (holds_first(s, pp)) out.batch = 8 * x.b * (x.S + 1);
+  const Bytes batch = 8 * x.b * (I{s.training.sequence} + 1);  // of all positions
+  if (holds_first(s, pp)) out.batch = batch;
   out.saved_input *= visits, out.saved_weight *= visits, out.logits *= visits;
   out.batch *= visits, out.comm *= visits;
   // The last stage's own batch ends with the loss.
-  if (holds_last(s, pp) && !holds_first(s, pp)) out.batch = 8 * x.b * (x.S + 1);
+  if (holds_last(s, pp) && !holds_first(s, pp)) out.batch = batch;
   return out;
 }
 
@@ -352,6 +373,7 @@ TransientBytes transient_bytes(const Scenario& s, int pp) {
   out.scratch =
       std::max({product * main, last ? 3 * x.s * head_tokens(s, x) : 0, norm + main}) + loss;
   out.comm = 8 * 8;
+  if (x.c > 1) out.comm = std::max(out.comm, 2 * x.n * x.kv * (x.w + main));
   return out;
 }
 

@@ -25,6 +25,7 @@
 //             experts 2 R Fe w                 (R H + R Fe) w          R (H + 2 Fe) w
 //             combine A H w
 //             shared  2 n Es Fe/t w            n Es Fe/t w             X w + 2 n Es Fe/t w
+//   n is b S/c with context parallelism; flash then keeps s b a/t S/c.
 //   With sequence parallelism X becomes X/t in norm, qkv, latents, router and fc1, and n n/t in the
 //   statistics, latents and router.
 //   buckets      tensors in reverse order of use, one list for each type, each starting at a
@@ -114,7 +115,8 @@ struct KeptBytes {
 //                    2 X w + X1 w + max(M, I + X1 w, A + Q, Q + X1 w)
 //   scratch          of the last stage: 3 s n and the loss; where gradients accumulate (m > 1) the
 //                    largest product of a W: in out main bytes; norm and clip coefficient
-//   comm             the 8 values of `metrics`
+//   comm             the 8 values of `metrics`; with context parallelism two blocks of k and v and
+//                    two of their gradients: 2 n (2 ak dh/t) (w + main), MLA 2 n a/t (dn+dr+dv) ...
 struct TransientBytes {
   Bytes activation = 0, grad_activation = 0, scratch = 0, comm = 0;
 };

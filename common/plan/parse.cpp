@@ -16,13 +16,14 @@ namespace {
 constexpr std::int64_t kInt32 = INT32_MAX;
 
 const std::array<std::string, 6> kLineKinds = {"plan", "comm", "buf", "kernel", "program", "op"};
-const std::array<std::string, 14> kHeaderKeys = {
-    "digest", "schedule", "receive", "communicators", "grouping",  "microbatches", "micro_batch",
-    "seq",    "mesh",     "stages",  "dtype",         "main_grad", "experts",      "evaluation"};
+const std::array<std::string, 15> kHeaderKeys = {
+    "digest",       "schedule",    "receive", "communicators", "grouping",
+    "microbatches", "micro_batch", "seq",     "mesh",          "stages",
+    "dtype",        "main_grad",   "experts", "data",          "evaluation"};
 constexpr std::size_t kRequiredHeaderKeys = 12;  // the first ones
-const std::array<std::string, 12> kBufferKeys = {"mb",       "l",       "slice",    "valid",
-                                                 "parts",    "bucket",  "alias",    "experts",
-                                                 "max_rows", "rows_of", "shard_of", "over"};
+const std::array<std::string, 13> kBufferKeys = {
+    "mb",      "l",        "slice",   "valid",    "parts", "bucket", "alias",
+    "experts", "max_rows", "rows_of", "shard_of", "over",  "window"};
 const std::array<std::string, 3> kCommKeys = {"axes", "pair", "size"};
 const std::array<std::string, 6> kDTypes = {"f64", "f32", "bf16", "f16", "i64", "i32"};
 const std::array<std::string, kNumAxes> kAxes = {"tp", "cp", "dp", "pp", "etp", "ep", "edp"};
@@ -202,6 +203,7 @@ bool PlanParser::header_field(const FieldWord& field) {
   if (key == "main_grad") return dtype(value, h.types.main);
   if (key == "mesh") return mesh(value);
   if (key == "experts") return expert_grid(value);
+  if (key == "data") return axes(value, h.data_axes);
   return stages(value);
 }
 
@@ -432,7 +434,8 @@ bool PlanParser::buffer_field(const FieldWord& field, std::vector<Buffer>& line,
   // "bucket.tied": the form of older plans, which names the bucket too.
   const bool bucket = !field.has_value && (key == "bucket" || key.starts_with("bucket."));
   const std::size_t index = bucket ? index_of(kBufferKeys, "bucket") : index_of(kBufferKeys, key);
-  if (index == kBufferKeys.size() || field.has_value == (kBufferKeys[index] == "bucket"))
+  const bool flag = bucket || key == "window";
+  if (index == kBufferKeys.size() || field.has_value == flag)
     return in_.fail("E-PLAN-012", field.key, "unknown field of a buffer", "", "a field of a buffer",
                     suggest(key, kBufferKeys));
   if (!first(seen, 1u << index, field.key)) return false;
@@ -460,11 +463,14 @@ bool PlanParser::buffer_field(const FieldWord& field, std::vector<Buffer>& line,
     std::string text;
     if (!name_list(field.value, "parts", text)) return false;
     b.slice.parts = intern(text);
+  } else if (key == "window") {
+    b.window = true;
   } else {
     b.bucket = true;
   }
   for (Buffer& other : line) {
     other.layer = b.layer, other.slice = b.slice, other.bucket = b.bucket;
+    other.window = b.window;
     other.max_rows = b.max_rows;
     other.shard_of = b.shard_of, other.shard_axes = b.shard_axes;
   }

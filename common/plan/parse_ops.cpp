@@ -45,7 +45,10 @@ constexpr unsigned required_of(OpKind kind) {
 constexpr unsigned optional_of(OpKind kind) {
   if (is_p2p(kind)) return kTag;
   if (kind == OpKind::all_to_all) return kTag | kMatch | kSource | kSendRows | kRecvRows;
-  if (is_communication(kind)) return kReduction | kTag | kMatch | kSource;
+  const unsigned rows = kind == OpKind::all_gather       ? unsigned{kRecvRows}
+                        : kind == OpKind::reduce_scatter ? unsigned{kSendRows}
+                                                         : 0;
+  if (is_communication(kind)) return kReduction | kTag | kMatch | kSource | rows;
   return kind == OpKind::copy ? unsigned{kTag} : 0;
 }
 

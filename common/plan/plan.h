@@ -9,6 +9,7 @@
 // backends, so peak memory does not depend on timing.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <span>
@@ -110,6 +111,8 @@ struct Buffer {
   BufferId alias_of;  // a view of this bucket, adds no bytes
   Bytes alias_offset = 0;
   bool bucket = false;  // a parameter or gradient that is a bucket by itself ("bucket")
+  bool window = false;  // a view of one of the tensors in a buffer, for ops that take it alone;
+                        // whose elements they are is said by the buffer ("window")
   // Rows known only at run time (first dimension): as many as the i32 values of this buffer sum
   // to, at most `max_rows`. `shape` has the balanced number.
   BufferId rows_of;
@@ -164,10 +167,11 @@ struct Op {
   std::int32_t group = -1;  // grouped calls (schedule.grouping: runs)
   std::uint32_t tag = 0;    // name index of models.md 4.1: "attn.out", "grad.dp"
   BufferId buffer;          // in place; copy: destination; host_wait: value
-  BufferId source;  // all_gather, reduce_scatter (whose sums are made in it), all_to_all, shift:
-                    // what is handed over, where it is not `buffer` itself
-  BufferId send_rows, recv_rows;  // all_to_all of rows: i32 counts, members * k of them; the first
-                                  // k sum to the rows that go to (come from) member 0, and so on
+  // all_gather, reduce_scatter (sums are made in it), all_to_all, shift: what is handed over
+  BufferId source;
+  BufferId send_rows, recv_rows;  // of rows: i32 counts, members * k of them; the first k sum to
+                                  // the rows of member 0, and so on. all_to_all both, all_gather
+                                  // recv_rows, reduce_scatter send_rows
   Range waits;                    // into Plan::op_refs: ops on other streams of this program
   Range allocates, frees;         // into Plan::buffer_refs
 };
@@ -183,6 +187,9 @@ struct PlanHeader {
   std::int32_t microbatches = 0, micro_batch = 0, sequence = 0;
   Mesh mesh;
   std::vector<std::int32_t> stage_rank;  // pipeline coordinate of each stage ("stages=0@0,1@1")
+  // Ranks that differ on these axes read different sequences ("data=dp,ep"; left out: dp). A rank's
+  // data index is its place in the group of these axes (models.md 8.2).
+  AxisSet data_axes = AxisSet{}.add(Axis::dp);
   PlanTypes types;
   bool evaluation = false;  // forward visits only: nothing that lives for the run is written
 };
@@ -224,6 +231,13 @@ struct Plan {
   [[nodiscard]] std::span<const Op> ops_of(ProgramId p) const {
     const Program& program = programs[p.index()];
     return {ops.data() + program.first_op, program.num_ops};
+  }
+  // The same batches reach every rank of an ep group, and with them equal sums (ep_data:
+  // replicate). Replicas over ep are equal up to rounding: their rows lie elsewhere in a product.
+  [[nodiscard]] bool replicates_data() const {
+    const std::vector<Axis>& grid = header.mesh.order;
+    return header.mesh.of(Axis::ep) > 1 && !header.data_axes.has(Axis::ep) &&
+           std::find(grid.begin(), grid.end(), Axis::ep) != grid.end();
   }
   [[nodiscard]] ProgramId program_of(Rank rank) const {
     return ProgramId{header.mesh.coordinate(rank, Axis::pp)};

@@ -54,6 +54,10 @@ void put_header(Out& out, const PlanHeader& h) {
     put(out, "{}{}:{}", comma, name_of(a), h.mesh.of(a));
     comma = ",";
   }
+  if (!(h.data_axes == PlanHeader{}.data_axes)) {
+    put(out, " data=");
+    put_axes(out, h.data_axes);
+  }
   put(out, " stages=");
   for (std::size_t s = 0; s < h.stage_rank.size(); ++s)
     put(out, "{}{}@{}", s ? "," : "", s, h.stage_rank[s]);
@@ -76,9 +80,9 @@ enum class Vary { nothing, microbatch, cls, name };
 
 bool same_but(const Buffer& a, const Buffer& b, Vary vary) {
   if (a.program != b.program || a.dtype != b.dtype || !(a.shape == b.shape) || a.layer != b.layer ||
-      !(a.slice == b.slice) || a.bucket != b.bucket || a.max_rows != b.max_rows ||
-      a.rows_of.valid() != b.rows_of.valid() || a.shard_of != b.shard_of ||
-      !(a.shard_axes == b.shard_axes))
+      !(a.slice == b.slice) || a.bucket != b.bucket || a.window != b.window ||
+      a.max_rows != b.max_rows || a.rows_of.valid() != b.rows_of.valid() ||
+      a.shard_of != b.shard_of || !(a.shard_axes == b.shard_axes))
     return false;
   if (vary != Vary::microbatch && a.rows_of != b.rows_of) return false;
   const bool views = a.alias_of.valid() && b.alias_of.valid();
@@ -132,6 +136,7 @@ void put_buffers(Out& out, const Plan& plan) {
     if (b.slice.valid > 0) put(out, " valid={}", b.slice.valid);
     if (b.slice.parts) put(out, " parts={}", plan.name(b.slice.parts));
     if (b.bucket) put(out, " bucket");
+    if (b.window) put(out, " window");
     if (b.rows_of.valid()) {
       put(out, " max_rows={} rows_of=", b.max_rows);
       list(vary == Vary::microbatch, [&](const Buffer& x) { put(out, "{}", x.rows_of.value); });
@@ -192,8 +197,8 @@ void put_action(Out& out, const Plan& plan, const Op& op) {
       if (op.reduction != Reduction::none) put(out, " {}", name_of(op.reduction));
       tail();
       if (op.source.valid()) put(out, " source={}", op.source.value);
-      if (op.send_rows.valid())
-        put(out, " send_rows={} recv_rows={}", op.send_rows.value, op.recv_rows.value);
+      if (op.send_rows.valid()) put(out, " send_rows={}", op.send_rows.value);
+      if (op.recv_rows.valid()) put(out, " recv_rows={}", op.recv_rows.value);
       if (op.match >= 0) put(out, " match={}", op.match);
       break;
     case OpKind::send:

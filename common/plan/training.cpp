@@ -43,6 +43,7 @@ void for_each_field(Moe& m, Visit&& visit) {
   visit("bias_update", m.bias_update);
   visit("scope", m.scope);
   visit("device_groups", m.device_groups);
+  visit("group_max", m.group_max);
 }
 template <IsMla Mla, class Visit>
 void for_each_field(Mla& m, Visit&& visit) {
@@ -88,6 +89,7 @@ void for_each_field(Config& c, Visit&& visit) {
   visit("eps", c.eps);
   visit("weight_decay", c.weight_decay);
   visit("clip", c.clip);
+  visit("decay_all", c.decay_all);
   visit("lr_warmup_steps", c.lr_warmup_steps);
   visit("decay_steps", c.decay_steps);
   visit("cosine", c.cosine);
@@ -392,6 +394,7 @@ TrainingConfig training_config(const Scenario& s) {
   c.eps = o.eps;
   c.weight_decay = o.weight_decay;
   c.clip = o.clip;
+  c.decay_all = o.decay_all;
   c.lr_warmup_steps = o.warmup_steps;
   c.decay_steps = o.decay_steps;
   c.cosine = o.cosine;

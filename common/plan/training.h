@@ -37,6 +37,7 @@ struct TrainingConfig {
   // optimizer (models.md 5)
   double lr = 3e-4, beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1;
   std::optional<double> clip = 1.0;
+  bool decay_all = false;  // vectors decay too
   int lr_warmup_steps = 0, decay_steps = 0;
   bool cosine = false;
   double min_lr = 0;

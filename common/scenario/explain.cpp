@@ -14,7 +14,9 @@ std::string origin_of(const Scenario& s, const std::string& path) {
   if (it == s.origins.end()) return "default";
   const Location& where = it->second;
   const std::string file = escape_terminal(where.file);
-  return where.line > 0 ? fmt::format("{}:{}", file, where.line) : file;
+  const char* imported =
+      !s.model.from_hf.empty() && where.file == s.model.from_hf ? "from_hf " : "";
+  return where.line > 0 ? fmt::format("{}{}:{}", imported, file, where.line) : file;
 }
 
 class Printer {

@@ -135,7 +135,9 @@ constexpr Field kFields[] = {
     {"seed", kCount, "", 0, kSeed, false, "1", "", "Seed of initial values and data.", INT(seed)},
 
     {"model.preset", kText, "", 0, 0, false, "", "", "Preset to start from, or the path of a preset file. `model: NAME` is short for it.", TEXT(model.preset)},
-    {"model.from_hf", kText, "", 0, 0, false, "", "-", "Hugging Face `config.json` to start from."},
+    {"model.from_hf", kText, "", 0, 0, false, "", "", "Hugging Face `config.json` to start from, relative to this file.",
+     [](S&, I, const V&) {},  // the reader lays its values under the scenario's (read.cpp)
+     [](const S&, I) { return of_text(""); }},  // and a full form has them all: nothing to read again
     {"model.family", kChoice, "gpt, llama, mixtral, deepseek_v3", 0, 0, false, "gpt", "", "Model family.", ENUM(model.family)},
     {"model.layers", kCount, "", 1, kLayers, false, "-", "", "Transformer layers.", INT(model.layers)},
     {"model.hidden", kCount, "", 1, kWidth, false, "-", "", "Hidden width.", INT(model.hidden)},
@@ -217,16 +219,16 @@ constexpr Field kFields[] = {
 
     {"parallel.tp", kCount, "", 1, kDevices, false, "1", "", "Tensor parallelism.", INT(parallel.tp)},
     {"parallel.pp", kCount, "", 1, kDevices, false, "1", "", "Pipeline parallelism.", INT(parallel.pp)},
-    {"parallel.cp", kCount, "", 1, kDevices, false, "1", "1", "Context parallelism.", INT(parallel.cp)},
+    {"parallel.cp", kCount, "", 1, kDevices, false, "1", "", "Context parallelism: each rank holds two zig-zag chunks of every sequence.", INT(parallel.cp)},
     {"parallel.ep", kCount, "", 1, kDevices, false, "1", "", "Expert parallelism.", INT(parallel.ep)},
-    {"parallel.etp", kCount, "", 1, kDevices, false, "1", "1", "Tensor parallelism inside an expert.", INT(parallel.etp)},
-    {"parallel.dp", kCount, "auto", 1, kDevices, false, "auto", "", "Data parallelism; auto: devices / (tp * pp * cp), and 1 on cluster local.", INT(parallel.dp)},
+    {"parallel.etp", kCount, "", 1, kDevices, false, "1", "", "Tensor parallelism inside an expert.", INT(parallel.etp)},
+    {"parallel.dp", kCount, "auto", 1, kDevices, false, "auto", "", "Data parallelism; auto: devices / (tp * pp * cp), with mapping nano_train also / ep; 1 on cluster local.", INT(parallel.dp)},
     {"parallel.sequence_parallel", kBool, "", 0, 0, false, "false", "", "Norms and residuals split along the sequence over tp.", BOOL(parallel.sequence_parallel)},
     {"parallel.vocab_parallel", kBool, "", 0, 0, false, "true", "", "Embedding and head split along the vocabulary over tp.", BOOL(parallel.vocab_parallel)},
     {"parallel.zero", kCount, "", 0, 3, false, "0", "", "What data-parallel ranks share: 0 nothing, 1 optimizer, 2 gradients, 3 parameters.", INT(parallel.zero)},
-    {"parallel.mapping", kChoice, "megatron, nano_train", 0, 0, false, "megatron", "megatron", "How ranks and expert groups are laid out.", ENUM(parallel.mapping)},
-    {"parallel.style", kChoice, "tandem, nano_train", 0, 0, false, "tandem", "tandem", "Whose communications are used.", ENUM(parallel.style)},
-    {"parallel.ep_data", kChoice, "split, replicate", 0, 0, false, "split", "split", "Data of expert ranks (mapping nano_train).", ENUM(parallel.ep_data)},
+    {"parallel.mapping", kChoice, "megatron, nano_train", 0, 0, false, "megatron", "", "How ranks and expert groups are laid out; nano_train: ep is a factor of the ranks.", ENUM(parallel.mapping)},
+    {"parallel.style", kChoice, "tandem, nano_train", 0, 0, false, "tandem", "", "Whose communications are used; nano_train: those of lastweek/nano-train, with its defaults.", ENUM(parallel.style)},
+    {"parallel.ep_data", kChoice, "split, replicate", 0, 0, false, "split", "", "Data of expert ranks (mapping nano_train).", ENUM(parallel.ep_data)},
     {"parallel.zero_reduce", kChoice, "auto, last, every", 0, 0, false, "auto", "", "When ZeRO sums gradients: after the last microbatch, or every one.", ENUM(parallel.zero_reduce)},
     {"parallel.weight_stash", kChoice, "auto, full, shard", 0, 0, false, "auto", "auto", "What a split backward keeps for the weight gradient.", ENUM(parallel.weight_stash)},
     {"parallel.order", FieldType::words, "tp, cp, ep, dp, pp", 0, 0, false, "[tp, cp, ep, dp, pp]", "", "Axes of the mesh, fastest first.",

@@ -1,5 +1,6 @@
-// The layers of a scenario, lowest first: presets, device preset, the file, --set. Each is a YAML
-// text read by the same reader against the same table; a preset is a scenario of one section.
+// The layers of a scenario, lowest first: presets, a Hugging Face configuration, device preset, the
+// file, --set. Each but the configuration is a YAML text read by the same reader against the same
+// table; a preset is a scenario of one section.
 #include "common/scenario/read.h"
 
 #include <fmt/format.h>
@@ -10,6 +11,8 @@
 #include "common/base/limits.h"
 #include "common/base/text.h"
 #include "common/scenario/convert.h"
+#include "common/scenario/import_hf.h"
+#include "common/scenario/json_reader.h"
 #include "common/scenario/leaves.h"
 #include "common/scenario/locate.h"
 #include "common/scenario/presets.h"
@@ -44,6 +47,7 @@ class Reader {
     split_nodes();
     default_cluster();
     add_preset(kModel);
+    add_hf_config();
     add_preset(kCluster);
     add_preset(kDevice);
     lay_over(all_, user_);
@@ -207,6 +211,41 @@ class Reader {
     lay_over(all_, values);
   }
 
+  // model.from_hf: the fields of a config.json (import_hf.h).
+  void add_hf_config() {
+    const std::string field = "model.from_hf";
+    const Leaf* leaf = find(field);
+    if (leaf == nullptr) return;
+    if (leaf->node.kind != YamlNode::Kind::scalar || leaf->node.text.empty()) {
+      preset_missing_ = true;  // assign() refuses it
+      return;
+    }
+    if (const Leaf* preset = find("model.preset")) {
+      preset_missing_ = true;
+      refuse_leaf(field, *leaf, "E-MODEL-014", "a model cannot start from two places",
+                  leaf->node.text + " here, and preset " + preset->node.text, "one of the two",
+                  "delete model.from_hf or model.preset");
+      return;
+    }
+    scenario_.model.from_hf = beside(*leaf->source, leaf->node.text);
+    const auto note = [&](Diagnostics list) {
+      for (Diagnostic& d : list) {
+        d.notes.push_back({location_of(*leaf->source, leaf->node.mark), field + " is chosen here"});
+        problems_.push_back(std::move(d));
+      }
+    };
+    auto document = read_json(scenario_.model.from_hf);
+    if (!document) {
+      preset_missing_ = true;
+      return note(document.error().diagnostics);
+    }
+    Diagnostics found = document->duplicates;
+    const Leaves values = import_hf(*document, found);
+    if (values.values.empty()) preset_missing_ = true;
+    note(std::move(found));
+    lay_over(all_, values);
+  }
+
   std::optional<YamlDocument> preset_document(const PresetKind& kind, const std::string& name,
                                               const Leaf* leaf) {
     const bool is_path = name.find('/') != std::string::npos || name.ends_with(".yaml");
@@ -261,6 +300,12 @@ class Reader {
   // A fault in a preset: also show who asked for the preset.
   void note_preset(const std::string& path, const Leaf& leaf, Diagnostic& d) const {
     if (leaf.source->name == scenario_.file || !leaf.source->is_file) return;
+    if (leaf.source->name == scenario_.model.from_hf) {
+      if (const Leaf* chosen = find("model.from_hf"))
+        d.notes.push_back(
+            {location_of(*chosen->source, chosen->node.mark), "model.from_hf is chosen here"});
+      return;
+    }
     for (const PresetKind& kind : {kDevice, kCluster, kModel}) {
       const auto chosen = user_.values.find(std::string(kind.field));
       if (!path.starts_with(kind.section) || chosen == user_.values.end()) continue;

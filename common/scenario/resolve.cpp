@@ -40,7 +40,8 @@ void resolve_model(ModelSpec& m, const std::set<std::string>& given) {
 void resolve_experts(Scenario& s, const std::set<std::string>& given) {
   MoeSpec& moe = s.model.moe;
   // Each tp rank routes its own positions (models.md 3.4, row 10).
-  if (moe.experts > 0 && s.parallel.tp > 1 && s.parallel.mapping == Mapping::megatron &&
+  const bool routes = moe.experts > 0 && moe.dense_first < s.model.layers;
+  if (routes && s.parallel.tp > 1 && s.parallel.mapping == Mapping::megatron &&
       !given.contains("parallel.sequence_parallel"))
     s.parallel.sequence_parallel = true;
   if (!given.contains("model.moe.drop_groups"))
@@ -52,7 +53,8 @@ void resolve_devices(Scenario& s, const std::set<std::string>& given) {
   ClusterSpec& c = s.cluster;
   ParallelSpec& p = s.parallel;
   c.local = c.preset == "local";
-  const std::int64_t model_ranks = product(product(p.tp, p.pp), p.cp);
+  const std::int64_t model_ranks =
+      product(product(product(p.tp, p.pp), p.cp), p.nano_train() ? p.ep : 1);
   const bool dp_given = given.contains("parallel.dp");
   if (!given.contains("cluster.devices_per_node"))
     c.devices_per_node = c.local ? bounded(product(model_ranks, dp_given ? p.dp : 1)) : 1;
@@ -70,11 +72,33 @@ void resolve_devices(Scenario& s, const std::set<std::string>& given) {
 void resolve_training(Scenario& s, const std::set<std::string>& given) {
   TrainingSpec& t = s.training;
   OptimizerSpec& o = t.optimizer;
+  const std::int64_t data_ranks = product(
+      s.parallel.dp, s.parallel.nano_train() && !s.parallel.replicates() ? s.parallel.ep : 1);
   if (!given.contains("training.sequence")) t.sequence = s.model.max_sequence;
   if (!given.contains("training.global_batch"))
-    t.global_batch = bounded(product(8, product(t.micro_batch, s.parallel.dp)));
+    t.global_batch = bounded(product(8, product(t.micro_batch, data_ranks)));
   if (!given.contains("training.optimizer.decay_steps")) o.decay_steps = t.steps;
   if (!given.contains("training.optimizer.min_lr")) o.min_lr = o.lr / 10;
+}
+
+// Defaults of style nano_train (models.md 5 and 7.1).
+void resolve_style(Scenario& s, const std::set<std::string>& given) {
+  if (s.parallel.style != Style::nano_train) return;
+  ParallelSpec& p = s.parallel;
+  OptimizerSpec& o = s.training.optimizer;
+  MoeSpec& moe = s.model.moe;
+  const auto is_free = [&](const char* path) { return !given.contains(path); };
+  if (is_free("parallel.mapping")) p.mapping = Mapping::nano_train;
+  if (is_free("parallel.ep_data")) p.ep_data = ExpertData::replicate;
+  if (is_free("parallel.vocab_parallel")) p.vocab_parallel = false;
+  if (is_free("model.moe.balance.scope")) moe.scope = BalanceScope::microbatch;
+  if (is_free("model.moe.balance.expert_loss") && moe.experts > 0) moe.expert_loss = 0.01;
+  moe.group_max = moe.experts > 0;
+  if (is_free("training.optimizer.lr")) o.lr = 1e-3;
+  if (is_free("training.optimizer.betas")) o.beta1 = 0.9, o.beta2 = 0.999;
+  if (is_free("training.optimizer.weight_decay")) o.weight_decay = 0.01;
+  if (is_free("training.optimizer.clip")) o.clip = std::nullopt;
+  o.decay_all = true;
 }
 
 void resolve_network(ClusterSpec& c, const std::set<std::string>& given) {
@@ -94,6 +118,7 @@ std::vector<int> split_layers(int layers, int num_stages) {
 
 void resolve(Scenario& s, const std::set<std::string>& given) {
   if (!given.contains("name")) s.name = stem_of(s.file);
+  resolve_style(s, given);
   resolve_model(s.model, given);
   resolve_devices(s, given);
   resolve_experts(s, given);

@@ -52,7 +52,8 @@ struct MoeSpec {
   int drop_groups = 0;                    // resolved: tp * cp
   double expert_loss = 0, device_loss = 0, bias_update = 0;
   BalanceScope scope = BalanceScope::sequence;
-  int device_groups = 0;  // resolved: ep
+  int device_groups = 0;   // resolved: ep
+  bool group_max = false;  // resolved: a group counts by its best expert (style nano_train)
   bool operator==(const MoeSpec&) const = default;
 };
 
@@ -74,6 +75,7 @@ struct ModelSpec {
   double rope_base = 10000;
   MoeSpec moe;
   MlaSpec mla;
+  std::string from_hf;  // path of the Hugging Face config.json it started from; empty: none
 };
 
 struct OptimizerSpec {
@@ -81,8 +83,9 @@ struct OptimizerSpec {
   std::optional<double> clip = 1.0;  // nullopt: none
   int warmup_steps = 0;
   bool cosine = false;
-  int decay_steps = 0;  // resolved: steps
-  double min_lr = 0;    // resolved: lr / 10
+  int decay_steps = 0;     // resolved: steps
+  bool decay_all = false;  // resolved: vectors decay too (style nano_train)
+  double min_lr = 0;       // resolved: lr / 10
 };
 
 struct DataSpec {
@@ -142,7 +145,13 @@ struct ParallelSpec {
   std::vector<int> layer_split;                                     // resolved: one entry per stage
   Bytes gradient_bucket = 40LL << 20;
   bool gradient_overlap = true;
-  [[nodiscard]] int world() const { return tp * cp * pp * dp; }
+  [[nodiscard]] bool nano_train() const { return mapping == Mapping::nano_train; }
+  [[nodiscard]] bool replicates() const { return nano_train() && ep_data == ExpertData::replicate; }
+  // Ranks of one model replica: in mapping nano_train ep is a factor of its own (models.md 3.2).
+  [[nodiscard]] int replica() const { return tp * cp * pp * (nano_train() ? ep : 1); }
+  [[nodiscard]] int world() const { return replica() * dp; }
+  // Ranks that read different sequences.
+  [[nodiscard]] int data_ranks() const { return dp * (nano_train() && !replicates() ? ep : 1); }
 };
 
 struct ScheduleSpec {
@@ -229,7 +238,7 @@ struct Scenario {
   std::map<std::string, std::string> origin_lines;
 
   [[nodiscard]] int num_microbatches() const {
-    return training.global_batch / (training.micro_batch * parallel.dp);
+    return training.global_batch / (training.micro_batch * parallel.data_ranks());
   }
 };
 

@@ -46,10 +46,11 @@ void fill_choice(const View& v, std::int64_t experts) {
 }
 
 // As many rows from each source for each expert, `rows` in all.
+template <class T>
 void fill_counts(const View& v, std::int64_t rows) {
   const std::int64_t n = v.shape.elements();
   for (std::int64_t i = 0; i < n; ++i)
-    v.as<std::int32_t>()[i] = static_cast<std::int32_t>(rows / n + (i < rows % n ? 1 : 0));
+    v.as<T>()[i] = static_cast<T>(rows / n + (i < rows % n ? 1 : 0));
 }
 
 // What a weight gradient, the norm or the optimizer reads was written long ago: gradients of
@@ -74,11 +75,13 @@ bool is_real(DType t) { return t == DType::f32 || t == DType::f64; }
 
 void fill(const View& v, const Operand& o, const Kernel& k) {
   const std::int64_t n = v.shape.elements();
-  if (o.role == "choice") return fill_choice(v, k.dims[2]);
-  if (v.dtype == DType::i32) return fill_counts(v, k.dims[0]);
+  if (o.role == "choice")
+    return fill_choice(v, k.kind == KernelKind::label_rows_fwd ? k.dims[1] : k.dims[2]);
+  if (v.dtype == DType::i32) return fill_counts<std::int32_t>(v, k.dims[0]);
+  if (v.dtype == DType::i64 && o.role == "counts") return fill_counts<std::int64_t>(v, k.dims[0]);
   if (v.dtype == DType::i64) {
-    for (std::int64_t i = 0; i < n; ++i)
-      v.as<std::int64_t>()[i] = (scattered(i) >> 8) % vocabulary(k);
+    const std::int64_t below = o.role == "expert" ? k.dims[2] : vocabulary(k);
+    for (std::int64_t i = 0; i < n; ++i) v.as<std::int64_t>()[i] = (scattered(i) >> 8) % below;
     return;
   }
   const float base = is_positive(o) ? 1 : 0;

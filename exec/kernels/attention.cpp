@@ -10,68 +10,17 @@
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
 #include <ATen/ops/addmm.h>
-#include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 
 #include <cmath>
 #include <limits>
 
-#include "exec/kernels/aten.h"
+#include "exec/kernels/attention_heads.h"
 #include "exec/kernels/loops.h"
 
 namespace tandem::exec {
 namespace {
-
-struct Heads {
-  std::int64_t batch, heads, seq, width, kv, v_width;  // width: head_dim; kv: key/value heads
-  explicit Heads(const Kernel& k)
-      : batch(k.dims[0]),
-        heads(k.dims[1]),
-        seq(k.dims[2]),
-        width(k.dims[3]),
-        kv(kv_heads_of(k)),
-        v_width(v_dim_of(k)) {}
-  // How many heads share a key/value head.
-  [[nodiscard]] std::int64_t shared() const { return heads / kv; }
-  // `count` heads of `each` elements from element `first` of a row [S, b, row], as
-  // [b, count, S, each]: strides only, no copy.
-  [[nodiscard]] at::Tensor part(const View& view, std::int64_t row, std::int64_t first,
-                                std::int64_t count, std::int64_t each) const {
-    const c10::InferenceMode guard;
-    return tensor(view, {seq, batch, row})
-        .slice(2, first, first + count * each)
-        .unflatten(2, {count, each})
-        .permute({1, 2, 0, 3});
-  }
-  [[nodiscard]] std::int64_t row() const { return (heads + kv) * width + kv * v_width; }
-  // q, k and v of a fused buffer, and the only part of an output.
-  [[nodiscard]] at::Tensor q(const View& view) const { return part(view, row(), 0, heads, width); }
-  [[nodiscard]] at::Tensor k(const View& view) const {
-    return part(view, row(), heads * width, kv, width);
-  }
-  [[nodiscard]] at::Tensor v(const View& view) const {
-    return part(view, row(), (heads + kv) * width, kv, v_width);
-  }
-  [[nodiscard]] at::Tensor out(const View& view) const {
-    return part(view, heads * v_width, 0, heads, v_width);
-  }
-  // As wide as q: with zeros behind, where v is narrower, in memory of its own.
-  [[nodiscard]] at::Tensor padded(const at::Tensor& x) const {
-    return v_width == width ? x : at::constant_pad_nd(x, {0, width - v_width});
-  }
-  // The other way: what belongs to v.
-  [[nodiscard]] at::Tensor narrow(const at::Tensor& x) const { return x.slice(3, 0, v_width); }
-  // Of [b, heads, ...] the first head of each group that shares a key/value head, as [b, kv, ...];
-  // then the second of each, and so on.
-  [[nodiscard]] std::vector<at::Tensor> members(const at::Tensor& x) const {
-    const c10::InferenceMode guard;
-    std::vector<at::Tensor> out;
-    for (std::int64_t i = 0; i < shared(); ++i) out.push_back(x.slice(1, i, heads, shared()));
-    return out;
-  }
-  [[nodiscard]] double scale() const { return 1.0 / std::sqrt(static_cast<double>(width)); }
-};
 
 // In place: row i of a [S, S] matrix of scores becomes softmax(scale * row), columns > i are 0.
 template <class T>
@@ -91,7 +40,7 @@ void causal_softmax(T* p, std::int64_t seq, bool causal, T scale) {
 template <class T>
 Prepared materialised_fwd(const KernelCall& call) {
   const c10::InferenceMode guard;
-  const Heads h(call.kernel);
+  const AttentionHeads h(call.kernel);
   const bool causal = (call.kernel.flags & kCausal) != 0;
   at::Tensor q = h.q(call.inputs[0]), k = h.k(call.inputs[0]), v = h.v(call.inputs[0]),
              out = h.out(call.outputs[0]);
@@ -120,7 +69,7 @@ void product(at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool add
 template <class T>
 Prepared materialised_bwd(const KernelCall& call) {
   const c10::InferenceMode guard;
-  const Heads h(call.kernel);
+  const AttentionHeads h(call.kernel);
   at::Tensor dout = h.out(call.inputs[0]);
   at::Tensor q = h.q(call.inputs[1]), k = h.k(call.inputs[1]), v = h.v(call.inputs[1]);
   at::Tensor dq = h.q(call.outputs[0]), dk = h.k(call.outputs[0]), dv = h.v(call.outputs[0]);
@@ -157,7 +106,7 @@ Prepared bind_attention_fwd(const KernelCall& call) {
   if (call.kernel.flags & kMaterialised)
     return by_type(call, [&](auto zero) { return materialised_fwd<decltype(zero)>(call); });
   const c10::InferenceMode guard;
-  const Heads h(call.kernel);
+  const AttentionHeads h(call.kernel);
   const bool causal = (call.kernel.flags & kCausal) != 0;
   const at::Tensor k = h.k(call.inputs[0]), v = h.v(call.inputs[0]);
   const std::vector<at::Tensor> q = h.members(h.q(call.inputs[0]));
@@ -179,7 +128,7 @@ Prepared bind_attention_bwd_input(const KernelCall& call) {
   if (call.kernel.flags & kMaterialised)
     return by_type(call, [&](auto zero) { return materialised_bwd<decltype(zero)>(call); });
   const c10::InferenceMode guard;
-  const Heads h(call.kernel);
+  const AttentionHeads h(call.kernel);
   const bool causal = (call.kernel.flags & kCausal) != 0;
   const std::vector<at::Tensor> dout = h.members(h.out(call.inputs[0])),
                                 out = h.members(h.out(call.inputs[3])),

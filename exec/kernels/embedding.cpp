@@ -28,8 +28,7 @@ struct Tokens {
 Tokens tokens_of(const KernelCall& call, const View& batch) {
   const Kernel& k = call.kernel;
   const std::int64_t rows = k.dims[1];
-  const bool cut = k.coords.has(Axis::tp) && !(k.flags & kPositions);
-  const std::int64_t first = cut ? call.context->at(Axis::tp) * rows : 0;
+  const std::int64_t first = cuts_vocabulary(k) ? call.context->at(Axis::tp) * rows : 0;
   return {batch.as<std::int64_t>(),
           batch.shape[0],
           batch.shape[1] - 1,

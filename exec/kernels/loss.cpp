@@ -17,26 +17,30 @@ namespace {
 
 // Where the target of each row lies.
 struct Targets {
-  const std::int64_t* batch;  // i64[b, S+1]; the label of position s is token s + 1
-  std::int64_t num_sequences, length, first, classes;
+  const std::int64_t* labels;  // of position s of sequence b at b * stride + s
+  std::int64_t num_sequences, stride, first, classes;
   std::vector<std::int64_t> positions;
   [[nodiscard]] std::int64_t local(std::int64_t row) const {
     const std::int64_t s = positions[static_cast<std::size_t>(row / num_sequences)],
                        b = row % num_sequences;
-    const std::int64_t c = batch[b * (length + 1) + s + 1] - first;
+    const std::int64_t c = labels[b * stride + s] - first;
     return c >= 0 && c < classes ? c : -1;
   }
 };
 
 std::int64_t first_class(const KernelCall& call) {
-  const bool cut = call.kernel.coords.has(Axis::tp) && !(call.kernel.flags & kPositions);
-  return cut ? call.context->at(Axis::tp) * call.kernel.dims[1] : 0;
+  return cuts_vocabulary(call.kernel) ? call.context->at(Axis::tp) * call.kernel.dims[1] : 0;
 }
 
 Targets targets_of(const KernelCall& call, const View& batch) {
-  return {batch.as<std::int64_t>(), batch.shape[0],
-          batch.shape[1] - 1,       first_class(call),
-          call.kernel.dims[1],      positions_of(call, call.kernel.dims[0] / batch.shape[0])};
+  // i64[b, S+1]: the label of position s is token s + 1; with `labels` i64[b, S].
+  const std::int64_t skipped = (call.kernel.flags & kLabels) ? 0 : 1;
+  return {batch.as<std::int64_t>() + skipped,
+          batch.shape[0],
+          batch.shape[1],
+          first_class(call),
+          call.kernel.dims[1],
+          positions_of(call, call.kernel.dims[0] / batch.shape[0])};
 }
 
 }  // namespace

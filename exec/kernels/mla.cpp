@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "exec/kernels/loops.h"
+#include "exec/kernels/positions.h"
 #include "exec/kernels/rms.h"
 #include "exec/kernels/rotation.h"
 
@@ -116,13 +117,13 @@ void separate(const Heads& x, const Token<T>& t, const Rotation<T>& back) {
   back.turn(t.kr);
 }
 
-// Calls f(heads, token) for every token, positions ascending, the rotation at its position.
+// Calls f(heads, token) for every token in the order of the rows, the rotation at its position.
 template <class T, class F>
-Prepared for_tokens(const Tokens<T>& tokens, const Kernel& k, double direction, F f) {
-  Rotation<T> rotation(tokens.x.rope, k.real.value_or(10000), direction);
-  return [=]() mutable {
+Prepared for_tokens(const Tokens<T>& tokens, const KernelCall& call, double direction, F f) {
+  Rotation<T> rotation(tokens.x.rope, call.kernel.real.value_or(10000), direction);
+  return [=, positions = positions_of(call, tokens.x.seq)]() mutable {
     for (std::int64_t s = 0; s < tokens.x.seq; ++s) {
-      rotation.move_to(s);
+      rotation.move_to(positions[static_cast<std::size_t>(s)]);
       for (std::int64_t b = 0; b < tokens.x.batch; ++b)
         f(tokens.x, tokens.at(s * tokens.x.batch + b), rotation);
     }
@@ -205,7 +206,7 @@ Prepared bind_mla_qkv_fwd(const KernelCall& call) {
   return by_type(call, [&](auto zero) -> Prepared {
     using T = decltype(zero);
     const Tokens<T> tokens(call.kernel, call.inputs, call.outputs[0]);
-    return for_tokens(tokens, call.kernel, 1, fuse<T>);
+    return for_tokens(tokens, call, 1, fuse<T>);
   });
 }
 
@@ -213,7 +214,7 @@ Prepared bind_mla_qkv_bwd_input(const KernelCall& call) {
   return by_type(call, [&](auto zero) -> Prepared {
     using T = decltype(zero);
     const Tokens<T> tokens(call.kernel, call.outputs, call.inputs[0]);
-    return for_tokens(tokens, call.kernel, -1, separate<T>);
+    return for_tokens(tokens, call, -1, separate<T>);
   });
 }
 

@@ -54,10 +54,11 @@ Prepared bind_metrics_pack(const KernelCall& call) {
   const double* loss = taken(kHasLoss);
   const double* balance = taken(kHasBalance);
   const double* dropped = taken(kHasDropped);
-  // Where each tp rank has the loss of its own positions, it counts those.
-  const bool own = (k.flags & kPositions) != 0 && k.coords.has(Axis::tp);
-  const double tokens = static_cast<double>(call.context->tokens_per_step) /
-                        (own ? call.context->size[static_cast<std::size_t>(Axis::tp)] : 1);
+  // Ranks that have the loss of their own positions count those.
+  double tokens = static_cast<double>(call.context->tokens_per_step);
+  for (const Axis axis : {Axis::tp, Axis::cp})
+    if ((k.flags & kPositions) != 0 && k.coords.has(axis))
+      tokens /= call.context->size[static_cast<std::size_t>(axis)];
   return [=] {
     if (!accumulate)
       for (std::int64_t i = 0; i < values; ++i) out[i] = 0;

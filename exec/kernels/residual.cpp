@@ -1,5 +1,6 @@
 // Residual adds, biases after a reduction, positions, and their gradients: one pass each.
 #include <algorithm>
+#include <cstring>
 
 #include "exec/kernels/loops.h"
 #include "exec/kernels/positions.h"
@@ -85,6 +86,31 @@ Prepared bind_pos_add_bwd_weight(const KernelCall& call) {
         column_sums(
             dpos + positions[static_cast<std::size_t>(s)] * width, batch, width, true,
             [=](std::int64_t b, std::int64_t c) { return dy[(s * batch + b) * width + c]; });
+    };
+  });
+}
+
+Prepared bind_own_rows_fwd(const KernelCall& call) {
+  const std::int64_t elements = call.kernel.dims[0] * call.kernel.dims[1];
+  const Bytes bytes = elements * size_of(call.inputs[0].dtype);
+  std::int64_t part = 0;  // axes in the order of ids; in practice tp alone
+  for (int a = 0; a < kNumAxes; ++a)
+    if (const auto axis = static_cast<Axis>(a); call.kernel.coords.has(axis))
+      part = part * call.context->size[static_cast<std::size_t>(a)] + call.context->at(axis);
+  const std::byte* from = call.inputs[0].data + part * bytes;
+  std::byte* to = call.outputs[0].data;
+  return [=] { std::memcpy(to, from, static_cast<std::size_t>(bytes)); };
+}
+
+Prepared bind_grad_scale(const KernelCall& call) {
+  return by_type(call, [&](auto zero) -> Prepared {
+    using T = decltype(zero);
+    const std::int64_t n = call.kernel.dims[0];
+    const T factor = static_cast<T>(call.kernel.real.value_or(1));
+    const T* from = call.inputs[0].as<T>();
+    T* to = call.outputs[0].as<T>();
+    return [=] {
+      for (std::int64_t i = 0; i < n; ++i) to[i] = from[i] * factor;
     };
   });
 }

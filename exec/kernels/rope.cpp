@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "exec/kernels/loops.h"
+#include "exec/kernels/positions.h"
 #include "exec/kernels/rotation.h"
 
 namespace tandem::exec {
@@ -19,10 +20,10 @@ Prepared bind(const KernelCall& call, double direction) {
     const T* from = call.inputs[0].as<T>();
     T* x = call.outputs[0].as<T>();
     const auto bytes = static_cast<std::size_t>(seq * batch * row) * sizeof(T);
-    return [=]() mutable {
+    return [=, positions = positions_of(call, seq)]() mutable {
       if (x != from) std::memcpy(x, from, bytes);
       for (std::int64_t s = 0; s < seq; ++s) {
-        rotation.move_to(s);
+        rotation.move_to(positions[static_cast<std::size_t>(s)]);
         for (std::int64_t b = 0; b < batch; ++b)
           for (std::int64_t h = 0; h < rotated; ++h)
             rotation.turn(x + (s * batch + b) * row + h * width);

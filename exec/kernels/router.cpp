@@ -120,7 +120,7 @@ struct Route {
     for (std::int64_t e = 0; e < experts; ++e) probs[e] += static_cast<double>(to[e] / sum);
   }
 
-  // A group counts by its two best experts, or its only one.
+  // A group counts by its two best experts, or its only one; with `group=max` by the best.
   void open_groups(const T* row, double* group_score, std::int64_t* kept,
                    std::int64_t* open) const {
     const std::int64_t size = experts / groups;
@@ -131,7 +131,8 @@ struct Route {
         second = value > first ? first : value > second ? value : second;
         first = value > first ? value : first;
       }
-      group_score[g] = static_cast<double>(size > 1 ? first + second : first);
+      const bool pair = size > 1 && (flags & kGroupMax) == 0;
+      group_score[g] = static_cast<double>(pair ? first + second : first);
       open[g] = 0;
     }
     std::int64_t found = 0;

@@ -37,7 +37,8 @@ class Widened {
   explicit Widened(const KernelCall& call) : call_(call) {
     const Signature s = signature(call.kernel, call.types);
     for (std::size_t i = 0; i < s.inputs.size(); ++i)
-      if (s.inputs[i].role == "counts") counts_ = static_cast<int>(i);
+      if (s.inputs[i].role == "counts" && s.inputs[i].dtype == DType::i32)
+        counts_ = static_cast<int>(i);
     const auto add = [&](const View& v, const std::vector<Operand>& list, std::size_t i, bool read,
                          bool written) {
       if (v.dtype != DType::bf16) return;
@@ -57,7 +58,7 @@ class Widened {
     for (std::size_t i = 0; i < call.inputs.size(); ++i)
       add(call.inputs[i], s.inputs, i, true, pads);
     for (std::size_t i = 0; i < call.outputs.size(); ++i)
-      add(call.outputs[i], s.outputs, i, false, true);
+      add(call.outputs[i], s.outputs, i, call.accumulate[i], true);
   }
 
   void operator()() {

@@ -25,7 +25,7 @@ struct CommOperands {
   Bytes bytes = 0;
   std::byte* source = nullptr;  // Op::source; null: in place
   Bytes source_bytes = 0;
-  // all_to_all of rows: counts, members * k of them, and the bytes of a row.
+  // Of rows (Op::send_rows, recv_rows): counts, members * k of them, and the bytes of a row.
   std::span<const std::int32_t> send_rows, recv_rows;
   Bytes row_bytes = 0;
 };

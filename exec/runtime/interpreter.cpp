@@ -9,6 +9,7 @@
 
 #include "common/base/check.h"
 #include "common/plan/print.h"
+#include "common/plan/uses.h"
 #include "exec/device/clock.h"
 #include "exec/device/torch_memory.h"
 #include "exec/runtime/lent_buffers.h"
@@ -40,7 +41,7 @@ std::vector<ElementRange> ranges_of(const Plan& plan, BufferId bucket, std::int6
   };
   bool has_views = false;
   for (const Buffer& b : plan.buffers) {
-    if (!b.alias_of.valid() || b.alias_of != id) continue;
+    if (!b.alias_of.valid() || b.alias_of != id || b.window) continue;
     has_views = true;
     add(b, b.alias_offset / size_of(root.dtype));
   }
@@ -176,8 +177,9 @@ CommOperands Interpreter::operands_of(const Op& op) const {
     out.source = view(op.source).data;
     out.source_bytes = plan_.buffer(op.source).capacity();
   }
-  if (op.send_rows.valid()) {
+  if (op.send_rows.valid() || op.recv_rows.valid()) {
     const auto counts = [&](BufferId id) -> std::span<const std::int32_t> {
+      if (!id.valid()) return {};
       return {view(id).as<std::int32_t>(),
               static_cast<std::size_t>(plan_.buffer(id).shape.elements())};
     };
@@ -200,6 +202,11 @@ Status Interpreter::bind_calls(const Op& op, PreparedOp& prepared) {
       call.accumulate.push_back(o.accumulate);
     }
     for (const OperandRef& o : plan_.operands_of(c.scratch)) call.scratch.push_back(view(o.id));
+    if (call.kernel.kind == KernelKind::route_fwd) {
+      const BufferId choices = plan_.operands_of(c.outputs)[4].id;
+      std::vector<BufferId>& list = choices_[root_of(plan_, choices)];
+      if (std::find(list.begin(), list.end(), choices) == list.end()) list.push_back(choices);
+    }
     // One rank alone has no all-reduce after it; else that overwrites these values.
     if (call.kernel.kind == KernelKind::metrics_pack) prepared.metrics = call.outputs[0];
     own_parts(c, call);
@@ -214,8 +221,8 @@ Status Interpreter::bind_calls(const Op& op, PreparedOp& prepared) {
 // of it an update decays, or a norm counts.
 void Interpreter::own_parts(const Call& c, KernelCall& call) const {
   const KernelKind kind = call.kernel.kind;
-  const bool flat =
-      kind == KernelKind::adamw || kind == KernelKind::sum_squares || kind == KernelKind::grad_add;
+  const bool flat = kind == KernelKind::adamw || kind == KernelKind::sum_squares ||
+                    kind == KernelKind::grad_add || kind == KernelKind::grad_scale;
   if (!flat) return;
   const std::int64_t n = call.kernel.dims[0];
   const bool shared = !call.kernel.coords.empty();
@@ -419,6 +426,8 @@ Result<StepResult> Interpreter::end_step(Nanoseconds started) {
   result.started = started;
   result.ended = now_ns();
   result.loss = metrics_[kMetricLoss];
+  result.balance = metrics_[kMetricBalance];
+  result.dropped = metrics_[kMetricDropped];
   result.tokens = metrics_[kMetricTokens];
   result.non_finite = metrics_[kMetricNonFinite];
   result.norm = std::sqrt(metrics_[kMetricNormSquared]);
@@ -488,9 +497,7 @@ void Interpreter::run_op(std::int32_t op, std::int32_t step) {
         if (!run_communication(op, step, span)) return;
         break;
       case OpKind::copy:
-        data_.fill(p.buffer.as<std::int64_t>(),
-                   plan_.header.evaluation ? batch_ : of_training(step), o.microbatch,
-                   context_.at(Axis::dp), plan_.header.mesh.of(Axis::dp));
+        copy_tokens(p.buffer, plan_.header.evaluation ? batch_ : of_training(step), o.microbatch);
         break;
       case OpKind::host_wait:      // the host's
       case OpKind::post_validate:  // refused by bind()
@@ -507,6 +514,19 @@ void Interpreter::run_op(std::int32_t op, std::int32_t step) {
   const bool last_free =
       o.frees.count && pending_frees_.fetch_sub(1, std::memory_order_acq_rel) == 1;
   if (last_free || host_awaits_[static_cast<std::size_t>(op)]) run_host();
+}
+
+// i64[b, S+1] tokens, or i64[b, S]: the labels among them.
+void Interpreter::copy_tokens(const View& to, int step, int microbatch) const {
+  const auto index = static_cast<int>(part_of(plan_, rank_, plan_.header.data_axes));
+  const int num = plan_.header.mesh.size_of_group(plan_.header.data_axes);
+  const std::int64_t b = plan_.header.micro_batch, s = plan_.header.sequence;
+  if (to.shape.elements() != b * s)
+    return data_.fill(to.as<std::int64_t>(), step, microbatch, index, num);
+  std::vector<std::int64_t> tokens(static_cast<std::size_t>(b * (s + 1)));
+  data_.fill(tokens.data(), step, microbatch, index, num);
+  for (std::int64_t i = 0; i < b; ++i)
+    std::copy_n(tokens.data() + i * (s + 1) + 1, s, to.as<std::int64_t>() + i * s);
 }
 
 void Interpreter::run_calls(std::int32_t op, std::int32_t) {
@@ -561,8 +581,21 @@ void Interpreter::free_buffers(std::int32_t op) {
   for (BufferId id : plan_.frees_of(ops_[static_cast<std::size_t>(op)])) {
     live_[static_cast<std::size_t>(plan_.buffer(id).cls)] -= taken_[id.index()];
     live_total_ -= taken_[id.index()];
+    count_choices(id);
   }
   sample(op, now_ns());
+}
+
+// Their memory is used again behind this op.
+void Interpreter::count_choices(BufferId freed) {
+  const auto it = choices_.find(freed);
+  if (it == choices_.end()) return;
+  for (BufferId id : it->second) {
+    const View v = view(id);
+    std::vector<std::int64_t>& sums = expert_choices_[plan_.buffer(id).layer];
+    sums.resize(static_cast<std::size_t>(v.shape.elements()));
+    for (std::size_t e = 0; e < sums.size(); ++e) sums[e] += v.as<std::int32_t>()[e];
+  }
 }
 
 void Interpreter::sample(std::int32_t op, Nanoseconds time) {

@@ -36,6 +36,7 @@ namespace tandem::exec {
 
 struct StepResult {
   double loss = 0, norm = 0, lr = 0;  // norm: of the gradient, before clipping
+  double balance = 0, dropped = 0;    // losses of the routers; assignments beyond a capacity
   double tokens = 0, non_finite = 0;
   Nanoseconds started = 0, ended = 0;
   Nanoseconds data_wait = 0;  // ops waited for tokens and for nothing else
@@ -82,6 +83,11 @@ class Interpreter {
   void drop_pages() { arena_.drop_pages(); }
   // Of each step the rows whose number was known only then.
   [[nodiscard]] const std::vector<RunTimeRows>& rows_seen() const { return seen_rows_; }
+  // By layer with experts, how often each expert was chosen in all steps so far, before drops: by
+  // the own tokens, or by those of the whole stage where the plan sums them (tag `bias`).
+  [[nodiscard]] const std::map<int, std::vector<std::int64_t>>& expert_choices() const {
+    return expert_choices_;
+  }
   // How often each op of the program has communicated, over all steps.
   [[nodiscard]] const std::vector<std::int64_t>& communication_calls() const { return comm_calls_; }
 
@@ -113,10 +119,12 @@ class Interpreter {
   [[nodiscard]] Bytes bytes_now(BufferId id);        // host: rows known at run time are counted
   [[nodiscard]] bool host_wait(std::int32_t op);     // host; false: not yet
   void run_op(std::int32_t op, std::int32_t step);   // worker
+  void copy_tokens(const View& to, int step, int microbatch) const;
   void run_calls(std::int32_t op, std::int32_t step);
   bool run_communication(std::int32_t op, std::int32_t step, Span& span);
   void keep_metrics(const PreparedOp& prepared);
   void free_buffers(std::int32_t op);  // worker
+  void count_choices(BufferId freed);  // with memory_mutex_ held
   void end_op(std::int32_t op, std::int32_t step, Span& span);
   void fail(Error error);
   void sample(std::int32_t op, Nanoseconds time);  // with memory_mutex_ held
@@ -160,6 +168,8 @@ class Interpreter {
   std::vector<Bytes> taken_;            // by buffer: what it was counted with when it was allocated
   RunTimeRows step_rows_;               // of the step that runs
   std::vector<RunTimeRows> seen_rows_;  // by step
+  std::map<BufferId, std::vector<BufferId>> choices_;  // of a step, by their bucket
+  std::map<int, std::vector<std::int64_t>> expert_choices_;
   std::int64_t live_total_ = 0;
   PeakMemory peak_;
   Bytes kernel_scratch_peak_ = 0;

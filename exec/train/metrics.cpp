@@ -57,6 +57,7 @@ StepMetrics metrics_of(const StepValues& step, const TrainingState& before,
     m.spike_ratio = step.loss / median(before.recent_losses);
   m.grad_norm = step.norm;
   if (config.clip) m.clip_coef = std::min(1.0, *config.clip / (step.norm + 1e-6));
+  if (config.moe.experts > 0) m.balance = step.balance, m.dropped = step.dropped;
   m.lr = step.lr;
   m.tokens = step.tokens;
   m.tokens_seen = before.tokens + step.tokens;
@@ -120,6 +121,8 @@ std::string to_json_line(const StepMetrics& m) {
                {"tokens_per_s", m.tokens_per_s},
                {"peak_bytes", m.peak_bytes},
                {"timed", m.timed}};
+  if (m.balance) line["balance_loss"] = number(*m.balance);
+  if (m.dropped) line["dropped"] = *m.dropped;
   if (m.evaluation) {
     line["evaluation_loss"] = number(m.evaluation->loss);
     line["evaluation_perplexity"] = number(m.evaluation->perplexity);

@@ -38,7 +38,9 @@ struct StepMetrics {
   double loss = 0, perplexity = 1;
   std::optional<double> spike_ratio;
   double grad_norm = 0, clip_coef = 1, lr = 0;  // norm: before clipping
-  double tokens = 0, tokens_seen = 0;           // of the step; since the start of training
+  // Of models with experts: losses of the routers; assignments beyond a capacity.
+  std::optional<double> balance, dropped;
+  double tokens = 0, tokens_seen = 0;  // of the step; since the start of training
   double step_s = 0, data_wait_s = 0, tokens_per_s = 0;
   double checkpoint_s = 0;  // that the run has spent on checkpoints so far
   Bytes peak_bytes = 0;     // of the plan's buffers on rank 0 so far
@@ -53,6 +55,7 @@ struct StepMetrics {
 struct StepValues {
   double loss = 0, norm = 0, lr = 0, tokens = 0;
   Nanoseconds duration = 0, data_wait = 0;
+  double balance = 0, dropped = 0;
 };
 
 // `before`: the state of training before the step.

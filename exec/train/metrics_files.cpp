@@ -26,6 +26,8 @@ Scalars scalars_of(const StepMetrics& m) {
     out.emplace_back("time/evaluation_s", m.evaluation->seconds);
   }
   if (m.spike_ratio) out.emplace_back("loss/spike_ratio", *m.spike_ratio);
+  if (m.balance) out.emplace_back("loss/balance", *m.balance);
+  if (m.dropped) out.emplace_back("experts/dropped", *m.dropped);
   return out;
 }
 

@@ -73,7 +73,7 @@ class Optimizer {
       if (!m.defined()) m = at::zeros_like(g), v = at::zeros_like(g);
       m = c_.beta1 * m + (1 - c_.beta1) * g;
       v = c_.beta2 * v + (1 - c_.beta2) * g * g;
-      if (theta.dim() == 2) theta.mul_(1 - lr * c_.weight_decay);
+      if (theta.dim() == 2 || c_.decay_all) theta.mul_(1 - lr * c_.weight_decay);
       const Tensor denominator = v.sqrt() / std::sqrt(1 - std::pow(c_.beta2, k_)) + c_.eps;
       theta.sub_(m * (lr / (1 - std::pow(c_.beta1, k_))) / denominator);
       if (!theta.is_same(used)) used.copy_(rounded_to_bf16(theta));

@@ -37,7 +37,8 @@ Tensor choose_experts(const Tensor& scores, const Tensor& bias, const MoeSpec& m
   if (moe.groups > 1) {
     const std::int64_t width = moe.experts / moe.groups;
     const Tensor grouped = biased.unflatten(-1, {moe.groups, width});
-    const Tensor best = grouped.gather(-1, largest(grouped, std::min<std::int64_t>(2, width)));
+    const std::int64_t counted = moe.group_max ? 1 : std::min<std::int64_t>(2, width);
+    const Tensor best = grouped.gather(-1, largest(grouped, counted));
     const Tensor kept = largest(best.sum(-1), moe.groups_kept);  // [b, S, groups_kept]
     const Tensor outside = at::one_hot(kept, moe.groups).sum(-2).eq(0);
     biased = grouped.masked_fill(outside.unsqueeze(-1), -std::numeric_limits<double>::infinity())

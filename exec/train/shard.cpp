@@ -84,6 +84,12 @@ std::int64_t part_of(const Plan& plan, Rank rank, AxisSet axes) {
 
 std::vector<HeldRange> ranges_in(const Plan& plan, BufferId buffer, Rank rank, std::int64_t begin,
                                  std::int64_t end) {
+  if (const Buffer& asked = plan.buffer(buffer); asked.window) {
+    const std::int64_t first = asked.alias_offset / size_of(asked.dtype);
+    std::vector<HeldRange> out = ranges_in(plan, asked.alias_of, rank, first + begin, first + end);
+    for (HeldRange& h : out) h.element -= first;
+    return out;
+  }
   const auto coordinate = coordinates(plan, rank);
   std::vector<HeldRange> out;
   const auto add = [&](const Buffer& b, std::int64_t first) {
@@ -103,7 +109,7 @@ std::vector<HeldRange> ranges_in(const Plan& plan, BufferId buffer, Rank rank, s
   };
   bool has_views = false;
   for (const Buffer& b : plan.buffers) {
-    if (b.alias_of != buffer || !b.alias_of.valid()) continue;
+    if (b.alias_of != buffer || !b.alias_of.valid() || b.window) continue;
     has_views = true;
     add(b, b.alias_offset / size_of(b.dtype));
   }

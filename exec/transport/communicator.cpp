@@ -32,6 +32,18 @@ std::span<const std::byte> bytes_of(const MessageHeader& h) {
   return std::as_bytes(std::span<const MessageHeader, 1>(&h, 1));
 }
 
+// First element of each member's rows, and the end.
+std::vector<std::int64_t> first_elements(std::span<const std::int32_t> rows, int members,
+                                         std::int64_t elements_of_row) {
+  const auto n = static_cast<std::size_t>(members);
+  const std::size_t each = rows.size() / n;
+  std::vector<std::int64_t> at(n + 1, 0);
+  for (std::size_t i = 0; i < rows.size(); ++i)
+    at[i / each + 1] += std::int64_t{rows[i]} * elements_of_row;
+  for (std::size_t i = 1; i < at.size(); ++i) at[i] += at[i - 1];
+  return at;
+}
+
 void add(Traffic& to, const Traffic& more) {
   to.operations += more.operations;
   to.sent += more.sent;
@@ -52,7 +64,8 @@ struct GroupEnd::Call {
   // an op in place.
   std::span<std::byte> from, to;
   bool in_place = true;
-  std::vector<std::int64_t> send_at, recv_at;  // all_to_all of rows: first element of each member's
+  // Of rows: first element of each member's, and the end. In place one list is both.
+  std::vector<std::int64_t> send_at, recv_at;
   const OpProgram* program = nullptr;
   Nanoseconds started = 0, deadline = 0;
   std::vector<int> peers;
@@ -74,7 +87,7 @@ struct GroupEnd::Call {
       e = elements_of(chunks, program->steps.chunks, program->count);
     } else {
       const auto first = static_cast<std::size_t>(chunks.first);
-      e = {at[first], at[first + 1] - at[first]};
+      e = {at[first], at[first + static_cast<std::size_t>(chunks.count)] - at[first]};
     }
     return memory.subspan(static_cast<std::size_t>(e.begin * element),
                           static_cast<std::size_t>(e.count * element));
@@ -146,21 +159,21 @@ Status GroupEnd::place(Call& call, const CommOperands& o) {
   const std::int64_t whole = checked_mul(count, element);
   if (reduces && !can_reduce(op.dtype, op.reduction))
     return too_small(whole, data.size(), "buffer");
-  if (!o.send_rows.empty()) {
-    const auto offsets = [&](std::span<const std::int32_t> rows, std::vector<std::int64_t>& at) {
-      const std::size_t each = rows.size() / static_cast<std::size_t>(n);
-      at.assign(static_cast<std::size_t>(n) + 1, 0);
-      for (std::size_t i = 0; i < rows.size(); ++i)
-        at[i / each + 1] += std::int64_t{rows[i]} * o.row_bytes / element;
-      for (std::size_t i = 1; i < at.size(); ++i) at[i] += at[i - 1];
+  if (!o.send_rows.empty() || !o.recv_rows.empty()) {
+    // A gather's parts lie in the buffer, a scatter's in the source, where the sums are made.
+    const bool gathers = op.kind == OpKind::all_gather;
+    call.send_at = first_elements(gathers ? o.recv_rows : o.send_rows, n, o.row_bytes / element);
+    call.recv_at = first_elements(reduces ? o.send_rows : o.recv_rows, n, o.row_bytes / element);
+    const auto self = static_cast<std::size_t>(self_);
+    const auto bytes = [&](const std::vector<std::int64_t>& at, bool own) {
+      return element * (own ? at[self + 1] - at[self] : at.back());
     };
-    offsets(o.send_rows, call.send_at);
-    offsets(o.recv_rows, call.recv_at);
-    if (std::ssize(source) < call.send_at.back() * element)
-      return too_small(call.send_at.back() * element, source.size(), "source");
-    if (std::ssize(data) < call.recv_at.back() * element)
-      return too_small(call.recv_at.back() * element, data.size(), "buffer");
-    call.from = source, call.to = data, call.in_place = false;
+    const Bytes leaves = bytes(call.send_at, gathers), comes = bytes(call.recv_at, reduces);
+    if (std::ssize(source) < leaves) return too_small(leaves, source.size(), "source");
+    if (std::ssize(data) < comes) return too_small(comes, data.size(), "buffer");
+    call.from = gathers ? data : source;
+    call.to = reduces ? source : data;
+    call.in_place = gathers || reduces;
   } else if (o.source == nullptr || op.kind == OpKind::all_gather) {
     if (std::ssize(data) < whole) return too_small(whole, data.size(), "buffer");
     call.from = call.to = data.first(static_cast<std::size_t>(whole));
@@ -176,8 +189,10 @@ Status GroupEnd::place(Call& call, const CommOperands& o) {
   if (o.source == nullptr || op.kind == OpKind::reduce_scatter || op.kind == OpKind::shift)
     return Ok{};
   const std::span<std::byte> own = call.incoming({self_, 1}, element);
-  const std::span<const std::byte> mine =
+  std::span<const std::byte> mine =
       op.kind == OpKind::all_gather ? source : call.outgoing({self_, 1}, element);
+  if (op.kind == OpKind::all_gather && !call.recv_at.empty())
+    mine = mine.first(own.size());  // its memory has room for more rows
   if (mine.size() != own.size()) return too_small(std::ssize(own), mine.size(), "own part");
   std::copy(mine.begin(), mine.end(), own.begin());
   return Ok{};
@@ -202,20 +217,20 @@ Result<Nanoseconds> GroupEnd::run_checked(OpId id, int step, const CommOperands&
   for (int peer : call.peers) ++sequence_[static_cast<std::size_t>(peer)];
   const std::int64_t element = size_of(op.dtype);
   if (op.kind == OpKind::reduce_scatter && operands.source) {
-    const std::span<std::byte> sums =
-        call.from.subspan(static_cast<std::size_t>(self_) * call.from.size() / members_.size(),
-                          call.from.size() / members_.size());
+    const std::span<std::byte> sums = call.outgoing({self_, 1}, element);
     std::copy(sums.begin(), sums.end(), operands.data);
   }
 
+  const int n = static_cast<int>(members_.size());
   Bytes lawful = 0, handed_over = op.kind == OpKind::recv ? 0 : Plan::bytes_in(op);
   if (call.send_at.empty()) {
-    lawful = element * lawful_elements_sent(op, static_cast<int>(members_.size()), self_,
-                                            options_.algorithms);
-  } else {  // all but its own rows
+    lawful = element * lawful_elements_sent(op, n, self_, options_.algorithms);
+  } else {
     const auto self = static_cast<std::size_t>(self_);
-    handed_over = element * call.send_at.back();
-    lawful = handed_over - element * (call.send_at[self + 1] - call.send_at[self]);
+    lawful = element * lawful_elements_sent(op, n, self_, options_.algorithms, call.send_at);
+    handed_over =
+        element * (op.kind == OpKind::all_gather ? call.send_at[self + 1] - call.send_at[self]
+                                                 : call.send_at.back());
   }
   const Traffic traffic{
       1,           transfers_.sent,        transfers_.received_bytes, lawful,
@@ -232,6 +247,16 @@ Channel& GroupEnd::channel(const Call& call, int peer) const {
   return *c;
 }
 
+// Of rows, what goes to and comes from the peer in all rounds: so members whose counts differ see
+// it before they wait for bytes that nobody sends.
+void GroupEnd::between(const Call& call, int peer, MessageHeader& mine) const {
+  mine.count = mine.expects = 0;
+  for (const Step& s : call.program->steps.steps) {
+    if (s.send_to == peer) mine.count += std::ssize(call.outgoing(s.send, 1));
+    if (s.recv_from == peer) mine.expects += std::ssize(call.incoming(s.recv, 1));
+  }
+}
+
 Status GroupEnd::meet(Call& call) {
   const std::size_t n = call.peers.size();
   call.mine.resize(n);
@@ -245,11 +270,7 @@ Status GroupEnd::meet(Call& call) {
     call.mine[k] =
         make_header(plan_, call.id, *call.program, sequence_[static_cast<std::size_t>(peer)],
                     call.step, rank_, members_[static_cast<std::size_t>(peer)]);
-    if (!call.send_at.empty()) {
-      const auto p = static_cast<std::size_t>(peer);
-      call.mine[k].count = call.send_at[p + 1] - call.send_at[p];
-      call.mine[k].expects = call.recv_at[p + 1] - call.recv_at[p];
-    }
+    if (!call.send_at.empty()) between(call, peer, call.mine[k]);
     std::span<const std::byte> early;
     for (const Step& s : call.program->steps.steps) {
       if (options_.strict || s.round != 0) break;

@@ -32,6 +32,7 @@ class GroupEnd {
   [[nodiscard]] Status place(Call& call, const CommOperands& operands);
   [[nodiscard]] const OpProgram& program(const Op& op);
   [[nodiscard]] Status meet(Call& call);
+  void between(const Call& call, int peer, MessageHeader& mine) const;
   [[nodiscard]] Status round(Call& call, std::size_t& at);
   [[nodiscard]] Channel& channel(const Call& call, int peer) const;
   [[nodiscard]] Error disagree(const Call& call, int peer, const Mismatch& mismatch,

@@ -19,8 +19,8 @@ struct MessageHeader {
   std::uint32_t magic = kMagic;
   std::int32_t comm = -1;
   std::int64_t sequence = 0;  // ops of this communicator that these two have had together
-  // Elements of the whole buffer (OpProgram::count); all_to_all of rows: what goes to this peer,
-  // and what is expected from it.
+  // Elements of the whole buffer (OpProgram::count); of rows: what goes to this peer, and what is
+  // expected from it.
   std::int64_t count = 0, expects = 0;
   std::int32_t op = -1;  // the sender's id; must be equal where match is -1
   std::int32_t match = -1;

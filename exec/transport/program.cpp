@@ -35,12 +35,17 @@ CollectiveAlgorithm algorithm_of(const Op& op, int members, const AlgorithmSetti
                            setting);
 }
 
-std::int64_t lawful_elements_sent(const Op& op, int n, int i, const AlgorithmSetting& setting) {
+std::int64_t lawful_elements_sent(const Op& op, int n, int i, const AlgorithmSetting& setting,
+                                  std::span<const std::int64_t> starts) {
   const std::int64_t count = buffer_elements(op, n);
+  const auto self = static_cast<std::size_t>(i);
   if (n == 1 || op.kind == OpKind::recv) return 0;
-  if (op.kind == OpKind::all_to_all)  // all but its own chunk
-    return count - elements_of({i, 1}, n, count).count;
+  if (op.kind == OpKind::all_to_all)  // all but its own part
+    return starts.empty() ? count - elements_of({i, 1}, n, count).count
+                          : starts.back() - (starts[self + 1] - starts[self]);
   if (!has_algorithm(op.kind)) return count;  // send, shift
+  if (!starts.empty())
+    return elements_sent(collective_of(op.kind), algorithm_of(op, n, setting), starts, i);
   return elements_sent(collective_of(op.kind), algorithm_of(op, n, setting), n, i, count);
 }
 

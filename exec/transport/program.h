@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "common/collective/choose.h"
 #include "common/plan/plan.h"
@@ -28,8 +29,10 @@ struct OpProgram {
 
 // Elements that member `i` of `members` sends in one call, in closed form
 // (common/collective/laws.h): what the transport's counters are held to.
+// Of rows `starts` says where the members' parts begin, and the end: laws.h.
 [[nodiscard]] std::int64_t lawful_elements_sent(const Op& op, int members, int i,
-                                                const AlgorithmSetting& setting);
+                                                const AlgorithmSetting& setting,
+                                                std::span<const std::int64_t> starts = {});
 
 // Index in Plan::members of the pipeline coordinate `pp`, in the communicator of a send or receive:
 // a pair, or all of the axis pp.

@@ -29,6 +29,7 @@ class Grid {
     if (catalogue(kind).real == "alpha") k.real = 0.01;
     if (catalogue(kind).real == "scale") k.real = 1;
     if (catalogue(kind).real == "rate") k.real = 0.001;
+    if (catalogue(kind).real == "factor") k.real = 0.5;
     out.push_back({calibration_key(k), accumulate});
   }
   std::vector<MeasuredKernel> out;
@@ -70,6 +71,20 @@ void add_attention(Grid& g) {
         }
 }
 
+// Blocks of a ring over cp.
+void add_ring(Grid& g) {
+  for (std::int64_t seq : {16, 64, 256})
+    for (std::int64_t heads : {2, 8})
+      for (std::int64_t width : {16, 64}) {
+        const Dims own = {2, heads, seq, width}, other = {2, heads, seq, width, 0, 0, 1};
+        g.add(K::kv_pack, own);
+        g.add(K::kv_unpack, own);
+        g.add(K::attention_block_fwd, other);
+        g.add(K::attention_block_bwd_input, own);
+        g.add(K::attention_block_bwd_input, other, 0, true);
+      }
+}
+
 void add_rows(Grid& g) {
   for (std::int64_t tokens : {32, 128, 512})
     for (std::int64_t width : {64, 256, 1024}) {
@@ -107,6 +122,7 @@ void add_llama_rows(Grid& g) {
       for (const bool accumulate : {false, true})
         g.add(K::rmsnorm_bwd_input, {tokens, width}, 0, accumulate);
       g.add(K::residual_fwd, {tokens, width});
+      g.add(K::own_rows_fwd, {tokens, width, 2});
       g.add(K::swiglu_fwd, {tokens, 2 * width});
       g.add(K::swiglu_bwd_input, {tokens, 2 * width});
     }
@@ -142,6 +158,11 @@ void add_experts(Grid& g) {
     }
   }
   for (std::int64_t experts : {8, 64}) g.add(K::router_bias_update, {experts});
+  for (std::int64_t tokens : {32, 512}) {
+    g.add(K::label_rows_fwd, {tokens, 8, top_k, sources}, kSigmoid);
+    g.add(K::count_rows, {tokens * top_k, sources, 4});
+  }
+  g.add(K::narrow_counts, {sources});
   for (std::int64_t rows : {64, 1024})
     for (std::int64_t width : {64, 256, 1024}) {
       for (std::int64_t experts : {2, 8}) {
@@ -165,6 +186,8 @@ void add_optimizer(Grid& g) {
   }
   g.add(K::grad_add, {1 << 14});
   g.add(K::grad_add, {1 << 18});
+  g.add(K::grad_scale, {1 << 14});
+  g.add(K::grad_scale, {1 << 18});
   Kernel clip;
   clip.kind = K::clip_coef;
   clip.real = 1.0;
@@ -189,6 +212,7 @@ std::vector<MeasuredKernel> kernel_grid() {
   Grid g;
   add_matmuls(g);
   add_attention(g);
+  add_ring(g);
   add_rows(g);
   add_llama_rows(g);
   add_experts(g);

@@ -119,8 +119,10 @@ std::array<double, kNumDims> octaves(const Kernel& k) {
     if (e.dims[i].empty() || is_constant(k.kind, e.dims[i])) continue;
     if (e.dims[i] == "kv_heads")
       out[i] = octave(k.dims[1] / std::max<std::int64_t>(1, kv_heads_of(k)));
-    else if (e.dims[i] == "v_dim" && e.cost_class == CostClass::attention)
+    else if (e.dims[i] == "v_dim" && is_optional(e, i))  // of attention
       out[i] = octave(v_dim_of(k)) - octave(k.dims[3]);
+    else if (e.dims[i] == "step")  // the own block, or one that has come
+      out[i] = k.dims[i] > 0 ? 1 : 0;
     else
       out[i] = octave(k.dims[i]);
   }

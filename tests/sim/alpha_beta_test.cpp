@@ -39,6 +39,7 @@ TEST_CASE("collectives: bytes of a member follow the laws") {
     CHECK(sent(OpKind::all_gather, Algorithm::direct, x, g) == doctest::Approx((g - 1.0) * x));
     CHECK(sent(OpKind::reduce_scatter, Algorithm::ring, x, g) == doctest::Approx((g - 1) * part));
     CHECK(sent(OpKind::all_to_all, Algorithm::ring, x, g) == doctest::Approx((g - 1) * part));
+    CHECK(sent(OpKind::shift, Algorithm::ring, x, g) == static_cast<double>(x));
   }
   CHECK(phases_of(OpKind::all_reduce, Algorithm::ring, 100, 1).empty());
 }
@@ -51,6 +52,8 @@ TEST_CASE("collectives: a ring all-reduce inside a node") {
   // Direct: two steps; each link up carries 7 messages at once: 2 us + 14 MB / 100 GB/s.
   CHECK(closed_form(c, OpKind::all_reduce, Algorithm::direct, 8'000'000, ranks(8)) == 142'000'000);
   CHECK(closed_form(c, OpKind::send, Algorithm::direct, 1'000'000, ranks(2)) == 11'000'000);
+  // One step of a ring: every member's link up and link down carry one block, at the same time.
+  CHECK(closed_form(c, OpKind::shift, Algorithm::ring, 1'000'000, ranks(8)) == 11'000'000);
 }
 
 // 2 nodes of 2: the ring 0 1 2 3 crosses between nodes twice, each on a link of its own.

@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <map>
 #include <thread>
 
 #include "common/plan/parse.h"
@@ -114,6 +115,35 @@ TEST_CASE("execute --verify: every layout equals one process with autograd") {
     CHECK(json["iteration_s"] > 0);
     CHECK(json["peak_bytes"].size() == json["ranks"]);
   }
+}
+
+// Golden C5 of models.md 7.2: the rows that rank 0 really hands over, as an independent prototype
+// of that job has them. What a plan says of it: tests/common/plan/expert_tp_test.cpp.
+TEST_CASE("execute: deepseek-tiny on tp 2, dp 4, ep 2, etp 2 moves the rows of golden C5") {
+  TempDir folder;
+  const std::string job = folder / "c5.yaml", run = folder / "run";
+  std::ofstream(job) << "tandem: 1\nseed: 1234\nmodel: deepseek-tiny\n"
+                        "training: {init: test, micro_batch: 1, global_batch: 8, steps: 1, "
+                        "data: {kind: random}}\n"
+                        "parallel: {tp: 2, dp: 4, ep: 2, etp: 2, sequence_parallel: true}\n"
+                        "execute: {warmup_steps: 0}\n";
+  const Run r = execute({job, "-o", run, "--json"});
+  REQUIRE_MESSAGE(r.code == 0, r.out << r.err);
+  std::map<std::string, std::int64_t> handed;
+  const auto rank = nlohmann::json::parse(slurp(run + "/ranks/0.json"));
+  for (const auto& row : rank["communication"]) {
+    handed[row["tag"].get<std::string>() + " " + row["kind"].get<std::string>()] = row["bytes_in"];
+    CHECK(row["bytes_sent"] == row["bytes_sent_by_law"]);
+  }
+  const std::int64_t arrived = 126'208, all = 248'064;  // rows over ep; of both etp members
+  CHECK(handed["cnt all_to_all"] == 14 * 32);
+  CHECK(handed["disp all_to_all"] == 14 * 8192 + arrived);  // F, I
+  CHECK(handed["comb all_to_all"] == arrived + 14 * 8192);
+  CHECK(handed["etp.in all_gather"] == 14 * 32 + arrived);  // counts, rows
+  CHECK(handed["etp.in reduce_scatter"] == all);
+  CHECK(handed["etp.out reduce_scatter"] == all);
+  CHECK(handed["etp.out all_gather"] == arrived);
+  CHECK(handed["grad.exp all_reduce"] == 344'064);
 }
 
 TEST_CASE("execute: files of a run, and a measured timeline that fits its plan") {

@@ -70,6 +70,53 @@ TEST_CASE("plan --groups: the groups of tp 2, dp 2, pp 2") {
   CHECK(text.out.find("dp           0,2 1,3 4,6 5,7\n") != std::string::npos);
 }
 
+// models.md 3.2, every row. An axis that the table marks "-" has groups of one.
+TEST_CASE("plan --groups: the groups of mapping nano_train") {
+  using List = std::vector<std::vector<int>>;
+  const auto groups = [](int tp, int pp, int ep, int dp) {
+    const auto set = [](const char* field, int size) {
+      return std::string("parallel.") + field + "=" + std::to_string(size);
+    };
+    return test::tandem({"plan", "scenarios/learn/13_experts.yaml", "--groups", "--json", "--set",
+                         "parallel.mapping=nano_train", "--set", set("tp", tp), "--set",
+                         set("pp", pp), "--set", set("ep", ep), "--set", set("dp", dp), "--set",
+                         "training.micro_batch=1", "--set", "training.global_batch=16"})
+        .json()["groups"];
+  };
+  auto g = groups(2, 2, 2, 1);  // W8 t2 p2 e2
+  CHECK(g["tp"] == List{{0, 2}, {1, 3}, {4, 6}, {5, 7}});
+  CHECK(g["ep"] == List{{0, 1}, {2, 3}, {4, 5}, {6, 7}});
+  CHECK(g["pp"] == List{{0, 4}, {1, 5}, {2, 6}, {3, 7}});
+  CHECK(g["dp"] == List{{0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}});
+  CHECK(g["edp"] == List{{0, 2}, {1, 3}, {4, 6}, {5, 7}});
+  g = groups(1, 2, 2, 1);  // W4 p2 e2
+  CHECK(g["ep"] == List{{0, 1}, {2, 3}});
+  CHECK(g["pp"] == List{{0, 2}, {1, 3}});
+  CHECK_FALSE(g.contains("edp"));
+  g = groups(2, 1, 1, 2);  // W4 t2
+  CHECK(g["tp"] == List{{0, 1}, {2, 3}});
+  CHECK(g["dp"] == List{{0, 2}, {1, 3}});
+  CHECK(g["edp"] == List{{0, 1, 2, 3}});
+  CHECK_FALSE(g.contains("ep"));
+  g = groups(2, 1, 2, 2);  // W8 t2 e2
+  CHECK(g["tp"] == List{{0, 2}, {1, 3}, {4, 6}, {5, 7}});
+  CHECK(g["ep"] == List{{0, 1}, {2, 3}, {4, 5}, {6, 7}});
+  CHECK(g["dp"] == List{{0, 4}, {1, 5}, {2, 6}, {3, 7}});
+  CHECK(g["edp"] == List{{0, 2, 4, 6}, {1, 3, 5, 7}});
+  CHECK(g["dp_ep"] == List{{0, 1, 4, 5}, {2, 3, 6, 7}});
+  g = groups(1, 2, 2, 2);  // W8 p2 e2
+  CHECK(g["ep"] == List{{0, 1}, {2, 3}, {4, 5}, {6, 7}});
+  CHECK(g["pp"] == List{{0, 2}, {1, 3}, {4, 6}, {5, 7}});
+  CHECK(g["dp"] == List{{0, 4}, {1, 5}, {2, 6}, {3, 7}});
+  CHECK(g["edp"] == List{{0, 4}, {1, 5}, {2, 6}, {3, 7}});
+  g = groups(2, 2, 2, 2);  // W16
+  CHECK(g["tp"] == List{{0, 2}, {1, 3}, {4, 6}, {5, 7}, {8, 10}, {9, 11}, {12, 14}, {13, 15}});
+  CHECK(g["ep"] == List{{0, 1}, {2, 3}, {4, 5}, {6, 7}, {8, 9}, {10, 11}, {12, 13}, {14, 15}});
+  CHECK(g["pp"] == List{{0, 4}, {1, 5}, {2, 6}, {3, 7}, {8, 12}, {9, 13}, {10, 14}, {11, 15}});
+  CHECK(g["dp"] == List{{0, 8}, {1, 9}, {2, 10}, {3, 11}, {4, 12}, {5, 13}, {6, 14}, {7, 15}});
+  CHECK(g["edp"] == List{{0, 2, 8, 10}, {1, 3, 9, 11}, {4, 6, 12, 14}, {5, 7, 13, 15}});
+}
+
 TEST_CASE("plan --format csv has a row an op, dot a node an op; large pictures are refused") {
   const auto json = test::tandem({"plan", kPipeline, "--json"}).json();
   const Run csv = test::tandem({"plan", kPipeline, "--format", "csv"});

@@ -125,6 +125,34 @@ TEST_CASE("resume on other meshes: the losses of an uninterrupted run") {
   }
 }
 
+TEST_CASE("resume on other expert meshes: the losses of an uninterrupted run") {
+  const TempDir folder;
+  const Training t{folder, "scenarios/learn/13_experts.yaml"};
+  const auto mesh = [](int tp, int dp, int ep, int etp) {
+    return std::vector<std::string>{
+        "--set", fmt::format("parallel.tp={}", tp), "--set", fmt::format("parallel.dp={}", dp),
+        "--set", fmt::format("parallel.ep={}", ep), "--set", fmt::format("parallel.etp={}", etp),
+        "--set", "training.precision=fp64",         "--set", "training.global_batch=8"};
+  };
+  REQUIRE(t.run(5, "whole", mesh(1, 1, 1, 1)).code == 0);
+  REQUIRE(t.run(2, "cut", mesh(2, 2, 2, 2)).code == 0);
+  const auto expected = t.metrics("whole");
+  for (const auto& m : {mesh(1, 4, 1, 4), mesh(1, 2, 2, 1), mesh(1, 1, 1, 1)}) {
+    CAPTURE(m[1] + " " + m[3] + " " + m[5] + " " + m[7]);
+    const std::string dir = "on " + m[1] + m[3] + m[5] + m[7];
+    std::vector<std::string> words = m;
+    words.insert(words.end(), {"--resume", t.checkpoint("cut", 2)});
+    const Run run = t.run(5, dir, words);
+    REQUIRE_MESSAGE(run.code == 0, run.out);
+    const auto losses = run.json()["losses"];
+    REQUIRE(losses.size() == 3);
+    for (std::size_t k = 0; k < 3; ++k) {
+      const double loss = expected[2 + k]["loss"];
+      CHECK(std::abs(losses[k].get<double>() - loss) <= 1e-10 * loss);
+    }
+  }
+}
+
 TEST_CASE("resume: what is refused, and that nothing is touched then") {
   const TempDir folder;
   const Training t{folder, "scenarios/learn/02_data_parallel.yaml"};

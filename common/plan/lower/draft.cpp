@@ -13,22 +13,25 @@ namespace {
 // Source models.md 4.5 (capacity, rows) and 8a (slices in which it holds, bounds).
 void expert_sizes(const Scenario& s, Sizes& z) {
   const MoeSpec& moe = s.model.moe;
-  z.ep = s.parallel.ep;
+  z.ep = s.parallel.ep, z.etp = s.parallel.etp;
+  z.row_sources = z.ep * z.etp;
   z.local_experts = moe.experts / z.ep;
-  z.expert_ffn = moe.expert_hidden / s.parallel.etp;
-  z.shared_ffn = std::int64_t{moe.shared_experts} * moe.expert_hidden / z.tp;
-  const std::int64_t assignments = z.own_tokens * moe.top_k;
-  z.expert_rows = assignments * s.parallel.etp;
+  z.expert_ffn = moe.expert_hidden / z.etp;
+  z.shared_ffn = std::int64_t{moe.shared_experts} * moe.expert_hidden / (z.nano ? 1 : z.tp);
+  const std::int64_t assignments = z.moe_tokens * moe.top_k;
+  z.arrived_rows = assignments;
+  z.expert_rows = assignments * z.etp;
   z.drop_slices = std::max<std::int64_t>(1, moe.drop_groups / (s.parallel.tp * s.parallel.cp));
-  z.max_expert_rows = z.ep * z.own_tokens * std::min<std::int64_t>(moe.top_k, z.local_experts);
+  z.max_arrived_rows = z.ep * z.moe_tokens * std::min<std::int64_t>(moe.top_k, z.local_experts);
   if (moe.capacity_factor) {
     const double share =
         *moe.capacity_factor * static_cast<double>(assignments / z.drop_slices) / moe.experts;
     z.expert_capacity = std::max<std::int64_t>(1, static_cast<std::int64_t>(std::ceil(share)));
-    z.max_expert_rows =
-        std::min(z.max_expert_rows, moe.experts * z.expert_capacity * z.drop_slices);
+    z.max_arrived_rows =
+        std::min(z.max_arrived_rows, moe.experts * z.expert_capacity * z.drop_slices);
   }
-  z.max_expert_rows = std::max(z.max_expert_rows * s.parallel.etp, z.expert_rows);
+  z.max_arrived_rows = std::max(z.max_arrived_rows, z.arrived_rows);
+  z.max_expert_rows = z.max_arrived_rows * z.etp;
 }
 
 }  // namespace
@@ -36,19 +39,25 @@ void expert_sizes(const Scenario& s, Sizes& z) {
 Sizes sizes_of(const Scenario& s) {
   const ModelSpec& m = s.model;
   Sizes z;
-  z.tp = s.parallel.tp, z.dp = s.parallel.dp, z.pp = s.parallel.pp;
-  z.micro_batch = s.training.micro_batch, z.sequence = s.training.sequence;
+  z.tp = s.parallel.tp, z.cp = s.parallel.cp, z.dp = s.parallel.dp, z.pp = s.parallel.pp;
+  z.micro_batch = s.training.micro_batch, z.full_sequence = s.training.sequence;
+  z.sequence = z.full_sequence / z.cp;
   z.tokens = z.micro_batch * z.sequence;
   z.sp = cuts_sequence(s);
   z.own_sequence = z.sp ? z.sequence / z.tp : z.sequence;
   z.own_tokens = z.micro_batch * z.own_sequence;
+  z.nano = s.parallel.nano_train();
+  z.nano_style = s.parallel.style == Style::nano_train;
+  z.moe_sequence = z.slices_moe() ? z.sequence / z.tp : z.own_sequence;
+  z.moe_tokens = z.micro_batch * z.moe_sequence;
   z.hidden = m.hidden;
   z.head_dim = m.head_dim > 0 ? m.head_dim : m.hidden / m.heads;
   z.heads = m.heads / z.tp;
   z.kv_heads = (m.kv_heads > 0 ? m.kv_heads : m.heads) / z.tp;
   z.attention = z.heads * z.head_dim;
   z.kv = z.kv_heads * z.head_dim;
-  z.qkv = z.attention + 2 * z.kv;
+  z.kv_block = 2 * z.kv;
+  z.qkv = z.attention + z.kv_block;
   z.ffn = m.ffn_hidden / z.tp;
   if (m.mla.kv_rank > 0) {
     z.q_rank = m.mla.q_rank, z.kv_rank = m.mla.kv_rank;
@@ -56,7 +65,8 @@ Sizes sizes_of(const Scenario& s) {
     z.latent_q = z.heads * (z.nope_dim + z.rope_dim);
     z.latent_kv = z.heads * (z.nope_dim + z.v_dim);
     z.attention = z.heads * z.v_dim;
-    z.qkv = z.heads * (2 * (z.nope_dim + z.rope_dim) + z.v_dim);
+    z.kv_block = z.heads * (z.nope_dim + z.rope_dim + z.v_dim);
+    z.qkv = z.latent_q + z.kv_block;
   }
   if (m.moe.experts > 0) expert_sizes(s, z);
   z.vocab = m.vocab;

@@ -18,22 +18,37 @@ namespace tandem::lower {
 
 // Sizes of the model on one rank (symbols of models.md 1), all from the scenario.
 struct Sizes {
-  std::int64_t tp = 1, dp = 1, pp = 1;
-  std::int64_t micro_batch = 1, sequence = 1, tokens = 1;  // tokens of a microbatch: b * S
-  bool sp = false;  // norms and residuals hold a slice of the positions
+  std::int64_t tp = 1, cp = 1, dp = 1, pp = 1;
+  std::int64_t micro_batch = 1, full_sequence = 1;  // S
+  // Where tp cuts the heads a rank holds the positions of its cp coordinate: S / c; tokens: of a
+  // microbatch, b * S / c.
+  std::int64_t sequence = 1, tokens = 1;
+  bool sp = false;  // norms and residuals hold a slice of these positions
   std::int64_t own_sequence = 1, own_tokens = 1;  // of that slice; without SP all
+  // Positions and tokens that a rank routes: the own ones; mapping nano_train cuts them out before
+  // the router, and router and shared experts are whole on every tensor rank (models.md 4.5).
+  std::int64_t moe_sequence = 1, moe_tokens = 1;
+  bool nano = false;
+  // The calls of style nano_train (models.md 7.1): each reduction covers one tensor, rows of
+  // experts travel with labels, the last stage is sent its labels.
+  bool nano_style = false;
+  [[nodiscard]] bool slices_moe() const { return nano && tp > 1; }
   std::int64_t hidden = 1, head_dim = 1;
   std::int64_t heads = 1, kv_heads = 1;         // of this rank: a / t, ak / t
   std::int64_t attention = 1, kv = 1, qkv = 1;  // local widths: a*dh/t, ak*dh/t, their q, k, v
   std::int64_t ffn = 1;                         // local width F/t
   std::int64_t classes = 1, vocab = 1;          // local rows Vp/t; V
   bool vocab_cut = false;                       // embedding and head are split over tp
+  std::int64_t kv_block = 1;  // width of k and v together: what a ring step sends for a token
   // latent attention: kv_rank 0 without it; widths of q_b's and kv_b's output on this rank
   std::int64_t q_rank = 0, kv_rank = 0, nope_dim = 0, rope_dim = 0, v_dim = 0;
   std::int64_t latent_q = 0, latent_kv = 0;
   // routed and shared experts
-  std::int64_t ep = 1, local_experts = 0, expert_ffn = 0, shared_ffn = 0;
-  std::int64_t expert_rows = 0, max_expert_rows = 0;  // of this rank's experts: balanced; bound
+  std::int64_t ep = 1, etp = 1, local_experts = 0, expert_ffn = 0, shared_ffn = 0;
+  // Rows that come over ep, and, of all etp members together, rows of this rank's experts: balanced
+  // number and bound. Their sources: (etp, ep) ranks.
+  std::int64_t arrived_rows = 0, max_arrived_rows = 0, expert_rows = 0, max_expert_rows = 0;
+  std::int64_t row_sources = 1;
   std::int64_t expert_capacity = 0, drop_slices = 1;  // of an expert and slice; 0: none is dropped
 };
 [[nodiscard]] Sizes sizes_of(const Scenario& scenario);
@@ -48,7 +63,9 @@ struct Tensor {
   BufferId param, grad;  // none where a gather, or each microbatch, makes its own
   int unit = 0;          // ZeRO-3: what is gathered at once: a layer, the embedding, the head
   int bucket = -1;
-  std::int64_t offset = 0;  // of its first element in the bucket
+  int num_buckets = 1;                // with style nano_train one for each tensor that lies in it
+  std::int64_t offset = 0;            // of its first element in the bucket
+  std::vector<BufferId> part_params;  // and windows of the parameter for these
 };
 
 // Parameters that are reduced and updated together (models.md 4.4). With ZeRO (models.md 4.6) the
@@ -65,9 +82,10 @@ struct Bucket {
   std::string tag;            // of that: "grad.dp"
   AxisSet axes;               // of the group
   std::int64_t members = 1;
-  int zero = 0;        // level; 0 where the group has one member
-  bool every = false;  // each microbatch scatters its own gradients (levels 2, 3)
-  BufferId grad_full;  // levels 2 and 3 without `every`
+  int zero = 0;             // level; 0 where the group has one member
+  bool every = false;       // each microbatch scatters its own gradients (levels 2, 3)
+  bool sums_whole = false;  // level 1 with an all-reduce (style nano_train)
+  BufferId grad_full;       // levels 2 and 3 without `every`
   [[nodiscard]] std::int64_t shard() const { return zero > 0 ? elements / members : elements; }
   BufferId param, grad, main, m, v;  // main: bf16 runs only
 };
@@ -97,6 +115,8 @@ struct Draft {
   std::vector<std::vector<Op>> programs;  // by pipeline coordinate, in issue order; waits hold
                                           // positions in the list, not ids
   std::vector<ProgramTensors> tensors;    // by program
+  // Position of the op that frees a buffer, where that is not the last one that uses it (streams).
+  std::map<BufferId, std::int32_t> freed_by;
 
   [[nodiscard]] std::uint32_t name(std::string_view text);
   [[nodiscard]] StreamId stream(std::string_view text);
@@ -138,6 +158,9 @@ void buffers(Draft& draft);    // allocates, frees
 
 // Called by segments for each program: tensors in buckets, optimizer state.
 void parameters(Draft& draft, int program);
+// Instead of buckets, for style nano_train: a bucket for each tensor, in module order.
+// `tensors` come in reverse order of use.
+void tensor_buckets(Draft& draft, int program, std::vector<Tensor> tensors, ProgramTensors& out);
 
 // Ids dense over the programs, pools in the order of the text.
 [[nodiscard]] Plan finish(const Draft& draft);

@@ -37,7 +37,7 @@ Op all_reduce(Draft& d, const std::string& comm, const std::string& tag, BufferI
 // What sums a bucket over its group.
 Op reduced(Draft& d, const Bucket& b, int stage) {
   Op op = all_reduce(d, b.group, b.tag, b.zero >= 2 ? b.grad_full : b.grad, stage);
-  if (b.zero == 0) return op;
+  if (b.zero == 0 || b.sums_whole) return op;
   op.kind = OpKind::reduce_scatter;
   if (b.zero >= 2) op.source = op.buffer, op.buffer = b.grad;
   return op;
@@ -62,7 +62,8 @@ void reduce_program(Draft& d, std::size_t program) {
   const ProgramTensors& t = d.tensors[program];
   const bool reduces = std::any_of(t.buckets.begin(), t.buckets.end(),
                                    [](const Bucket& b) { return b.members > 1; });
-  const bool overlap = d.scenario.parallel.gradient_overlap;
+  // Style nano_train: all at the end, in module order.
+  const bool overlap = d.scenario.parallel.gradient_overlap && !d.sizes.nano_style;
   const int stage = ops.empty() ? -1 : ops.back().stage;
   std::vector<Op> next, at_end;
   if (reduces) {
@@ -70,7 +71,8 @@ void reduce_program(Draft& d, std::size_t program) {
     std::size_t last_message = 0;
     for (std::size_t i = 0; i < ops.size(); ++i)
       if (is_communication(ops[i].kind)) last_message = i;
-    for (std::size_t& p : place) p = std::max(p, last_message);
+    for (std::size_t& p : place)
+      p = d.sizes.nano_style ? ops.size() - 1 : std::max(p, last_message);
     next.reserve(ops.size() + t.buckets.size());
     for (std::size_t i = 0; i < ops.size(); ++i) {
       next.push_back(ops[i]);

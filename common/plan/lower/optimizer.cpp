@@ -2,8 +2,8 @@
 // every step ends with (models.md 4.9, 5).
 //   Each element counts once in the norm: whole tensors on tp rank 0, all on dp rank 0, a tied
 //   embedding on the first stage only, a shard where it lies. The loss is the same on all tp ranks:
-//   tp rank 0 counts. With ZeRO 1 and 2 each bucket is gathered behind its update.
-//   An evaluation ends with the metrics alone: its loss.
+//   tp rank 0 counts; each cp rank has that of its own positions. With ZeRO 1 and 2 each bucket is
+//   gathered behind its update. An evaluation ends with the metrics alone: its loss.
 #include <set>
 #include <utility>
 
@@ -49,6 +49,7 @@ class Optimizer {
 
     sum_choices();
     compute();
+    average_expert_copies();
     bool written = false;
     using enum TensorClass;
     for (TensorClass c : {tp_cut, whole, router, routed_expert})
@@ -109,22 +110,39 @@ class Optimizer {
 
   // Each element counts once: of the axes over which it is equal after the reduction, coordinate 0
   // counts it; of a shard its member.
-  static AxisSet copies(TensorClass cls) {
+  [[nodiscard]] AxisSet copies(TensorClass cls) const {
+    const bool nano = d_.sizes.nano;
     switch (cls) {
       case TensorClass::routed_expert:
-        return axes({Axis::edp});
+        return nano ? axes({Axis::tp, Axis::dp}) : axes({Axis::edp});
       case TensorClass::tp_cut:
       case TensorClass::tied:
-        return axes({Axis::cp, Axis::dp});
+        return with_ep(axes({Axis::cp, Axis::dp}), nano);
       case TensorClass::whole:
       case TensorClass::router:
         break;
     }
-    return axes({Axis::tp, Axis::cp, Axis::dp});
+    return with_ep(axes({Axis::tp, Axis::cp, Axis::dp}), nano);
   }
+  static AxisSet with_ep(AxisSet set, bool yes) { return yes ? set.add(Axis::ep) : set; }
   static std::uint32_t class_flag(TensorClass cls) {
     const bool cut = cls == TensorClass::tp_cut || cls == TensorClass::routed_expert;
     return cut ? kTpCut : kWhole;
+  }
+
+  // ep_data: replicate: each token reaches its experts once from every ep rank (models.md 3.2).
+  void average_expert_copies() {
+    if (!d_.scenario.parallel.replicates() || d_.sizes.ep == 1) return;
+    for (const Bucket& b : t_.buckets) {
+      if (b.tag != "grad.exp") continue;
+      Kernel k;
+      k.kind = KernelKind::grad_scale;
+      const bool own = b.zero > 0 && !b.sums_whole;  // elsewhere the bucket holds no sums
+      k.dims = {own ? b.shard() : b.elements};
+      k.real = 1.0 / static_cast<double>(d_.sizes.ep);
+      if (own) k.coords = b.axes;
+      call(k, {b.grad}, {{b.grad, false}});
+    }
   }
 
   bool squares(TensorClass cls, BufferId norm, bool written) {
@@ -135,7 +153,8 @@ class Optimizer {
       const Bucket& b = t_.buckets[static_cast<std::size_t>(t.bucket)];
       if (t.cls != cls || (b.tied && program_ != 0)) continue;
       if (b.zero > 0) {
-        sharded[static_cast<std::size_t>(t.bucket)] = 1;
+        for (int i = t.bucket; i < t.bucket + t.num_buckets; ++i)
+          sharded[static_cast<std::size_t>(i)] = 1;
         continue;
       }
       grads.push_back(t.grad);
@@ -171,6 +190,7 @@ class Optimizer {
     bool all_decay = false;  // a bucket that is one matrix
     for (const Tensor& t : t_.tensors)
       if (t.grad.valid() && t.grad == b.grad) all_decay = t.shape.rank >= 2;
+    all_decay = all_decay || d_.scenario.training.optimizer.decay_all;
     k.flags = all_decay ? kDecayAll : kDecay2d;
     const BufferId main = b.main.valid() ? b.main : b.param;
     std::vector<OperandRef> outputs = {{main, false}, {b.m, false}, {b.v, false}};
@@ -199,32 +219,34 @@ class Optimizer {
   // Program 0 reports the norm if there is one, the last stage's the loss; the others add zeros.
   void pack_metrics(BufferId norm, BufferId metrics) {
     bool written = false;
+    const bool replicates = d_.scenario.parallel.replicates();  // ep ranks have equal sums
     Kernel k;
     k.kind = KernelKind::metrics_pack;
     k.dims = {kMetricValues};
     if (program_ == 0 && norm.valid()) {
       k.flags = kHasNorm;
-      k.owner = axes({Axis::tp, Axis::cp, Axis::dp});
+      k.owner = with_ep(axes({Axis::tp, Axis::cp, Axis::dp}), d_.sizes.nano);
       call(k, {norm}, {{metrics, false}});
       written = true;
     }
     if (t_.loss.valid()) {
       k.flags = kHasLoss;
-      k.owner = axes({Axis::tp});
-      if (d_.sizes.sp && !d_.sizes.vocab_cut) {  // each tp rank has the loss of its own positions
-        k.flags |= kPositions;
+      k.owner = with_ep(axes({Axis::tp}), replicates);
+      if (d_.sizes.cp > 1) k.coords.add(Axis::cp);  // each rank has the loss of its own positions
+      if (d_.sizes.sp && !d_.sizes.vocab_cut) {
         k.owner = {};
         k.coords.add(Axis::tp);
       }
+      if (!k.coords.empty()) k.flags |= kPositions;
       call(k, {t_.loss}, {{metrics, written}});
       written = true;
       k.coords = {};
     }
-    // Both are already 0 where they are another rank's to count.
+    // Both are already 0 where they are another rank's to count; drops of equal tokens count once.
     for (const auto& [flag, value] :
          {std::pair{kHasBalance, t_.balance}, std::pair{kHasDropped, t_.dropped}}) {
       if (!value.valid()) continue;
-      k.owner = {};
+      k.owner = with_ep({}, replicates && flag == kHasDropped);
       k.flags = flag;
       call(k, {value}, {{metrics, written}});
       written = true;

@@ -123,9 +123,19 @@ class Inventory {
         z_.kv == z_.attention ? "q,k,v"
                               : fmt::format("q:{},k:{},v:{}", z_.attention, z_.kv, z_.kv));
   }
+  // Mapping nano_train: whole on each tensor rank, which sees its slice of the tokens. So they are
+  // summed as the router is (models.md 4.8).
+  void shared_experts(const std::string& at) {
+    if (!z_.nano) return swiglu(at, z_.shared_ffn);
+    whole(at + "down.weight", {z_.hidden, z_.shared_ffn}, weight_type_);
+    plain.back().cls = TensorClass::router;
+    whole(at + "gate_up.weight", {2 * z_.shared_ffn, z_.hidden}, weight_type_);
+    plain.back().cls = TensorClass::router;
+    plain.back().slice.parts = d_.name("gate,up");
+  }
   // The local routed experts are stacks; what is cut by etp is cut in each of them.
   void experts(const std::string& at) {
-    if (z_.shared_ffn > 0) swiglu(at + "moe.shared.", z_.shared_ffn);
+    if (z_.shared_ffn > 0) shared_experts(at + "moe.shared.");
     stack(at + "moe.experts.down.weight", z_.hidden, z_.expert_ffn, 1);
     stack(at + "moe.experts.gate_up.weight", 2 * z_.expert_ffn, z_.hidden, 0, "gate,up");
     whole(at + "moe.router.weight", {d_.scenario.model.moe.experts, z_.hidden}, weight_type_);
@@ -169,7 +179,7 @@ class Packer {
       const ReducingGroup by = reducing_group(d_.scenario, t.cls);
       Open* to = nullptr;
       for (Open& o : open)
-        if (o.dtype == t.dtype && o.by.group.name == by.group.name) to = &o;
+        if (o.dtype == t.dtype && o.by.group.name == by.group.name && o.by.tag == by.tag) to = &o;
       if (!to) to = &open.emplace_back(Open{t.dtype, by, {}, 0});
       to->entries.push_back({&t, round_up(to->elements, kEntryElements)});
       to->elements = to->entries.back().second + t.shape.elements();
@@ -300,7 +310,8 @@ class Packer {
 
 bool reduces_every(const Scenario& s) {
   return s.parallel.zero_reduce == ZeroReduce::every ||
-         (s.parallel.zero_reduce == ZeroReduce::automatic && s.parallel.zero >= 2);
+         (s.parallel.zero_reduce == ZeroReduce::automatic && s.parallel.zero >= 2 &&
+          s.parallel.style != Style::nano_train);
 }
 
 namespace {
@@ -349,10 +360,15 @@ void expert_state(Draft& d, int program, ProgramTensors& out) {
 
 void parameters(Draft& d, int program) {
   Inventory inventory(d, program);
-  Packer packer(d, program);
-  packer.pack(inventory.plain, false);
-  packer.pack(inventory.tied, true);
-  packer.finish(d.tensors[static_cast<std::size_t>(program)]);
+  if (d.sizes.nano_style) {
+    tensor_buckets(d, program, std::move(inventory.plain),
+                   d.tensors[static_cast<std::size_t>(program)]);
+  } else {
+    Packer packer(d, program);
+    packer.pack(inventory.plain, false);
+    packer.pack(inventory.tied, true);
+    packer.finish(d.tensors[static_cast<std::size_t>(program)]);
+  }
   expert_state(d, program, d.tensors[static_cast<std::size_t>(program)]);
 }
 

@@ -39,6 +39,10 @@ class Program {
       if (d_.evaluation) return Part::none;
       return i < first_backward ? Part::warm_up : i > last_forward ? Part::cool_down : Part::steady;
     };
+    part_ = d_.evaluation ? Part::none : Part::warm_up;
+    for (const Stage& s : stages_)
+      if (s.visit.labels >= 0 && !s.visit.first)
+        for (int mb = 0; mb < d_.order.num_microbatches; ++mb) hand_over_labels(s, mb);
     for (std::size_t i = 0; i < list.size(); ++i) {
       std::size_t owner = i;
       if (is_recv(list[i].kind))
@@ -125,7 +129,8 @@ class Program {
     const Visit& v = at->visit;
     switch (a.kind) {
       case ActionKind::F:
-        if (v.batch >= 0) copy_batch(*at, a.microbatch);
+        if (v.batch >= 0) copy_batch(*at, a.microbatch, v.batch);
+        if (v.labels >= 0 && v.first) hand_over_labels(*at, a.microbatch);
         compute(*at, a.microbatch, v.forward, Phase::F);
         break;
       case ActionKind::B:
@@ -150,9 +155,9 @@ class Program {
     }
   }
 
-  void copy_batch(const Stage& s, int mb) {
+  void copy_batch(const Stage& s, int mb, int slot) {
     Ref r;
-    r.slot = s.visit.batch;
+    r.slot = slot;
     Op op;
     op.kind = OpKind::copy;
     op.phase = Phase::D;
@@ -161,6 +166,29 @@ class Program {
     op.buffer = buffer_of(s, r, mb);
     op.dtype = DType::i64;
     op.count = d_.plan.buffer(op.buffer).shape.elements();
+    add(op);
+  }
+
+  // Style nano_train: the last stage does not read its labels, the first one sends them. It posts
+  // all its receives first: else the first stage, whose messages wait for them, could wait for a
+  // backward that waits for its next forward.
+  void hand_over_labels(const Stage& s, int mb) {
+    if (s.visit.first) copy_batch(s, mb, s.visit.labels);
+    Ref r;
+    r.slot = s.visit.labels;
+    Op op;
+    op.kind = s.visit.first ? OpKind::send : OpKind::recv;
+    op.phase = Phase::F;
+    op.stage = s.stage, op.microbatch = mb;
+    op.peer = s.visit.first ? d_.scenario.parallel.pp - 1 : 0;
+    op.comm = d_.comm("labels");
+    op.stream = d_.stream("comm:labels");
+    op.tag = d_.name("labels");
+    op.buffer = buffer_of(s, r, mb);
+    op.dtype = DType::i64;
+    op.count = d_.plan.buffer(op.buffer).shape.elements();
+    // Behind the ids of messages, of the tied embedding and of the sums over all ranks.
+    op.match = 2 * (d_.order.num_stages() - 1) * d_.order.num_microbatches + 3 + mb;
     add(op);
   }
 
@@ -217,7 +245,7 @@ class Program {
       for (const Ref& r : refs) {
         const BufferId id = buffer_of(s, r, mb);
         const bool again = r.step_sum && !written_.insert(id).second;
-        operands.push_back({id, again || (r.sums && mb != s.first_backward)});
+        operands.push_back({id, r.adds || again || (r.sums && mb != s.first_backward)});
       }
       return d_.operands(operands);
     };

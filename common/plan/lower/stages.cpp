@@ -81,7 +81,7 @@ class Table {
 // gradients: of their groups it uses those that ZeRO-3 gathers parameters over.
 bool is_used(const Scenario& s, const NamedGroup& group, bool evaluation) {
   const std::string_view name = group.name;
-  const bool experts = s.model.moe.experts > 0;
+  const bool experts = s.model.moe.experts > 0 && s.model.moe.dense_first < s.model.layers;
   if (name == "tp" || name == "cp" || name == "world") return true;
   if (name == "ep" || name == "etp") return experts;
   if (name == "tp_cp") return experts && !evaluation && s.parallel.tp * s.parallel.cp > 1;
@@ -91,7 +91,7 @@ bool is_used(const Scenario& s, const NamedGroup& group, bool evaluation) {
     if (!experts && (c == router || c == routed_expert)) continue;
     if (reducing_group(s, c).group.name == name) return true;
   }
-  return name == "stage" && !evaluation && s.model.moe.bias_update > 0;
+  return name == "stage" && experts && !evaluation && s.model.moe.bias_update > 0;
 }
 
 void pipeline_communicators(const Scenario& s, int num_ranks, bool evaluation, Table& table) {
@@ -122,6 +122,8 @@ void stages(Draft& d) {
   h.micro_batch = s.training.micro_batch;
   h.sequence = s.training.sequence;
   h.mesh = mesh_of(s);
+  if (s.parallel.nano_train() && !s.parallel.replicates() && s.parallel.ep > 1)
+    h.data_axes.add(Axis::ep);
   h.stage_rank.assign(d.order.stage_rank.begin(), d.order.stage_rank.end());
   h.types = types_of(s.training.precision);
   h.evaluation = d.evaluation;
@@ -133,6 +135,8 @@ void stages(Draft& d) {
     if (is_used(s, g, d.evaluation)) table.axes(g.name, g.axes);
   }
   pipeline_communicators(s, s.parallel.pp, d.evaluation, table);
+  if (s.parallel.style == Style::nano_train && s.parallel.pp > 1)
+    table.pair("labels", 0, s.parallel.pp - 1);
 }
 
 }  // namespace tandem::lower

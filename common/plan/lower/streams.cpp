@@ -5,8 +5,14 @@
 //   Implied  what has ended before an op starts: for each stream a position. An op inherits it from
 //            the op before it on its stream and from the ops it waits for. Needed waits that are
 //            implied, or by a later one on the same stream, are left out.
+//   Ring     a block that is shifted is used by two ops that run beside each other, the shift and
+//   its
+//            attention. If the later one freed it, it would have to wait for the other; if the
+//            shift freed it, the host would hold back what allocates behind it. So the first op
+//            that has both behind it frees it.
 #include <algorithm>
 
+#include "common/base/check.h"
 #include "common/plan/lower/draft.h"
 #include "common/plan/uses.h"
 
@@ -22,14 +28,19 @@ class Waits {
         ended_(ops.size() * num_streams_, kNone),
         tail_(num_streams_, kNone),
         last_use_(d.plan.buffers.size(), kNone),
+        shifted_(d.plan.buffers.size(), 0),
         writer_(d.plan.buffers.size(), kNone) {}
 
   void run() {
-    for (std::size_t i = 0; i < ops_.size(); ++i)
+    for (std::size_t i = 0; i < ops_.size(); ++i) {
       for_each_root_use(d_.plan, ops_[i], [&](BufferId id, Use) {
         last_use_[id.index()] = static_cast<std::int32_t>(i);
       });
+      if (ops_[i].kind == OpKind::shift && ops_[i].source.valid())
+        shifted_[root_of(d_.plan, ops_[i].source).index()] = 1;
+    }
     for (std::size_t i = 0; i < ops_.size(); ++i) place(static_cast<std::int32_t>(i));
+    TANDEM_CHECK(unfreed_.empty(), "no op behind the ring of buffer {}", unfreed_[0].buffer.value);
   }
 
  private:
@@ -48,6 +59,31 @@ class Waits {
     ended(op, stream_of(on)) = std::max(ended(op, stream_of(on)), on);
   }
 
+  // A block of a ring whose last users have been placed.
+  struct Unfreed {
+    BufferId buffer;
+    std::vector<std::int32_t> users;
+  };
+  // Whether `i`, the last op that uses the buffer, leaves its free to an op behind it.
+  [[nodiscard]] bool leaves_free(std::int32_t i, BufferId id) {
+    if (!shifted_[id.index()]) return false;
+    if (ops_[static_cast<std::size_t>(i)].kind == OpKind::shift) return true;
+    const auto readers = readers_.find(id);
+    return readers != readers_.end() &&
+           std::any_of(readers->second.begin(), readers->second.end(),
+                       [&](std::int32_t r) { return stream_of(r) != stream_of(i); });
+  }
+  void free_what_is_behind(std::int32_t i) {
+    std::erase_if(unfreed_, [&](const Unfreed& u) {
+      if (std::any_of(u.users.begin(), u.users.end(),
+                      [&](std::int32_t user) { return ended(i, stream_of(user)) < user; }))
+        return false;
+      // What waits for the shift at once gains nothing by a longer life.
+      if (u.users.size() > 1 || i > u.users[0] + 1) d_.freed_by[u.buffer] = i;
+      return true;
+    });
+  }
+
   // The latest op needed on each stream.
   std::vector<std::int32_t> needed(std::int32_t i) {
     std::vector<std::int32_t> need(num_streams_, kNone);
@@ -56,7 +92,8 @@ class Waits {
     };
     for_each_root_use(d_.plan, ops_[static_cast<std::size_t>(i)], [&](BufferId id, Use use) {
       want(writer_[id.index()]);
-      const bool frees = last_use_[id.index()] == i && !lives_for_the_run(d_.plan.buffer(id).cls);
+      const bool frees = last_use_[id.index()] == i && !lives_for_the_run(d_.plan.buffer(id).cls) &&
+                         !leaves_free(i, id);
       const auto readers = readers_.find(id);
       if ((writes(use) || frees) && readers != readers_.end())
         for (std::int32_t r : readers->second) want(r);
@@ -84,6 +121,7 @@ class Waits {
     std::sort(waits.begin(), waits.end());
     op.waits = d_.refs(waits);
     tail_[own] = i;
+    free_what_is_behind(i);
     for_each_root_use(d_.plan, op, [&](BufferId id, Use use) {
       if (writes(use)) {
         writer_[id.index()] = i;
@@ -99,7 +137,14 @@ class Waits {
       readers.push_back(i);
     });
     for_each_root_use(d_.plan, op, [&](BufferId id, Use) {
-      if (last_use_[id.index()] == i) readers_.erase(id);
+      if (last_use_[id.index()] != i) return;
+      if (leaves_free(i, id)) {
+        Unfreed u{id, {i}};
+        for (std::int32_t r : readers_[id])
+          if (r != i) u.users.push_back(r);
+        unfreed_.push_back(std::move(u));
+      }
+      readers_.erase(id);
     });
   }
 
@@ -109,8 +154,10 @@ class Waits {
   std::vector<std::int32_t> ended_;     // [op][stream]: position that has ended before it starts
   std::vector<std::int32_t> tail_;      // by stream
   std::vector<std::int32_t> last_use_;  // by buffer
+  std::vector<char> shifted_;           // by buffer: a shift hands it over
   std::vector<std::int32_t> writer_;    // by buffer
   std::map<BufferId, std::vector<std::int32_t>> readers_;  // since the last write
+  std::vector<Unfreed> unfreed_;
 };
 
 }  // namespace

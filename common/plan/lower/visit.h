@@ -16,6 +16,7 @@ struct Ref {
   BufferId buffer;        // where slot < 0
   bool sums = false;      // accumulates in every microbatch but the one whose backward comes first
   bool step_sum = false;  // accumulates but where it is first written in the program
+  bool adds = false;      // accumulates always
   [[nodiscard]] bool none() const { return slot < 0 && !buffer.valid(); }
 };
 
@@ -42,8 +43,8 @@ struct VisitOp {
   // communication, and host_wait (buffer only):
   std::string comm, tag;  // "tp", "attn.out"
   Reduction reduction = Reduction::none;
-  Ref buffer, source;  // source: none where it is in place
-  Ref send_rows, recv_rows;
+  Ref buffer, source;        // source: none where it is in place
+  Ref send_rows, recv_rows;  // as Op's
   // reduce_scatter of each microbatch: the first one fills the shard; later ones are in place, and
   // `calls` adds the own part to it.
   bool adds = false;
@@ -55,6 +56,7 @@ struct Visit {
   bool first = false, last = false;  // stage of the model
   int first_layer = 0, last_layer = 0;
   int batch = -1;     // slot: first and last stage read it
+  int labels = -1;    // slot: with style nano_train the first stage sends them to the last one
   int input = -1;     // slot that is received before the forward; -1: first stage
   int output = -1;    // slot that is sent after it; -1: last stage
   int d_output = -1;  // slot that is received before the backward

@@ -18,9 +18,7 @@ Ref VisitBuilder::attention_forward(int layer, Ref x, SavedAttention& s) {
   call(linear(KernelKind::linear_fwd, z_.hidden, z_.qkv, true), weighted(in, at("attn.qkv")),
        {s.qkv});
   if (!gpt_) call(rope(KernelKind::rope_fwd), {s.qkv}, {s.qkv});
-  s.core = attention_core(layer);
-  s.out = kept("attn_out", BufferClass::saved_weight, wide(z_.attention), layer);
-  call(attention(KernelKind::attention_fwd), {s.qkv}, {s.out, s.core});
+  core_forward(layer, attention(KernelKind::attention_fwd), s);
   const Ref partial = moving("o_partial", all_, layer);
   call(linear(KernelKind::linear_fwd, z_.attention, z_.hidden), {s.out, param(at("attn.o.weight"))},
        {partial});
@@ -35,8 +33,8 @@ Ref VisitBuilder::attention_backward(int layer, Ref dy, const SavedAttention& s)
   const Ref d_attention = gradient("d_attn_out", wide(z_.attention), layer);
   call(linear(KernelKind::linear_bwd_input, z_.attention, z_.hidden),
        {d_all, param(at("attn.o.weight"))}, {d_attention});
-  const Ref d_qkv = gradient("d_qkv", wide(z_.qkv), layer);
-  call(attention(KernelKind::attention_bwd_input), {d_attention, s.qkv, core, s.out}, {d_qkv});
+  const Ref d_qkv =
+      core_backward(layer, attention(KernelKind::attention_bwd_input), d_attention, s, core);
   if (!gpt_) call(rope(KernelKind::rope_bwd_input), {d_qkv}, {d_qkv});
   const Ref partial = gradient("d_norm1_out", all_, layer);
   call(linear(KernelKind::linear_bwd_input, z_.hidden, z_.qkv),

@@ -25,6 +25,7 @@ VisitBuilder::VisitBuilder(Draft& d, int program, int stage, int first_layer, in
   v_.last_layer = first_layer + num_layers - 1;
   own_ = {z_.own_sequence, z_.micro_batch, z_.hidden};
   all_ = wide(z_.hidden);
+  moe_ = {z_.moe_sequence, z_.micro_batch, z_.hidden};
   if (z_.vocab_cut) vocab_coords_.add(Axis::tp);
 }
 
@@ -153,7 +154,7 @@ Kernel VisitBuilder::vocabulary(KernelKind kind, KernelDims dims) const {
 Ref VisitBuilder::batch() {
   if (v_.batch < 0)
     v_.batch =
-        slot("batch", BufferClass::batch, DType::i64, {z_.micro_batch, z_.sequence + 1}).slot;
+        slot("batch", BufferClass::batch, DType::i64, {z_.micro_batch, z_.full_sequence + 1}).slot;
   Ref r;
   r.slot = v_.batch;
   return r;
@@ -170,10 +171,11 @@ Ref VisitBuilder::layer_output(int layer) {
 Ref VisitBuilder::embed() {
   unit_ = 0;
   const Ref tokens = batch();
+  if (z_.nano_style && !v_.last) labels();  // for the last stage
   const bool scatters = z_.sp && z_.vocab_cut;
   const std::int64_t looked_up = z_.sp && !z_.vocab_cut ? z_.own_tokens : z_.tokens;
   Kernel k = vocabulary(KernelKind::embed_fwd, {looked_up, z_.classes, z_.hidden});
-  if (z_.sp && !z_.vocab_cut) own_positions(k);
+  at_positions(k, z_.sp && !z_.vocab_cut);
   const Shape shape = scatters ? all_ : own_;
   cut();
   if (!gpt_ && !scatters) {  // the rows are the layer's input
@@ -209,7 +211,7 @@ void VisitBuilder::embed_backward(Ref dy) {
       whole_rows ? dy : entered("embed", dy, "d_embed_all", BufferClass::grad_activation);
   Kernel k = vocabulary(KernelKind::embed_bwd_weight,
                         {whole_rows ? z_.own_tokens : z_.tokens, z_.classes, z_.hidden});
-  if (whole_rows) own_positions(k);
+  at_positions(k, whole_rows);
   call(k, {d_rows, batch()}, {grad("embed.weight")});
   if (gpt_ && !z_.sp)
     call(positions(KernelKind::pos_add_bwd_weight), {dy}, {grad("pos_embed.weight")},
@@ -218,7 +220,7 @@ void VisitBuilder::embed_backward(Ref dy) {
 
 Kernel VisitBuilder::positions(KernelKind kind) const {
   Kernel k = kernel(kind, {z_.own_sequence, z_.micro_batch, z_.hidden});
-  if (z_.sp) own_positions(k);
+  at_positions(k, z_.sp);
   return k;
 }
 
@@ -315,7 +317,8 @@ void VisitBuilder::loss_forward() {
   const bool own = z_.sp && !z_.vocab_cut;
   const auto loss_kernel = [&](KernelKind kind, KernelDims dims) {
     Kernel k = vocabulary(kind, dims);
-    if (own && kind != KernelKind::ce_max) own_positions(k);
+    if (kind != KernelKind::ce_max) at_positions(k, own);
+    if (z_.nano_style && !v_.first && kind != KernelKind::ce_max) k.flags |= kLabels;
     return k;
   };
   const std::int64_t n = head_tokens();
@@ -323,7 +326,7 @@ void VisitBuilder::loss_forward() {
   call(loss_kernel(KernelKind::ce_max, {n, z_.classes, z_.vocab}), {logits_}, {max});
   if (z_.vocab_cut) reduced("ce.max", max, -1, Reduction::max);
   cut();
-  const Ref tokens = batch();
+  const Ref tokens = z_.nano_style && !v_.first ? labels() : batch();
   const Ref sums = statistic("ce_sum", BufferClass::scratch, {2, n});
   call(loss_kernel(KernelKind::ce_sum, {n, z_.classes}), {logits_, max, tokens}, {sums});
   if (z_.vocab_cut) reduced("ce.sum", sums);
@@ -331,7 +334,7 @@ void VisitBuilder::loss_forward() {
   Ref loss = slot("loss", BufferClass::scratch, DType::f64, {1});
   loss.step_sum = true;
   v_.slots.back().once = true;
-  const std::int64_t divisor = std::int64_t{d_.scenario.training.global_batch} * z_.sequence;
+  const std::int64_t divisor = std::int64_t{d_.scenario.training.global_batch} * z_.full_sequence;
   call(loss_kernel(KernelKind::ce_grad, {n, z_.classes, divisor}), {logits_, max, sums, tokens},
        {logits_, loss});
 }

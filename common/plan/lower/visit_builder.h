@@ -5,9 +5,12 @@
 //   visit_builder.cpp     small words, embedding, norms, head, the order of layers
 //   visit_attention.cpp   attention with query and key/value heads: qkv, [rope], core, o
 //   visit_latent.cpp      latent attention (MLA)
+//   visit_core.cpp        the core of both: attention of a rank's own positions, or a ring over cp
 //   visit_mlp.cpp         the dense feed-forward half: fc1, gelu, fc2 or gate and up, swiglu, down
 //   visit_moe.cpp         the half with experts: router, exchange of rows, experts, weighted sum
+//   style_nano.cpp        what style nano_train does in their place (models.md 7.1)
 //   visit_recompute.cpp   what is not kept for the backward but computed again
+//   visit_expert_rows.cpp the way of rows to the experts and back, over ep and etp
 //
 //   forward    [embed] | [norm1, qkv, rope, core, o] | [+residual, norm2, mlp] | ... |
 //              [+residual, final norm, head, max] | [sum] | [loss, dlogits]
@@ -21,9 +24,13 @@
 //     output, so norm1, norm2 and the residuals run on own rows. Backward: dy is gathered, dX
 //     scattered, and W gathers x again, because only the own rows were kept; that gather is issued
 //     before the I calls and runs beside them.
+//   Context parallelism   a rank holds S/c positions of every sequence, two zig-zag chunks, in all
+//     that follows (models.md 4.7): "all" rows are those, "own" a slice of those. Only the core of
+//     attention and the statistics of experts see other ranks' positions.
 //   Sources models.md 2.2, 2.7 (what is saved for I and for W), 4.1 (tags), 4.2 (arXiv 2205.05198).
 #pragma once
 
+#include <array>
 #include <map>
 #include <string>
 #include <tuple>
@@ -56,12 +63,22 @@ class VisitBuilder {
     Ref norm_stat, norm_out;
     SavedDense inner;
   };
+  // What style nano_train sends beside the rows of one layer and microbatch.
+  struct RowLabels {
+    Ref token, slot, expert, weight, counts, tokens, dropped;  // at the source
+    Ref counts_in, token_in, slot_in, expert_in;               // at the experts
+  };
   struct SavedMoe {
     Ref norm_stat, norm_out, scores, choice, aux;
     Ref sent,
         received;  // counts of rows: to each (destination, expert), from each (source, expert)
+    Ref counts;    // of all rows of the local experts, by (etp member, source, expert); without
+                   // expert tensor parallelism `received`
+    Ref arriving;  // counts that say how many rows come over ep: `received`, or those of each
+                   // source
     Ref rows, gate_up, inner, returned;
     SavedDense shared;
+    RowLabels labels;
   };
   struct SavedLayer {
     Ref input, middle;
@@ -94,8 +111,15 @@ class VisitBuilder {
     return z_.vocab_cut ? z_.tokens : z_.own_tokens;
   }
   [[nodiscard]] Kernel positions(KernelKind kind) const;  // learned ones
-  // The kernel's rows are the rank's own positions.
-  static void own_positions(Kernel& k) {
+  // Says which positions the kernel's rows are: those of the cp coordinate, or (`own`) the slice of
+  // them that sequence parallelism leaves to the tp coordinate.
+  void at_positions(Kernel& k, bool own) const {
+    if (z_.cp > 1) {
+      k.flags |= kPositions;
+      if (k.coords.has(Axis::tp)) k.flags |= kVocab;
+      k.coords.add(Axis::cp);
+    }
+    if (!own) return;
     k.flags |= kPositions;
     k.coords.add(Axis::tp);
   }
@@ -133,20 +157,65 @@ class VisitBuilder {
   [[nodiscard]] Kernel latent_heads(KernelKind kind) const;
   [[nodiscard]] Kernel latent_core(KernelKind kind) const;
   [[nodiscard]] bool has_latents() const { return z_.kv_rank > 0; }
+  // From q, k, v (s.qkv) to s.out and what backward needs beside it (s.core); `core`:
+  // attention_fwd.
+  void core_forward(int layer, const Kernel& core, SavedAttention& s);
+  // From the gradient of s.out to that of s.qkv; `core`: attention_bwd_input, `kept`: s.core, or
+  // what has been made again in its place.
+  Ref core_backward(int layer, const Kernel& core, Ref d_out, const SavedAttention& s, Ref kept);
+  void ring_forward(int layer, const Kernel& core, SavedAttention& s);
+  void ring_backward(int layer, const Kernel& core, Ref d_out, const SavedAttention& s, Ref d_qkv);
+  [[nodiscard]] std::array<Ref, 2> ring_blocks(const std::array<const char*, 2>& names, DType dtype,
+                                               int layer);
+  void shift(Ref to, Ref from, int layer);
   Ref mlp_forward(int layer, Ref x, SavedMlp& s);
   Ref mlp_backward(int layer, Ref dy, const SavedMlp& s);
   Ref dense_forward(int layer, DensePart part, Ref x, SavedDense& s);
   Ref dense_backward(int layer, DensePart part, Ref dy, Ref x, const SavedDense& s);
+  // The rows that a dense part sees, and whether tp cuts its width.
+  struct DenseRows {
+    std::int64_t sequence, tokens;
+    bool cut;
+  };
+  [[nodiscard]] DenseRows dense_rows(DensePart part) const;
   [[nodiscard]] std::int64_t dense_width(DensePart part) const;
   [[nodiscard]] std::int64_t dense_in_width(DensePart part) const;
   [[nodiscard]] Kernel activation(DensePart part, bool forward) const;
+  [[nodiscard]] Kernel own_moe_rows() const;
+  [[nodiscard]] const char* aux_group() const { return z_.nano ? "tp" : "tp_cp"; }
+  // --- style nano_train (style_nano.cpp)
+  [[nodiscard]] bool labels_rows() const { return z_.nano_style && z_.ep > 1; }
+  [[nodiscard]] bool reduces_by_tensor() const { return z_.nano_style && z_.tp > 1; }
+  RowLabels label_rows(int layer, SavedMoe& s);
+  void exchange_labels(int layer, SavedMoe& s);
+  void return_labels(int layer, const SavedMoe& s);
+  Ref gate_and_up_dx(int layer, Ref d_gate_up, const std::string& weight);
+  Ref latents_dx(int layer, Ref d_ql, Ref d_kl, Ref d_kr);
+  Ref labels();
+
   Ref moe_forward(int layer, Ref x, SavedMoe& s);
   void choose(int layer, SavedMoe& s);
   Ref moe_backward(int layer, Ref dy, const SavedMoe& s);
+  // Rows leave the rank of their token, or are joined by those of other etp members.
+  [[nodiscard]] bool moves_rows() const { return z_.row_sources > 1; }
+  // The counts that sum to the rows which the local experts get.
+  [[nodiscard]] Ref coming(const SavedMoe& s) const { return z_.etp > 1 ? s.counts : s.arriving; }
   Ref expert_rows(const char* name, BufferClass cls, std::int64_t width, Ref counts, int layer);
+  Ref arrived_rows(const char* name, const SavedMoe& s, int layer);
   void exchange(const char* tag, Ref source, Ref buffer, Ref send_rows, Ref recv_rows, int layer);
+  void exchange_counts(SavedMoe& s, int layer);
+  struct RowTags {
+    const char *ep, *etp;  // "disp", "etp.in"
+  };
+  struct RowNames {
+    const char *ep, *etp;  // of what an exchange over ep, or over etp, brings
+  };
+  Ref to_experts(RowTags tags, RowNames names, Ref rows, const SavedMoe& s, int layer);
+  Ref from_experts(RowTags tags, RowNames names, BufferClass cls, Ref rows, const SavedMoe& s,
+                   int layer);
   [[nodiscard]] Kernel routed(KernelKind kind, KernelDims dims) const;
   [[nodiscard]] Kernel expert_product(KernelKind kind, std::int64_t in, std::int64_t out) const;
+  [[nodiscard]] Kernel expert_order(KernelKind kind) const;
   [[nodiscard]] std::vector<Balance> balances() const;
   [[nodiscard]] KernelDims balance_dims(const Balance& b) const;
   [[nodiscard]] bool is_moe(int layer) const { return shape_.is_moe(layer); }
@@ -219,10 +288,12 @@ class VisitBuilder {
     k.flags = flags;
     return k;
   }
-  // A product over all rows of the microbatch; `bias` only where the family has them.
-  [[nodiscard]] Kernel linear(KernelKind kind, std::int64_t in, std::int64_t out,
-                              bool bias = false) const {
-    return kernel(kind, {z_.tokens, in, out}, bias && gpt_ ? std::uint32_t{kBias} : 0);
+  // A product over all rows of the microbatch, or over `tokens` of them; `bias` only where the
+  // family has them.
+  [[nodiscard]] Kernel linear(KernelKind kind, std::int64_t in, std::int64_t out, bool bias = false,
+                              std::int64_t tokens = 0) const {
+    return kernel(kind, {tokens > 0 ? tokens : z_.tokens, in, out},
+                  bias && gpt_ ? std::uint32_t{kBias} : 0);
   }
   // A vector kernel over the own rows.
   [[nodiscard]] Kernel rows(KernelKind kind) const {
@@ -239,6 +310,7 @@ class VisitBuilder {
   [[nodiscard]] Kernel rope(KernelKind kind) const {
     Kernel k = heads(kind);
     k.real = d_.scenario.model.rope_base;
+    at_positions(k, false);
     return k;
   }
   [[nodiscard]] bool flash() const {
@@ -246,7 +318,7 @@ class VisitBuilder {
   }
   // What attention keeps beside q, k, v: the log-sum-exp of each row, or all probabilities.
   Ref attention_core(int layer);
-  [[nodiscard]] Shape wide(std::int64_t width) const {  // all positions
+  [[nodiscard]] Shape wide(std::int64_t width) const {  // all positions of the region
     return {z_.sequence, z_.micro_batch, width};
   }
   [[nodiscard]] static std::string layer_name(int layer, const char* rest);
@@ -271,7 +343,8 @@ class VisitBuilder {
   const ModelShape shape_;
   const bool gpt_;  // LayerNorm, learned positions, biases, GELU
   Visit v_;
-  Shape own_, all_;  // [S/t, batch, hidden] with SP; [S, batch, hidden]
+  Shape own_, all_;  // [S/(c t), batch, hidden] with SP; [S/c, batch, hidden]
+  Shape moe_;        // of what is routed here
   int program_;
   const ProgramTensors& tensors_;
   std::vector<VisitOp>* ops_;

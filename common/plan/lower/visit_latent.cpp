@@ -18,6 +18,7 @@ Kernel VisitBuilder::latent_heads(KernelKind kind) const {
   Kernel k =
       kernel(kind, {z_.micro_batch, z_.heads, z_.sequence, z_.nope_dim, z_.rope_dim, z_.v_dim});
   k.real = d_.scenario.model.rope_base;
+  at_positions(k, false);
   return k;
 }
 
@@ -86,9 +87,7 @@ Ref VisitBuilder::latent_forward(int layer, Ref x, SavedAttention& s) {
        {s.kl, param(at("attn.kv_b.weight"))}, {kv});
   s.qkv = kept("qkv", BufferClass::saved_input, wide(z_.qkv), layer);
   call(latent_heads(KernelKind::mla_qkv_fwd), {q, kv, kr}, {s.qkv});
-  s.core = attention_core(layer);
-  s.out = kept("attn_out", BufferClass::saved_weight, wide(z_.attention), layer);
-  call(latent_core(KernelKind::attention_fwd), {s.qkv}, {s.out, s.core});
+  core_forward(layer, latent_core(KernelKind::attention_fwd), s);
   const Ref partial = moving("o_partial", all_, layer);
   call(linear(KernelKind::linear_fwd, z_.attention, z_.hidden), {s.out, param(at("attn.o.weight"))},
        {partial});
@@ -104,8 +103,8 @@ Ref VisitBuilder::latent_backward(int layer, Ref dy, const SavedAttention& s) {
   const Ref d_attention = gradient("d_attn_out", wide(z_.attention), layer);
   call(linear(KernelKind::linear_bwd_input, z_.attention, z_.hidden),
        {d_all, param(at("attn.o.weight"))}, {d_attention});
-  const Ref d_qkv = gradient("d_qkv", wide(z_.qkv), layer);
-  call(latent_core(KernelKind::attention_bwd_input), {d_attention, s.qkv, core, s.out}, {d_qkv});
+  const Ref d_qkv =
+      core_backward(layer, latent_core(KernelKind::attention_bwd_input), d_attention, s, core);
   const Ref d_q = gradient("d_q", wide(z_.latent_q), layer);
   const Ref d_kv = gradient("d_kv", wide(z_.latent_kv), layer);
   const Ref d_kr = gradient("d_kr", wide(z_.rope_dim), layer);
@@ -116,15 +115,20 @@ Ref VisitBuilder::latent_backward(int layer, Ref dy, const SavedAttention& s) {
        {d_q, param(at("attn.q_b.weight"))}, {d_ql});
   call(linear(KernelKind::linear_bwd_input, z_.kv_rank, z_.latent_kv),
        {d_kv, param(at("attn.kv_b.weight"))}, {d_kl});
-  const Ref d_latents = gradient("d_latents", wide(width), layer);
-  call(latents(KernelKind::latent_merge_bwd_input, z_.tokens, true), {d_ql, d_kl, d_kr},
-       {d_latents});
-  Ref d_own = d_latents;
-  if (z_.sp) {
-    d_own = gradient("d_latents_own", {z_.own_sequence, z_.micro_batch, width}, layer);
-    communicate(OpKind::reduce_scatter, "attn.in", d_own, d_latents, layer, Reduction::sum);
-  } else if (z_.tp > 1) {
-    reduced("attn.in", d_latents, layer);
+  Ref d_own;
+  if (reduces_by_tensor()) {
+    d_own = latents_dx(layer, d_ql, d_kl, d_kr);
+  } else {
+    const Ref d_latents = gradient("d_latents", wide(width), layer);
+    call(latents(KernelKind::latent_merge_bwd_input, z_.tokens, true), {d_ql, d_kl, d_kr},
+         {d_latents});
+    d_own = d_latents;
+    if (z_.sp) {
+      d_own = gradient("d_latents_own", {z_.own_sequence, z_.micro_batch, width}, layer);
+      communicate(OpKind::reduce_scatter, "attn.in", d_own, d_latents, layer, Reduction::sum);
+    } else if (z_.tp > 1) {
+      reduced("attn.in", d_latents, layer);
+    }
   }
   // for weights of the region
   cut(layer);

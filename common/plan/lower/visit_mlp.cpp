@@ -33,6 +33,10 @@ const Words& words_of(DensePart part) {
 
 }  // namespace
 
+VisitBuilder::DenseRows VisitBuilder::dense_rows(DensePart part) const {
+  if (part == DensePart::shared && z_.nano) return {z_.moe_sequence, z_.moe_tokens, false};
+  return {z_.sequence, z_.tokens, z_.tp > 1};
+}
 std::int64_t VisitBuilder::dense_width(DensePart part) const {
   return part == DensePart::shared ? z_.shared_ffn : z_.ffn;
 }
@@ -45,7 +49,7 @@ Kernel VisitBuilder::activation(DensePart part, bool forward) const {
     return kernel(forward ? KernelKind::gelu_fwd : KernelKind::gelu_bwd_input, {z_.tokens * z_.ffn},
                   d_.scenario.model.gelu == Gelu::tanh ? kTanh : kErf);
   return kernel(forward ? KernelKind::swiglu_fwd : KernelKind::swiglu_bwd_input,
-                {z_.tokens, dense_width(part)});
+                {dense_rows(part).tokens, dense_width(part)});
 }
 
 Ref VisitBuilder::mlp_forward(int layer, Ref x, SavedMlp& s) {
@@ -63,15 +67,19 @@ Ref VisitBuilder::dense_forward(int layer, DensePart part, Ref x, SavedDense& s)
   const Words& w = words_of(part);
   const std::int64_t width = dense_width(part), wide_in = dense_in_width(part);
   const auto at = [&](const char* rest) { return layer_name(layer, rest); };
-  const Ref in = entered(w.tag_in, x, w.all, BufferClass::activation, layer);
-  s.in = kept(w.in_buffer, BufferClass::saved_input, wide(wide_in), layer);
-  call(linear(KernelKind::linear_fwd, z_.hidden, wide_in, true), weighted(in, at(w.in)), {s.in});
-  s.out = kept(w.out_buffer, BufferClass::saved_weight, wide(width), layer);
+  const DenseRows r = dense_rows(part);
+  const auto rows = [&](std::int64_t n) { return Shape{r.sequence, z_.micro_batch, n}; };
+  const Ref in = r.cut ? entered(w.tag_in, x, w.all, BufferClass::activation, layer) : x;
+  s.in = kept(w.in_buffer, BufferClass::saved_input, rows(wide_in), layer);
+  call(linear(KernelKind::linear_fwd, z_.hidden, wide_in, true, r.tokens), weighted(in, at(w.in)),
+       {s.in});
+  s.out = kept(w.out_buffer, BufferClass::saved_weight, rows(width), layer);
   call(activation(part, true), {s.in}, {s.out});
   if (again_) return {};  // nothing of the backward reads the output
-  const Ref partial = moving(w.partial, all_, layer);
-  call(linear(KernelKind::linear_fwd, width, z_.hidden), {s.out, param(at(w.out) + ".weight")},
-       {partial});
+  const Ref partial = moving(w.partial, rows(z_.hidden), layer);
+  call(linear(KernelKind::linear_fwd, width, z_.hidden, false, r.tokens),
+       {s.out, param(at(w.out) + ".weight")}, {partial});
+  if (!r.cut) return partial;
   return left(w.tag_out, partial, w.own, BufferClass::activation, layer);
 }
 
@@ -79,24 +87,32 @@ Ref VisitBuilder::dense_backward(int layer, DensePart part, Ref dy, Ref x, const
   const Words& w = words_of(part);
   const std::int64_t width = dense_width(part), wide_in = dense_in_width(part);
   const auto at = [&](const char* rest) { return layer_name(layer, rest); };
-  const Ref d_all = entered(w.tag_out, dy, w.d_all, BufferClass::grad_activation, layer);
-  const Ref in = entered(w.tag_in, x, w.all, BufferClass::activation, layer);
-  const Ref d_inner = gradient(w.d_out, wide(width), layer);
-  call(linear(KernelKind::linear_bwd_input, width, z_.hidden),
+  const DenseRows r = dense_rows(part);
+  const auto wide_rows = [&](std::int64_t n) { return Shape{r.sequence, z_.micro_batch, n}; };
+  const Ref d_all =
+      r.cut ? entered(w.tag_out, dy, w.d_all, BufferClass::grad_activation, layer) : dy;
+  const Ref in = r.cut ? entered(w.tag_in, x, w.all, BufferClass::activation, layer) : x;
+  const Ref d_inner = gradient(w.d_out, wide_rows(width), layer);
+  call(linear(KernelKind::linear_bwd_input, width, z_.hidden, false, r.tokens),
        {d_all, param(at(w.out) + ".weight")}, {d_inner});
-  const Ref d_in = gradient(w.d_in, wide(wide_in), layer);
+  const Ref d_in = gradient(w.d_in, wide_rows(wide_in), layer);
   call(activation(part, false), {d_inner, s.in}, {d_in});
-  const Ref partial = gradient(w.dx, all_, layer);
-  call(linear(KernelKind::linear_bwd_input, z_.hidden, wide_in),
-       {d_in, param(at(w.in) + ".weight")}, {partial});
-  const Ref dx = left(w.tag_in, partial, w.d_own, BufferClass::grad_activation, layer);
+  Ref dx;
+  if (r.cut && reduces_by_tensor()) {
+    dx = gate_and_up_dx(layer, d_in, at(w.in) + ".weight");
+  } else {
+    const Ref partial = gradient(w.dx, wide_rows(z_.hidden), layer);
+    call(linear(KernelKind::linear_bwd_input, z_.hidden, wide_in, false, r.tokens),
+         {d_in, param(at(w.in) + ".weight")}, {partial});
+    dx = r.cut ? left(w.tag_in, partial, w.d_own, BufferClass::grad_activation, layer) : partial;
+  }
   // for weights
   cut(layer);
   const auto product = scratch(w.product, {wide_in, z_.hidden}, layer);
-  call(linear(KernelKind::linear_bwd_weight, width, z_.hidden), {d_all, s.out},
+  call(linear(KernelKind::linear_bwd_weight, width, z_.hidden, false, r.tokens), {d_all, s.out},
        {grad(at(w.out) + ".weight")}, product);
   if (gpt_) call(rows(KernelKind::bias_residual_bwd_weight), {dy}, {grad(at("mlp.fc2.bias"))});
-  call(linear(KernelKind::linear_bwd_weight, z_.hidden, wide_in, true), {d_in, in},
+  call(linear(KernelKind::linear_bwd_weight, z_.hidden, wide_in, true, r.tokens), {d_in, in},
        weight_gradients(at(w.in)), product);
   return dx;
 }

@@ -52,8 +52,9 @@ class Operands {
   }
 
   static bool shares_buckets(const Kernel& k) {
-    return !k.coords.empty() && (k.kind == KernelKind::adamw || k.kind == KernelKind::sum_squares ||
-                                 k.kind == KernelKind::grad_add);
+    return !k.coords.empty() &&
+           (k.kind == KernelKind::adamw || k.kind == KernelKind::sum_squares ||
+            k.kind == KernelKind::grad_add || k.kind == KernelKind::grad_scale);
   }
 
   // Factors of the largest operand, or more (a fourth of it, for parts of one row): the sequence of
@@ -67,6 +68,10 @@ class Operands {
         return {d[0], d[1], 1, 1, 1};
       case KernelKind::attention_fwd:
       case KernelKind::attention_bwd_input:
+      case KernelKind::kv_pack:
+      case KernelKind::attention_block_fwd:
+      case KernelKind::attention_block_bwd_input:
+      case KernelKind::kv_unpack:
       case KernelKind::rope_fwd:
       case KernelKind::rope_bwd_input:
         return {d[0], d[1], d[2], d[2], std::max(d[3], v_dim_of(k))};
@@ -78,6 +83,8 @@ class Operands {
       case KernelKind::mla_qkv_fwd:  // five parts in a row
       case KernelKind::mla_qkv_bwd_input:
         return {d[0], d[1], d[2], std::max({d[3], d[4], d[5]}), 2};
+      case KernelKind::label_rows_fwd:
+        return {d[0], std::max(d[1], d[2]), d[3], 1, 1};
       case KernelKind::balance_fwd:
         return {d[0], d[1], 1, 1, 1};
       case KernelKind::balance_bwd_input:
@@ -188,6 +195,15 @@ class Operands {
     sharing(fail, sig, inputs, outputs, scratch);
   }
 
+  // How many ranks' rows of `positions` make up the sequence.
+  [[nodiscard]] std::int64_t slices(const Kernel& k) const {
+    std::int64_t n = 1;
+    if ((k.flags & kPositions) == 0) return n;
+    if (k.coords.has(Axis::cp)) n *= plan_.header.mesh.of(Axis::cp);
+    if (k.coords.has(Axis::tp) && (k.flags & kVocab) == 0) n *= plan_.header.mesh.of(Axis::tp);
+    return n;
+  }
+
   template <class Fail>
   void fits(const Fail& fail, OperandRef ref, const Operand& operand, const Kernel& k,
             bool may_be_larger) {
@@ -201,7 +217,8 @@ class Operands {
     if (operand.shape.rank > 0) {
       // A step may use the first positions of the table only.
       const bool table = operand.role == "pos" || operand.role == "dpos";
-      const std::int64_t has = b.shape.elements(), needs = operand.shape.elements();
+      const std::int64_t has = b.shape.elements() / (table ? slices(k) : 1),
+                         needs = operand.shape.elements();
       // A bucket whose group shares it (ZeRO): the kernel takes the own part.
       const bool part =
           shares_buckets(k) && has == needs * plan_.header.mesh.size_of_group(k.coords);
@@ -210,13 +227,14 @@ class Operands {
              fmt::format("{}", needs));
       return;
     }
-    // The batch: i64[b, S+1] with b * S tokens, or a whole number of slices of them.
-    const std::int64_t tokens = b.shape.rank == 2 ? b.shape[0] * (b.shape[1] - 1) : 0;
-    const bool slice = (k.flags & kPositions) != 0;
-    if (operand.role == "batch" &&
-        (k.dims[0] < 1 || (slice ? tokens % k.dims[0] != 0 || tokens == 0 : tokens != k.dims[0])))
+    // The batch: i64[b, S+1] with b * S tokens on all ranks that share its positions; or labels.
+    const std::int64_t more = (k.flags & kLabels) ? 0 : 1;
+    const std::int64_t tokens = b.shape.rank == 2 ? b.shape[0] * (b.shape[1] - more) : 0;
+    const std::int64_t ranks = slices(k);
+    if (operand.role == "batch" && (tokens % ranks != 0 || tokens / ranks != k.dims[0]))
       fail("has a batch of a wrong size", who(),
-           fmt::format("[b, S+1] with b * S = {}", k.dims[0]));
+           fmt::format("[b, {}] with b * S = {}{}", more ? "S+1" : "S", k.dims[0],
+                       ranks > 1 ? fmt::format(" * {} ranks", ranks) : ""));
   }
 
   template <class Fail>
@@ -295,13 +313,15 @@ class Operands {
   void sizes(OpId id, const Op& o) {
     const std::int64_t n =
         is_p2p(o.kind) || !o.comm.valid() ? 1 : plan_.communicators[o.comm.index()].size;
-    const bool gathers = o.kind == OpKind::all_gather, rows = o.send_rows.valid();
+    const bool gathers = o.kind == OpKind::all_gather;
+    const bool rows = o.send_rows.valid() || o.recv_rows.valid();
     const bool apart = o.source.valid();
     const Buffer& b = plan_.buffer(o.buffer);
     const std::int64_t in = b.shape.elements();
     const bool fits = o.count >= 0 && o.count <= limits::kTensorElements;
     const bool scatters = apart && o.kind == OpKind::reduce_scatter;
-    if (!fits || (!rows && o.count * (gathers ? n : 1) != in * (scatters ? n : 1)))
+    const bool any_part = rows && o.kind == OpKind::all_to_all;  // else balanced parts are equal
+    if (!fits || (!any_part && o.count * (gathers ? n : 1) != in * (scatters ? n : 1)))
       bad("V1.7", id, "does not move its whole buffer", fmt::format("{} elements", o.count),
           fmt::format("{} of {}", in * (scatters ? n : 1) / (gathers ? n : 1),
                       text_of(plan_, o.buffer)),
@@ -323,6 +343,7 @@ class Operands {
   }
   void row_counts(OpId id, const Op& o, std::int64_t n) {
     for (BufferId counts : {o.send_rows, o.recv_rows}) {
+      if (!counts.valid()) continue;
       const Buffer& c = plan_.buffer(counts);
       if (c.dtype != DType::i32 || c.shape.elements() % n != 0)
         bad("V1.7", id, "has counts that are none", text_of(plan_, counts),

@@ -230,10 +230,13 @@ class Structure {
     if (o.source.valid() && !has_source)
       return bad("V1.2", id, fmt::format("a {} with a source", name_of(o.kind)),
                  "source=", "no source: the operation is in place");
-    if (o.send_rows.valid() != o.recv_rows.valid() ||
-        (o.send_rows.valid() && (o.kind != OpKind::all_to_all || !o.source.valid())))
-      return bad("V1.2", id, "has row counts where none belong",
-                 "send_rows=, recv_rows=", "both on an all_to_all with a source, or neither");
+    if (!row_counts_belong(o))
+      return bad(
+          "V1.2", id, "has row counts where none belong",
+          fmt::format("a {} with {}{}", name_of(o.kind), o.send_rows.valid() ? "send_rows= " : "",
+                      o.recv_rows.valid() ? "recv_rows=" : ""),
+          "both on an all_to_all, recv_rows on an all_gather, send_rows on a reduce_scatter, "
+          "with a source; or none");
     for (OpId w : plan_.waits_of(o)) {
       const Program& p = plan_.programs[program.index()];
       if (!w.valid() || w.index() >= plan_.ops.size() ||
@@ -272,6 +275,15 @@ class Structure {
       return bad("V1.2", id, "names a peer that does not exist", fmt::format("{}", o.peer),
                  fmt::format("0 to {}", pp - 1));
     return queue(program, id, o);
+  }
+
+  // Each side whose parts are unequal has counts.
+  static bool row_counts_belong(const Op& o) {
+    const bool send = o.send_rows.valid(), recv = o.recv_rows.valid();
+    if (!send && !recv) return true;
+    if (!o.source.valid()) return false;
+    if (o.kind == OpKind::all_to_all) return send && recv;
+    return (o.kind == OpKind::all_gather && !send) || (o.kind == OpKind::reduce_scatter && !recv);
   }
 
   [[nodiscard]] bool member(CommId comm, ProgramId program) const {

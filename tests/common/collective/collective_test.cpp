@@ -231,6 +231,36 @@ TEST_CASE("collective: bytes by hand") {
   CHECK(elements_sent(Collective::all_reduce, CollectiveAlgorithm::ring, 3, 1, 10) == 20 - 3 - 4);
 }
 
+// Rows of experts: the chunks of the same steps have sizes that only a run knows.
+TEST_CASE("collective: chunks of any size send what the law says") {
+  for (int n : kSizes) {
+    std::vector<std::int64_t> starts = {0};
+    for (int c = 0; c < n; ++c) starts.push_back(starts.back() + (c % 3 == 1 ? 0 : 7 * c + 5));
+    for (Collective c :
+         {Collective::all_reduce, Collective::all_gather, Collective::reduce_scatter})
+      for (CollectiveAlgorithm a : kAlgorithms)
+        for (int i = 0; i < n; ++i) {
+          const bool tree = effective_algorithm(c, a, n) == CollectiveAlgorithm::tree;
+          if (tree) continue;  // cuts the buffer by itself
+          std::int64_t sent = 0;
+          for (const Step& s : build_steps(c, a, n, i).steps)
+            if (s.send_to >= 0)
+              sent += starts[static_cast<std::size_t>(s.send.first + s.send.count)] -
+                      starts[static_cast<std::size_t>(s.send.first)];
+          CHECK(elements_sent(c, a, starts, i) == sent);
+        }
+  }
+  // By hand: 4 members with 10, 0, 3 and 7 elements.
+  const std::vector<std::int64_t> starts = {0, 10, 10, 13, 20};
+  using A = CollectiveAlgorithm;
+  CHECK(elements_sent(Collective::all_gather, A::direct, starts, 0) == 3 * 10);
+  CHECK(elements_sent(Collective::all_gather, A::direct, starts, 1) == 0);
+  CHECK(elements_sent(Collective::all_gather, A::ring, starts, 2) == 20 - 7);
+  CHECK(elements_sent(Collective::all_gather, A::halving_doubling, starts, 2) == 3 + (3 + 7));
+  CHECK(elements_sent(Collective::reduce_scatter, A::direct, starts, 3) == 20 - 7);
+  CHECK(elements_sent(Collective::reduce_scatter, A::ring, starts, 1) == 20);
+}
+
 TEST_CASE("collective: steps are those of the closed form") {
   for (int n : kSizes)
     for (Collective c :

@@ -21,7 +21,8 @@ inline bool same_header(const PlanHeader& a, const PlanHeader& b) {
          a.communicators == b.communicators && a.grouping == b.grouping &&
          a.microbatches == b.microbatches && a.micro_batch == b.micro_batch &&
          a.sequence == b.sequence && a.mesh.size == b.mesh.size && order(a.mesh) == order(b.mesh) &&
-         a.stage_rank == b.stage_rank && a.types == b.types && a.evaluation == b.evaluation;
+         a.stage_rank == b.stage_rank && a.types == b.types && a.data_axes == b.data_axes &&
+         a.evaluation == b.evaluation;
 }
 
 inline void check_equal(const Plan& a, const Plan& b) {
@@ -42,7 +43,8 @@ inline void check_equal(const Plan& a, const Plan& b) {
     CHECK((x.program == y.program && x.cls == y.cls && x.dtype == y.dtype && x.shape == y.shape &&
            x.microbatch == y.microbatch && x.layer == y.layer && x.slice.dim == y.slice.dim &&
            x.slice.axis == y.slice.axis && x.slice.valid == y.slice.valid &&
-           x.alias_of == y.alias_of && x.alias_offset == y.alias_offset && x.bucket == y.bucket));
+           x.alias_of == y.alias_of && x.alias_offset == y.alias_offset && x.bucket == y.bucket &&
+           x.rows_of == y.rows_of && x.max_rows == y.max_rows && x.window == y.window));
   }
   CHECK(a.kernels == b.kernels);
   REQUIRE(a.programs.size() == b.programs.size());
@@ -61,7 +63,8 @@ inline void check_equal(const Plan& a, const Plan& b) {
            x.layer == y.layer && x.microbatch == y.microbatch));
     CHECK((x.comm == y.comm && x.reduction == y.reduction && x.count == y.count &&
            x.dtype == y.dtype && x.peer == y.peer && x.match == y.match && x.group == y.group &&
-           a.name(x.tag) == b.name(y.tag) && x.buffer == y.buffer));
+           a.name(x.tag) == b.name(y.tag) && x.buffer == y.buffer && x.source == y.source &&
+           x.send_rows == y.send_rows && x.recv_rows == y.recv_rows));
     CHECK(same(a.waits_of(x), b.waits_of(y)));
     CHECK(same(a.allocates_of(x), b.allocates_of(y)));
     CHECK(same(a.frees_of(x), b.frees_of(y)));

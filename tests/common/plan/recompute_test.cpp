@@ -56,7 +56,10 @@ const std::vector<std::string> kJobs = {
     "parallel: {tp: 2, dp: 2, sequence_parallel: true}\nschedule: gpipe\n",
     "model: mixtral-tiny\ntraining: {global_batch: 8}\nparallel: {pp: 2, dp: 2, ep: 2}\n",
     "model: deepseek-tiny\ntraining: {global_batch: 8, attention: materialised}\n"
-    "parallel: {tp: 2, pp: 2, dp: 2, ep: 4}\n"};
+    "parallel: {tp: 2, pp: 2, dp: 2, ep: 4}\n",
+    "model: llama-tiny\ntraining: {global_batch: 8, micro_batch: 2}\n"
+    "parallel: {cp: 2, tp: 2, sequence_parallel: true}\n",
+    "model: deepseek-tiny\ntraining: {global_batch: 8}\nparallel: {cp: 4, dp: 2, ep: 4}\n"};
 
 }  // namespace
 
@@ -86,6 +89,17 @@ TEST_CASE("C4 again: what R issues, and what it does not") {
                                           {"shared.in all_gather 8192", 2},
                                           {"disp all_to_all 16384", 2},
                                           {"comb all_to_all 16384", 2}});
+}
+
+// models.md 8a: keys and values go round again; of 3 members in c - 1 = 2 shifts for each of 8
+// layers and 4 microbatches, each of 2 * 10 tokens * 64 numbers.
+TEST_CASE("a ring goes round again") {
+  const Scenario s = scenario(
+      "model: llama-tiny\ntraining: {sequence: 30, micro_batch: 2, global_batch: 8}\n"
+      "parallel: {cp: 3}\n");
+  const Plan none = plan_of(s), full = plan_of(with(s, Recompute::full));
+  CHECK(calls_of(full, 0, true) == Calls{{"cp.kv shift 5120", 8 * 4 * 2}});
+  CHECK(calls_of(full, 0, false) == calls_of(none, 0, false));
 }
 
 TEST_CASE("kept bytes, FLOPs and peaks with every kind of recomputation") {

@@ -127,14 +127,15 @@ TEST_CASE("--set faults: usage for the form, bad input for the value, located at
 
 TEST_CASE("all errors are collected, sorted, and one exit-3 outranks exit-4") {
   const Error error = refused(
-      "tandem: 1\nmodel: gpt-tiny\nparallel: {pp: x, cp: 2}\nseeds: 3\ntraining: {steps: 0}\n"
+      "tandem: 1\nmodel: gpt-tiny\nparallel: {pp: x, weight_stash: full}\nseeds: 3\ntraining: "
+      "{steps: 0}\n"
       "training: {}\n");
   CHECK(error.failure == Failure::bad_input);
   std::vector<std::string> codes;
   for (const Diagnostic& d : error.diagnostics) codes.push_back(d.code);
   CHECK(codes == std::vector<std::string>{"E-SCEN-006", "E-SCEN-020", "E-SCEN-003", "E-SCEN-007",
                                           "E-YAML-017"});
-  CHECK(refused(kSmallest + "parallel: {cp: 2}\n").failure == Failure::infeasible);
+  CHECK(refused(kSmallest + "parallel: {weight_stash: full}\n").failure == Failure::infeasible);
 }
 
 TEST_CASE("all violated rules of the degrees are reported together") {
@@ -169,9 +170,64 @@ TEST_CASE("ZeRO with nothing to share, and with something") {
   CHECK(alone[0].code == "W-SCEN-003");
   CHECK(alone[0].title ==
         "parallel.zero = 1 has no effect: the dp group has one member, no collective will run");
-  for (const char* parallel : {"{zero: 2, dp: 2}", "{zero: 3, tp: 2, sequence_parallel: true}"})
-    CHECK(
-        warnings(std::string("tandem: 1\nmodel: gpt-tiny\nparallel: ") + parallel + "\n").empty());
+  CHECK(warnings("tandem: 1\nmodel: gpt-tiny\nparallel: {zero: 2, dp: 2}\n").empty());
+  // Norms and the router are summed over more ranks than matrices, experts over fewer.
+  const auto titles = [](const std::string& text) {
+    std::string out;
+    for (const Diagnostic& d : warnings("tandem: 1\nmodel: " + text)) out += d.title + "\n";
+    return out;
+  };
+  const std::string rest = " group has one member, no collective will run\n";
+  CHECK(titles("gpt-tiny\nparallel: {zero: 3, tp: 2, sequence_parallel: true}\n") ==
+        "parallel.zero = 3 has no effect on what tp cuts: the dp" + rest);
+  CHECK(titles("mixtral-tiny\nparallel: {zero: 2, pp: 2, dp: 2, ep: 2}\n") ==
+        "parallel.zero = 2 has no effect on experts: the edp" + rest);
+  CHECK(titles("mixtral-tiny\nparallel: {zero: 2, tp: 2, ep: 2}\n") ==
+        "parallel.zero = 2 has no effect on what tp cuts: the dp" + rest +
+            "parallel.zero = 2 has no effect on experts: the edp" + rest);
+  CHECK(titles("mixtral-tiny\nparallel: {zero: 2, dp: 4, ep: 2}\n").empty());
+}
+
+// models.md 3.2, and rows 12 and 20 of 3.4. 3.4's row 11: scenarios/invalid/nano_*.
+TEST_CASE("mapping nano_train: ep is a factor of the ranks and, split, of the batch") {
+  const auto nano = [](const std::string& parallel) {
+    auto s = read_scenario_text(
+        "a.yaml",
+        "tandem: 1\nmodel: mixtral-tiny\nparallel: {mapping: nano_train, " + parallel + "}\n");
+    REQUIRE_MESSAGE(s.ok(), (s.ok() ? "" : to_text(s.error().diagnostics)));
+    return *s;
+  };
+  Scenario s = nano("tp: 2, pp: 2, ep: 2, dp: 2");
+  CHECK(s.parallel.world() == 16);
+  CHECK(s.cluster.devices_per_node == 16);
+  CHECK(s.parallel.data_ranks() == 4);
+  CHECK(s.training.global_batch == 8 * 4);
+  CHECK(s.num_microbatches() == 8);
+  CHECK_FALSE(s.parallel.sequence_parallel);
+  s = nano("ep: 2, dp: 2, ep_data: replicate");
+  CHECK(s.parallel.world() == 4);
+  CHECK(s.parallel.data_ranks() == 2);
+  CHECK(s.num_microbatches() == 8);
+  const auto on = read_scenario_text("a.yaml",
+                                     "tandem: 1\nmodel: mixtral-tiny\ncluster: dgx-h100\n"
+                                     "parallel: {mapping: nano_train, tp: 2, ep: 2}\n");
+  REQUIRE(on.ok());
+  CHECK(on->parallel.dp == 2);
+
+  const auto of = [](const std::string& parallel) {
+    std::string codes;
+    for (const Diagnostic& d :
+         warnings("tandem: 1\nmodel: mixtral-tiny\nparallel: {" + parallel + "}\n"))
+      codes += d.code + " ";
+    return codes;
+  };
+  CHECK(of("mapping: nano_train, tp: 2, ep: 2") == "W-SCEN-006 ");
+  CHECK(of("mapping: nano_train, ep: 2") == "");
+  CHECK(of("mapping: nano_train, ep: 2, order: [cp, ep, tp, pp, dp]") == "W-SCEN-001 ");
+  CHECK(of("ep: 2, dp: 2, ep_data: replicate") == "W-SCEN-001 ");
+  // What is summed over what (4.8): dense ones over dp and ep, experts over dp and tp.
+  CHECK(of("mapping: nano_train, ep: 2, zero: 1") == "");
+  CHECK(of("mapping: nano_train, ep: 2, zero: 1, ep_data: replicate") == "W-SCEN-003 ");
 }
 
 TEST_CASE("experts with tensor parallelism: sequence parallelism is on unless it is refused") {

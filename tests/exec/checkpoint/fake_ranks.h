@@ -45,8 +45,12 @@ struct FakeLayout {
   bool tied = true, vocab_parallel = true;
   int vocab = 251;  // padded by tp 2 and 4
   Precision precision = Precision::fp32;
-  ModelFamily family = ModelFamily::gpt;
+  ModelFamily family = ModelFamily::gpt;  // mixtral: four experts
   int layers = 4;
+  int cp = 1;
+  int ep = 1, etp = 1, zero = 0;  // mixtral: 4 experts of width 8
+  Mapping mapping = Mapping::megatron;
+  ExpertData ep_data = ExpertData::split;
 };
 
 inline Plan plan_of(const FakeLayout& l) {
@@ -58,8 +62,15 @@ inline Plan plan_of(const FakeLayout& l) {
   s.model.max_sequence = 8, s.model.tied_embeddings = l.tied;
   s.training.sequence = 8, s.training.global_batch = 8, s.training.micro_batch = 1;
   s.training.precision = l.precision;
-  s.parallel.tp = l.tp, s.parallel.pp = l.pp, s.parallel.dp = l.dp;
+  s.parallel.tp = l.tp, s.parallel.pp = l.pp, s.parallel.dp = l.dp, s.parallel.cp = l.cp;
   s.parallel.vocab_parallel = l.vocab_parallel;
+  s.parallel.ep = l.ep, s.parallel.mapping = l.mapping, s.parallel.ep_data = l.ep_data;
+  s.parallel.etp = l.etp, s.parallel.zero = l.zero;
+  if (l.family == ModelFamily::mixtral) {
+    s.model.moe.experts = 4, s.model.moe.top_k = 2, s.model.moe.expert_hidden = 8;
+    s.model.moe.drop_groups = l.tp, s.model.moe.device_groups = 1;
+    s.parallel.sequence_parallel = l.tp > 1 && l.mapping == Mapping::megatron;
+  }
   s.parallel.layer_split.assign(static_cast<std::size_t>(l.pp), l.layers / l.pp);
   Result<Plan> plan = build_plan(s);
   REQUIRE_MESSAGE(plan.ok(), (plan.ok() ? "" : to_text(plan.error().diagnostics)));

@@ -18,11 +18,15 @@ std::vector<FakeLayout> meshes(FakeLayout base) {
     base.tp = tp, base.pp = pp, base.dp = dp;
     out.push_back(base);
   }
+  for (const auto& [tp, cp] : {std::pair{1, 4}, std::pair{2, 2}}) {  // copies over cp
+    base.tp = tp, base.pp = base.dp = 1, base.cp = cp;
+    out.push_back(base);
+  }
   return out;
 }
 
-void check_all_pairs(const FakeLayout& base) {
-  for (const FakeLayout& from : meshes(base)) {
+void check_all_pairs(const std::vector<FakeLayout>& layouts) {
+  for (const FakeLayout& from : layouts) {
     const TestFolder folder;
     FakeRanks saved(from);
     saved.fill(10);
@@ -34,9 +38,10 @@ void check_all_pairs(const FakeLayout& base) {
     REQUIRE(manifest.ok());
     CHECK(message_of(check_files(*manifest, checkpoint)) == "");
     CHECK(manifest->files.size() == static_cast<std::size_t>(saved.world()));
-    for (const FakeLayout& to : meshes(base)) {
-      const std::string pair = fmt::format("tp {} pp {} dp {} -> tp {} pp {} dp {}", from.tp,
-                                           from.pp, from.dp, to.tp, to.pp, to.dp);
+    for (const FakeLayout& to : layouts) {
+      const std::string pair =
+          fmt::format("tp {} cp {} pp {} dp {} ep {} -> tp {} cp {} pp {} dp {} ep {}", from.tp,
+                      from.cp, from.pp, from.dp, from.ep, to.tp, to.cp, to.pp, to.dp, to.ep);
       CAPTURE(pair);
       FakeRanks loaded(to);
       CHECK(model_digest(loaded.plan()) == manifest->model_digest);
@@ -50,18 +55,71 @@ void check_all_pairs(const FakeLayout& base) {
   }
 }
 
+void check_all_pairs(const FakeLayout& base) { check_all_pairs(meshes(base)); }
+
 }  // namespace
 
-TEST_CASE("every mesh to every mesh: gpt, tied, padded vocabulary") { check_all_pairs({}); }
+TEST_CASE("every mesh to every mesh: gpt, tied, padded vocabulary") {
+  check_all_pairs(FakeLayout{});
+}
 TEST_CASE("every mesh to every mesh: gpt, untied, fp64, no padding") {
-  check_all_pairs({.tied = false, .vocab = 256, .precision = Precision::fp64});
+  check_all_pairs(FakeLayout{.tied = false, .vocab = 256, .precision = Precision::fp64});
 }
 TEST_CASE("every mesh to every mesh: llama, untied") {
-  check_all_pairs({.tied = false, .family = ModelFamily::llama});
+  check_all_pairs(FakeLayout{.tied = false, .family = ModelFamily::llama});
 }
 TEST_CASE("every mesh to every mesh: bf16 parameters are cast from their main copies") {
-  check_all_pairs({.precision = Precision::bf16});
+  check_all_pairs(FakeLayout{.precision = Precision::bf16});
 }
+// In mapping nano_train ep is a factor of the ranks, and tensor ranks hold copies of experts: lane
+// 0 saves them (models.md 8a).
+TEST_CASE("every mesh to every mesh: experts, mapping megatron and nano_train") {
+  const FakeLayout base{.tied = false, .family = ModelFamily::mixtral};
+  std::vector<FakeLayout> layouts(6, base);
+  layouts[1].dp = 2, layouts[1].ep = 2;
+  layouts[2].tp = 2, layouts[2].pp = 2;
+  for (std::size_t i = 3; i < layouts.size(); ++i) layouts[i].mapping = Mapping::nano_train;
+  layouts[3].tp = 2, layouts[3].ep = 2, layouts[3].pp = 2;
+  layouts[4].ep = 4, layouts[4].zero = 1, layouts[4].dp = 2;
+  layouts[5].ep = 2, layouts[5].dp = 2, layouts[5].ep_data = ExpertData::replicate;
+  check_all_pairs(layouts);
+}
+TEST_CASE("every expert mesh to every expert mesh: whole experts, and slices of their width") {
+  std::vector<FakeLayout> layouts;
+  for (const auto& [tp, pp, dp, ep, etp] : {std::array{1, 1, 1, 1, 1},
+                                            {2, 1, 2, 2, 2},
+                                            {1, 1, 4, 4, 1},
+                                            {2, 2, 1, 1, 2},
+                                            {1, 1, 4, 1, 4}})
+    layouts.push_back({.tp = tp,
+                       .pp = pp,
+                       .dp = dp,
+                       .tied = false,
+                       .vocab = 256,
+                       .family = ModelFamily::mixtral,
+                       .ep = ep,
+                       .etp = etp});
+  for (const FakeLayout& from : layouts) {
+    const TestFolder folder;
+    FakeRanks saved(from);
+    saved.fill(10);
+    REQUIRE(message_of(saved.save(folder, 10)) == "");
+    const std::string checkpoint = checkpoint_path(folder.dir(), 10);
+    const auto manifest = read_manifest(checkpoint);
+    REQUIRE(manifest.ok());
+    for (const FakeLayout& to : layouts) {
+      const std::string pair =
+          fmt::format("tp {} pp {} ep {} etp {} -> tp {} pp {} ep {} etp {}", from.tp, from.pp,
+                      from.ep, from.etp, to.tp, to.pp, to.ep, to.etp);
+      CAPTURE(pair);
+      FakeRanks loaded(to);
+      CHECK(model_digest(loaded.plan()) == manifest->model_digest);
+      CHECK(message_of(loaded.load(checkpoint)) == "");
+      CHECK(loaded.difference(10) == "");
+    }
+  }
+}
+
 TEST_CASE("vocabulary split or whole: the same tensors") {
   FakeLayout split{.tp = 2}, whole{.tp = 2, .vocab_parallel = false};
   for (const auto& [from, to] : {std::pair(split, whole), std::pair(whole, split)}) {
@@ -75,14 +133,14 @@ TEST_CASE("vocabulary split or whole: the same tensors") {
 }
 
 TEST_CASE("owners: an element is saved once, by coordinate 0 of what does not cut it") {
-  const FakeRanks ranks({.tp = 2, .pp = 2, .dp = 2});
+  const FakeRanks ranks({.tp = 2, .pp = 2, .dp = 2, .cp = 2});
   std::int64_t elements = 0;
   for (int r = 0; r < ranks.world(); ++r) {
     const Mesh& mesh = ranks.plan().header.mesh;
     for (const HeldPiece& h : held_pieces(ranks.plan(), Rank{r})) {
       const bool cut = h.piece.length != h.piece.shape;
       const bool first =
-          mesh.coordinate(Rank{r}, Axis::dp) == 0 &&
+          mesh.coordinate(Rank{r}, Axis::dp) == 0 && mesh.coordinate(Rank{r}, Axis::cp) == 0 &&
           (cut || mesh.coordinate(Rank{r}, Axis::tp) == 0) &&
           (h.piece.name != "embed.weight" || mesh.coordinate(Rank{r}, Axis::pp) == 0);
       CAPTURE(h.piece.name);

@@ -14,6 +14,7 @@
 #include "exec/kernels/kernel.h"
 #include "tests/exec/kernels/mla_runs.h"
 #include "tests/exec/kernels/moe_runs.h"
+#include "tests/exec/kernels/ring_runs.h"
 #include "tests/exec/kernels/run.h"
 
 namespace tandem::exec {
@@ -181,6 +182,24 @@ TEST_CASE("rope: goldens of a rotation") {
   Run back(k, kTypes[0].plan, {qkv});
   back();
   CHECK(error(qkv, before) < 1e-14);
+}
+
+// The rule that models.md 4.10 names: cosines of pairs (i, i + D/2), sines of neighbours (2i,
+// 2i+1).
+TEST_CASE("defect 6: two pairings mixed keep neither lengths nor relative positions") {
+  const auto mixed = [](const Tensor& x, double position) {
+    const Tensor rate = at::pow(10000.0, at::arange(4, at::kDouble) * (-2.0 / 8));
+    const Tensor angle = at::cat({rate, rate}) * position;
+    const Tensor pairs = x.view({4, 2});
+    const Tensor turned = at::stack({-pairs.select(1, 1), pairs.select(1, 0)}, 1).view({8});
+    return x * angle.cos() + turned * angle.sin();
+  };
+  const Tensor up = at::arange(1, 9, at::kDouble), down = up.flip(0);
+  CHECK(std::abs(mixed(up, 3).norm().item<double>() - 14.2828568571) > 0.1);
+  const auto dot = [&](double q, double k) {
+    return (mixed(up, q) * mixed(down, k)).sum().item<double>();
+  };
+  CHECK(std::abs(dot(5, 2) - dot(13, 10)) > 0.1);
 }
 
 TEST_CASE("rope: against autograd, heads and key/value heads, in place and beside") {
@@ -562,6 +581,8 @@ static std::vector<Run> one_of_each(const Types& t) {
   runs.push_back(run(make(K::embed_bwd_weight, {n, v, w}), {x, batch}));
   runs.push_back(run(make(K::pos_add_bwd_weight, {s, b, w}), {x}));
   runs.push_back(run(make(K::grad_add, {64}), {flat.clone(), flat}));
+  runs.push_back(run(make(K::grad_scale, {64}), {flat.clone()}));
+  runs.push_back(run(make(K::own_rows_fwd, {n / 2, w, 2}), {x}));
   runs.push_back(run(make(K::sum_squares, {64}, kWhole), {flat}));
   runs.push_back(run(make(K::clip_coef, {}), {one}));
   runs.push_back(
@@ -570,6 +591,7 @@ static std::vector<Run> one_of_each(const Types& t) {
   runs.push_back(run(make(K::metrics_pack, {8}, kHasNorm | kHasLoss), {one, one.clone()}));
   for (Run& r : moe_runs(t)) runs.push_back(std::move(r));
   for (Run& r : mla_runs(t)) runs.push_back(std::move(r));
+  for (Run& r : ring_runs(t)) runs.push_back(std::move(r));
   return runs;
 }
 

@@ -44,6 +44,11 @@ std::vector<Run> moe_runs(const Types& t) {
   add(make(K::experts_linear_bwd_weight, linear), {out, wide, counts});
   add(make(K::experts_swiglu_fwd, {rows, hidden, local, sources}), {both, counts});
   add(make(K::experts_swiglu_bwd_input, {rows, hidden, local, sources}), {out, both, counts});
+  add(make(K::label_rows_fwd, {n, e, k, sources}, kSigmoid), {choice, scores});
+  add(make(K::narrow_counts, {sources}), {at::full({sources}, rows / sources, at::kLong)});
+  add(make(K::count_rows, {rows, sources, local}),
+      {at::arange(rows, at::kLong).remainder(local),
+       at::full({sources}, rows / sources, at::kLong)});
   add(make(K::router_bias_update, {e}), {at::arange(e, at::kInt), bias.clone()});
   return runs;
 }

@@ -30,8 +30,8 @@ class Meeting {
     const Op& o = plan_.op(op);
     const std::vector<Rank> members = plan_.members(o.comm, rank);
     const Bytes bytes = operands.source ? operands.source_bytes : operands.bytes;
-    if (operands.send_rows.empty() && bytes < Plan::bytes_in(o))
-      return failed("a buffer shorter than the message");
+    const bool rows = !operands.send_rows.empty() || !operands.recv_rows.empty();
+    if (!rows && bytes < Plan::bytes_in(o)) return failed("a buffer shorter than the message");
     // The group is known by its first member; the nth operation of a member is the nth of all.
     const auto group = std::pair(o.comm.value, members.at(0).value);
     std::unique_lock lock(mutex_);
@@ -95,17 +95,23 @@ class Meeting {
   static void reduce(const Op& o, const std::vector<CommOperands>& data) {
     const auto n = static_cast<std::int64_t>(data.size());
     const bool scatters = o.kind == OpKind::reduce_scatter;
-    const std::int64_t part = scatters ? o.count / n : o.count;
+    // Where the part of member m begins; that of n: the end.
+    const auto begin = [&](std::int64_t m) -> std::int64_t {
+      if (!scatters) return m == n ? o.count : 0;
+      if (data[0].send_rows.empty()) return m * (o.count / n);
+      return offsets(data[0].send_rows, data.size())[static_cast<std::size_t>(m)] *
+             data[0].row_bytes / static_cast<Bytes>(sizeof(T));
+    };
     std::vector<std::vector<T>> results;
     for (std::int64_t m = 0; m < n; ++m)
-      results.push_back(
-          reduced<T>(o, data, scatters ? m * part : 0, (scatters ? m : 0) * part + part));
+      results.push_back(reduced<T>(o, data, begin(m), begin(scatters ? m + 1 : n)));
     for (std::int64_t m = 0; m < n; ++m) {
       const CommOperands& d = data[static_cast<std::size_t>(m)];
-      const std::int64_t at = scatters && !d.source ? m * part : 0;  // own chunk of the buffer
-      std::memcpy(d.data + at * static_cast<std::int64_t>(sizeof(T)),
-                  results[static_cast<std::size_t>(m)].data(),
-                  static_cast<std::size_t>(part) * sizeof(T));
+      const std::vector<T>& result = results[static_cast<std::size_t>(m)];
+      const std::int64_t at = scatters && !d.source ? begin(m) : 0;  // own chunk of the buffer
+      if (!result.empty())
+        std::memcpy(d.data + at * static_cast<std::int64_t>(sizeof(T)), result.data(),
+                    result.size() * sizeof(T));
     }
   }
   // Offsets in rows of what belongs to each member.
@@ -124,16 +130,17 @@ class Meeting {
     std::vector<std::vector<std::byte>> sent;  // before anything is overwritten
     for (const CommOperands& d : data) {
       const std::byte* from = d.source ? d.source : d.data;
-      const Bytes bytes = d.send_rows.empty() ? whole : d.source_bytes;
+      const Bytes bytes = d.recv_rows.empty() ? whole : d.source_bytes;
       sent.emplace_back(from, from + bytes);
     }
     for (std::size_t m = 0; m < n; ++m)
       for (std::size_t k = 0; k < n; ++k) {  // what k has for m
         const auto at = [&](std::size_t i, Bytes part) { return static_cast<Bytes>(i) * part; };
         if (!data[m].recv_rows.empty()) {
-          const auto out = offsets(data[k].send_rows, n), in = offsets(data[m].recv_rows, n);
-          copy(data[m].data + in[k] * data[m].row_bytes,
-               sent[k].data() + out[m] * data[m].row_bytes,
+          const auto in = offsets(data[m].recv_rows, n);
+          const std::int64_t first =  // a gather's rows are the same for all
+              data[k].send_rows.empty() ? 0 : offsets(data[k].send_rows, n)[m];
+          copy(data[m].data + in[k] * data[m].row_bytes, sent[k].data() + first * data[m].row_bytes,
                (in[k + 1] - in[k]) * data[m].row_bytes);
         } else if (o.kind == OpKind::all_gather) {
           const bool in_place = data[k].source == nullptr;

@@ -14,7 +14,7 @@
 #include "exec/train/reference.h"
 #include "exec/train/shard.h"
 #include "exec/train/verify.h"
-#include "tests/exec/runtime/memory_comm.h"
+#include "tests/exec/runtime/run_plan.h"
 
 namespace tandem::exec {
 namespace {
@@ -32,6 +32,8 @@ struct Layout {
   ZeroReduce zero_reduce = ZeroReduce::automatic;
   Recompute recompute = Recompute::none;
   int recompute_layers = 0;
+  int cp = 1;
+  bool sp = false;
 };
 
 Layout llama(Layout l, bool tied = false) {
@@ -57,7 +59,8 @@ Scenario scenario_of(const Layout& l) {
   t.recompute = l.recompute, t.recompute_layers = l.recompute_layers;
   if (!l.clip) t.optimizer.clip.reset();
   t.data.kind = DataKind::random;
-  s.parallel.tp = l.tp, s.parallel.pp = l.pp, s.parallel.dp = l.dp;
+  s.parallel.tp = l.tp, s.parallel.pp = l.pp, s.parallel.dp = l.dp, s.parallel.cp = l.cp;
+  s.parallel.sequence_parallel = l.sp;
   s.parallel.layer_split.assign(static_cast<std::size_t>(l.pp), l.layers / l.pp);
   s.parallel.zero = l.zero, s.parallel.zero_reduce = l.zero_reduce;
   s.schedule.kind = l.schedule;
@@ -83,112 +86,28 @@ TrainingConfig config_of(const Layout& l) {
   return c;
 }
 
-struct RunOutcome {
-  Plan plan;
-  std::vector<std::vector<StepResult>> steps;  // by rank
-  std::vector<Timeline> timelines;
-  // Gradients and parameters of all ranks; `bytes` back the views.
-  std::vector<RankTensors> tensors;
-};
-
-// Tensors of a class by their own names, not the buckets that they lie in; of gradients those that
-// are whole (a tied embedding's second part is not).
-std::vector<BufferId> tensors(const Plan& plan, ProgramId program, BufferClass cls) {
-  std::vector<BufferId> out, holders = exec::holders(plan, program, cls);
-  if (cls == BufferClass::grad) holders = reduced_gradients(plan, program);
-  for (BufferId holder : holders) {
-    std::vector<BufferId> views;
-    for (std::size_t i = 0; i < plan.buffers.size(); ++i)
-      if (plan.buffers[i].alias_of == holder) views.push_back(BufferId{static_cast<int>(i)});
-    if (views.empty()) views = {holder};
-    out.insert(out.end(), views.begin(), views.end());
-  }
-  std::sort(out.begin(), out.end());
-  return out;
-}
-
-void copy_tensors(const Plan& plan, Rank rank, const Interpreter& interpreter, TensorKind kind,
-                  int step, RankTensors& out, std::vector<std::unique_ptr<std::string>>& keep) {
-  const ProgramId program = plan.program_of(rank);
-  const auto ids =
-      tensors(plan, program, kind == TensorKind::gradient ? BufferClass::grad : BufferClass::param);
-  for (BufferId id : ids) {
-    const View v = interpreter.view(id);
-    keep.push_back(std::make_unique<std::string>(
-        reinterpret_cast<const char*>(v.data),
-        static_cast<std::size_t>(v.shape.elements() * size_of(v.dtype))));
-    out.tensors.push_back({kind, step, id, size_of(v.dtype), *keep.back()});
-  }
-}
-
-// All ranks as threads; fails the test on any error.
-RunOutcome execute(const Layout& layout, std::vector<std::unique_ptr<std::string>>& keep) {
+RunOutcome execute(const Layout& layout) {
   Result<Plan> plan = build_plan(scenario_of(layout));
   REQUIRE_MESSAGE(plan.ok(), (plan.ok() ? "" : to_text(plan.error().diagnostics)));
-  RunOutcome out;
-  out.plan = std::move(*plan);
-  const TrainingConfig config = config_of(layout);
-  const int world = out.plan.header.mesh.world();
-  REQUIRE(world == layout.tp * layout.pp * layout.dp);
-  out.steps.resize(static_cast<std::size_t>(world));
-  out.timelines.resize(static_cast<std::size_t>(world));
-  out.tensors.resize(static_cast<std::size_t>(world));
-  std::vector<std::string> errors(static_cast<std::size_t>(world));
-  std::vector<std::vector<std::unique_ptr<std::string>>> kept(static_cast<std::size_t>(world));
-  Meeting meeting(out.plan);
-  std::vector<std::thread> threads;
-  for (int r = 0; r < world; ++r)
-    threads.emplace_back([&, r] {
-      const auto i = static_cast<std::size_t>(r);
-      MemoryComm comm(meeting, Rank{r});
-      auto interpreter = Interpreter::create(out.plan, Rank{r}, config, comm);
-      if (!interpreter) {
-        errors[i] = to_text(interpreter.error().diagnostics);
-        comm.abort();
-        return;
-      }
-      out.tensors[i].rank = Rank{r};
-      for (int step = 0; step < config.steps; ++step) {
-        Result<StepResult> result = (*interpreter)->run_step(true);
-        if (!result) {
-          errors[i] = to_text(result.error().diagnostics);
-          return;
-        }
-        out.steps[i].push_back(*result);
-        copy_tensors(out.plan, Rank{r}, **interpreter, TensorKind::gradient, step, out.tensors[i],
-                     kept[i]);
-      }
-      copy_tensors(out.plan, Rank{r}, **interpreter, TensorKind::parameter, config.steps - 1,
-                   out.tensors[i], kept[i]);
-      out.timelines[i] = (*interpreter)->take_timeline();
-    });
-  for (std::thread& t : threads) t.join();
-  for (const std::string& e : errors) REQUIRE_MESSAGE(e.empty(), e);
-  for (auto& k : kept)
-    for (auto& text : k) keep.push_back(std::move(text));
-  return out;
+  REQUIRE(plan->header.mesh.world() == layout.tp * layout.pp * layout.dp * layout.cp);
+  return run_plan(std::move(*plan), [&](int) { return config_of(layout); });
 }
 
 VerifyReport verified(const Layout& layout, const RunOutcome& run) {
-  std::vector<double> losses, norms;
   for (const StepResult& s : run.steps[0]) {
-    losses.push_back(s.loss);
-    norms.push_back(s.norm);
     CHECK(s.tokens == 8 * layout.sequence);
     CHECK(s.non_finite == 0);
   }
-  Result<VerifyReport> report = verify_run(run.plan, config_of(layout), run.tensors, losses, norms);
-  REQUIRE_MESSAGE(report.ok(), (report.ok() ? "" : to_text(report.error().diagnostics)));
-  return *report;
+  return verified(config_of(layout), run);
 }
 
 void check_fp64(const Layout& layout) {
   CAPTURE(layout.tp);
   CAPTURE(layout.pp);
   CAPTURE(layout.dp);
+  CAPTURE(layout.cp);
   CAPTURE(layout.schedule);
-  std::vector<std::unique_ptr<std::string>> keep;
-  const RunOutcome run = execute(layout, keep);
+  const RunOutcome run = execute(layout);
   const VerifyReport report = verified(layout, run);
   INFO(report.worst_tensor);
   CHECK(report.max_rel_loss < 1e-10);
@@ -245,6 +164,14 @@ TEST_CASE("fp64: two axes") {
   check_fp64({.tp = 2, .pp = 2, .schedule = "gpipe", .tied = false});
 }
 TEST_CASE("fp64: tp 2, pp 2, dp 2") { check_fp64({.tp = 2, .pp = 2, .dp = 2}); }
+TEST_CASE("fp64: rings of cp, alone and with every other axis") {
+  check_fp64({.cp = 2});
+  check_fp64({.tied = false, .cp = 4});
+  check_fp64({.tp = 2, .vocab = 251, .cp = 2});
+  check_fp64({.tp = 2, .cp = 2, .sp = true});
+  check_fp64({.pp = 2, .schedule = "gpipe", .cp = 2});
+  check_fp64({.dp = 2, .sequence = 16, .cp = 2});
+}
 
 TEST_CASE("llama, fp64: one rank, tied, materialised, padded vocabulary, short sequence") {
   for (const int kv : {4, 2, 1}) check_fp64(llama({.kv_heads = kv}));
@@ -260,6 +187,14 @@ TEST_CASE("llama, fp64: one axis") {
   check_fp64(llama({.tp = 4}));
   check_fp64(llama({.dp = 2, .kv_heads = 2}));
 }
+TEST_CASE("llama, fp64: rings of cp, with shared key/value heads") {
+  check_fp64(llama({.kv_heads = 2, .cp = 2}));
+  check_fp64(llama({.kv_heads = 1, .cp = 4}));
+  check_fp64(llama({.sequence = 30, .kv_heads = 2, .cp = 3}));
+  check_fp64(llama({.tp = 2, .kv_heads = 2, .cp = 2, .sp = true}));
+  check_fp64(llama({.pp = 2, .kv_heads = 2, .cp = 2}, /*tied=*/true));
+  check_fp64(llama({.tp = 2, .dp = 2, .kv_heads = 2, .cp = 2}));
+}
 TEST_CASE("llama, fp64: two and three axes") {
   check_fp64(llama({.tp = 2, .pp = 2, .kv_heads = 2}));
   check_fp64(llama({.pp = 2, .dp = 2, .kv_heads = 2}));
@@ -273,8 +208,7 @@ TEST_CASE("llama-tiny: losses, norms and gradients of four steps of a plan are t
   for (const Layout& l : {llama({.layers = 8, .kv_heads = 2, .steps = 4}),
                           llama({.tp = 2, .pp = 2, .layers = 8, .kv_heads = 2, .steps = 4})}) {
     CAPTURE(l.tp);
-    std::vector<std::unique_ptr<std::string>> keep;
-    const RunOutcome run = execute(l, keep);
+    const RunOutcome run = execute(l);
     const std::vector<StepResult>& s = run.steps[0];
     REQUIRE(s.size() == 4);
     CHECK(std::abs(s[0].loss - 5.931469862488) < 1e-9);
@@ -313,9 +247,9 @@ TEST_CASE("fp32: gradients of step 0 within 1e-5, losses within 1e-4") {
   for (const Layout& l :
        {Layout{.precision = "fp32"}, Layout{.tp = 2, .pp = 2, .dp = 2, .precision = "fp32"},
         llama({.precision = "fp32", .kv_heads = 2}),
-        llama({.tp = 2, .pp = 2, .dp = 2, .precision = "fp32", .kv_heads = 2})}) {
-    std::vector<std::unique_ptr<std::string>> keep;
-    const VerifyReport report = verified(l, execute(l, keep));
+        llama({.tp = 2, .pp = 2, .dp = 2, .precision = "fp32", .kv_heads = 2}),
+        llama({.tp = 2, .precision = "fp32", .kv_heads = 2, .cp = 4})}) {
+    const VerifyReport report = verified(l, execute(l));
     INFO(report.worst_tensor);
     CHECK(report.max_rel_grad < 1e-5);
     CHECK(report.max_rel_loss < 1e-4);
@@ -327,8 +261,7 @@ TEST_CASE("pp without clipping is bitwise pp = 1: losses, gradients, parameters"
   for (const Layout& base :
        {Layout{.precision = "fp64", .clip = false}, Layout{.precision = "fp32", .clip = false},
         llama({.precision = "fp32", .clip = false, .kv_heads = 2})}) {
-    std::vector<std::unique_ptr<std::string>> keep;
-    const RunOutcome one = execute(base, keep);
+    const RunOutcome one = execute(base);
     std::map<std::tuple<std::string, int, int>, std::string_view> expected;
     for (const RankTensor& t : one.tensors[0].tensors)
       expected[{one.plan.name(one.plan.buffer(t.buffer).name), static_cast<int>(t.kind), t.step}] =
@@ -340,7 +273,7 @@ TEST_CASE("pp without clipping is bitwise pp = 1: losses, gradients, parameters"
       Layout layout = base;
       layout.pp = pp;
       layout.schedule = schedule;
-      const RunOutcome many = execute(layout, keep);
+      const RunOutcome many = execute(layout);
       for (std::size_t k = 0; k < 3; ++k) CHECK(many.steps[0][k].loss == one.steps[0][k].loss);
       int compared = 0;
       for (const RankTensors& r : many.tensors)
@@ -393,22 +326,22 @@ TEST_CASE("ZeRO without clipping is bitwise plain data parallelism") {
   for (const Layout& base :
        {Layout{.dp = 2, .precision = "fp64", .clip = false},
         Layout{.pp = 2, .dp = 2, .precision = "fp32", .clip = false},
-        llama({.dp = 4, .micro_batch = 1, .precision = "fp32", .clip = false, .kv_heads = 2})}) {
-    std::vector<std::unique_ptr<std::string>> keep;
-    const RunOutcome plain = execute(base, keep);
+        llama({.dp = 4, .micro_batch = 1, .precision = "fp32", .clip = false, .kv_heads = 2}),
+        llama({.dp = 2, .precision = "fp32", .clip = false, .kv_heads = 2, .cp = 2})}) {
+    const RunOutcome plain = execute(base);
     const auto expected = parameters_of(plain);
     for (int level : {1, 2, 3}) {
       CAPTURE(level);
       Layout layout = base;
       layout.zero = level;
       layout.zero_reduce = ZeroReduce::last;
-      const RunOutcome shared = execute(layout, keep);
+      const RunOutcome shared = execute(layout);
       for (std::size_t k = 0; k < 3; ++k) CHECK(shared.steps[0][k].loss == plain.steps[0][k].loss);
       CHECK(parameters_of(shared) == expected);
     }
     Layout every = base;
     every.zero = 2;
-    const RunOutcome summed = execute(every, keep);
+    const RunOutcome summed = execute(every);
     CHECK(verified(every, summed).max_rel_grad < (base.precision == "fp64" ? 1e-10 : 1e-5));
   }
 }
@@ -419,8 +352,7 @@ TEST_CASE("recomputation is bitwise none, clipped too") {
        {Layout{.pp = 2, .attention = AttentionKind::materialised},
         Layout{.tp = 2, .dp = 2, .precision = "fp32"},
         llama({.tp = 2, .pp = 2, .precision = "fp32", .kv_heads = 2, .zero = 0})}) {
-    std::vector<std::unique_ptr<std::string>> keep;
-    const RunOutcome kept = execute(base, keep);
+    const RunOutcome kept = execute(base);
     const auto expected = parameters_of(kept);
     Layout full = base, two = base, core = base;
     full.recompute = Recompute::full;
@@ -428,7 +360,7 @@ TEST_CASE("recomputation is bitwise none, clipped too") {
     core.recompute = Recompute::selective;
     for (const Layout& l : {full, two, core}) {
       CAPTURE(static_cast<int>(l.recompute));
-      const RunOutcome again = execute(l, keep);
+      const RunOutcome again = execute(l);
       for (std::size_t k = 0; k < 3; ++k) CHECK(again.steps[0][k].loss == kept.steps[0][k].loss);
       CHECK(parameters_of(again) == expected);
     }
@@ -436,9 +368,8 @@ TEST_CASE("recomputation is bitwise none, clipped too") {
 }
 
 TEST_CASE("two runs are bitwise equal") {
-  std::vector<std::unique_ptr<std::string>> keep;
   const Layout l{.tp = 2, .pp = 2, .precision = "fp32"};
-  const RunOutcome a = execute(l, keep), b = execute(l, keep);
+  const RunOutcome a = execute(l), b = execute(l);
   for (std::size_t r = 0; r < a.tensors.size(); ++r) {
     REQUIRE(a.tensors[r].tensors.size() == b.tensors[r].tensors.size());
     for (std::size_t i = 0; i < a.tensors[r].tensors.size(); ++i)
@@ -447,9 +378,8 @@ TEST_CASE("two runs are bitwise equal") {
 }
 
 TEST_CASE("measured timeline: every op once a step, times in order, peak as the plan says") {
-  std::vector<std::unique_ptr<std::string>> keep;
   for (const Layout& l : {Layout{.tp = 2, .pp = 2}, llama({.tp = 2, .pp = 2, .kv_heads = 2})}) {
-    const RunOutcome run = execute(l, keep);
+    const RunOutcome run = execute(l);
     for (std::size_t r = 0; r < run.timelines.size(); ++r) {
       const Timeline& t = run.timelines[r];
       const ProgramId program = run.plan.program_of(Rank{static_cast<int>(r)});

@@ -4,7 +4,9 @@
 #include "exec/train/replicas.h"
 
 #include <condition_variable>
+#include <cstring>
 #include <fstream>
+#include <limits>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <thread>
@@ -167,6 +169,44 @@ TEST_CASE("a tied embedding is compared over its two stages") {
   ranks.fill(3);
   flip(ranks, 1, "embed.weight", 0);
   CHECK(message_of(check(ranks, folder, 3)).find("embed.weight[0+251, 0+16]: ") !=
+        std::string::npos);
+}
+
+// ep_data: replicate. ranks = dp * 2 + ep: 0 and 2 (1 and 3) differ in dp only and must be equal
+// bit by bit; over ep a dense tensor may differ by 1e-6 of its largest value. Values are below 1.
+TEST_CASE("replicas that read the same batches are equal to rounding over ep") {
+  const FakeLayout layout{.dp = 2,
+                          .family = ModelFamily::mixtral,
+                          .ep = 2,
+                          .mapping = Mapping::nano_train,
+                          .ep_data = ExpertData::replicate};
+  const std::string name = "layers.2.attn.q.weight";
+  const auto with = [&](std::initializer_list<int> spoiled, float by) {
+    const TestFolder folder;
+    FakeRanks ranks(layout);
+    ranks.fill(3);
+    for (int rank : spoiled)
+      for (const HeldPiece& h : held_pieces(ranks.plan(), Rank{rank}))
+        if (h.piece.name == name) {
+          float value = 0;
+          std::byte* at = ranks.memory(rank)(h.param) + h.param_element * 4;
+          std::memcpy(&value, at, 4);
+          value += by;
+          std::memcpy(at, &value, 4);
+        }
+    return message_of(check(ranks, folder, 3));
+  };
+  CHECK(with({}, 0) == "");
+  CHECK(with({1, 3}, 5e-7F) == "");
+  CHECK(with({1, 3}, 1e-4F).find("E-EXEC-036") != std::string::npos);
+  CHECK(with({3}, 5e-7F).find(name) != std::string::npos);  // 1 and 3 are copies over dp
+  CHECK(with({1, 3}, std::numeric_limits<float>::quiet_NaN()).find(name) != std::string::npos);
+  // An expert lies on one ep rank: its copies are over dp.
+  const TestFolder folder;
+  FakeRanks ranks(layout);
+  ranks.fill(3);
+  flip(ranks, 2, "layers.2.moe.experts.1.down.weight", 4);
+  CHECK(message_of(check(ranks, folder, 3)).find("layers.2.moe.experts.1.down.weight") !=
         std::string::npos);
 }
 
