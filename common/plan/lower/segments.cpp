@@ -39,7 +39,7 @@ class Program {
       if (d_.evaluation) return Part::none;
       return i < first_backward ? Part::warm_up : i > last_forward ? Part::cool_down : Part::steady;
     };
-    part_ = Part::warm_up;
+    part_ = d_.evaluation ? Part::none : Part::warm_up;
     for (const Stage& s : stages_)
       if (s.visit.labels >= 0 && !s.visit.first)
         for (int mb = 0; mb < d_.order.num_microbatches; ++mb) hand_over_labels(s, mb);

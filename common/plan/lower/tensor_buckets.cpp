@@ -21,17 +21,25 @@ class TensorBuckets {
       : d_(d), program_(program), main_(d.plan.header.types.main), out_(out) {}
 
   void add(Tensor t) {
+    Buffer param = buffer(BufferClass::param, t.dtype, t.shape, t.name);
+    param.slice = t.slice;
+    param.bucket = true;
+    t.param = d_.add(param);
+    if (!d_.evaluation) trained(t, param);
+    out_.places.emplace(t.name, out_.tensors.size());
+    out_.tensors.push_back(std::move(t));
+  }
+
+ private:
+  // What reduces and updates the tensor.
+  void trained(Tensor& t, const Buffer& param) {
     const int zero = d_.scenario.parallel.zero;
     const ReducingGroup by = reducing_group(d_.scenario, t.cls);
     const std::int64_t members = d_.plan.header.mesh.size_of_group(by.group.axes);
     const int level = members > 1 ? zero : 0;
-    Buffer param = buffer(BufferClass::param, t.dtype, t.shape, t.name);
-    param.slice = t.slice;
-    param.bucket = true;
     Buffer grad = param;
     grad.cls = level >= 2 ? BufferClass::grad_full : BufferClass::grad;
     grad.dtype = main_;
-    t.param = d_.add(param);
     t.grad = d_.add(grad);
     t.bucket = static_cast<int>(out_.buckets.size());
     const std::vector<Part> parts = parts_of(t);
@@ -58,11 +66,7 @@ class TensorBuckets {
       out_.buckets.push_back(b);
     }
     t.num_buckets = static_cast<int>(parts.size());
-    out_.places.emplace(t.name, out_.tensors.size());
-    out_.tensors.push_back(std::move(t));
   }
-
- private:
   struct Part {
     std::string name;
     std::int64_t first = 0;  // element of the buffer

@@ -60,7 +60,18 @@ const std::vector<std::string> kJobs = {
     "parallel: {pp: 2, dp: 2, ep: 2, zero: 3}\n",
     "model: deepseek-tiny\ntraining: {global_batch: 8, micro_batch: 2}\n"
     "parallel: {tp: 2, pp: 2, dp: 2, ep: 4, sequence_parallel: true}\n",
-    "model: deepseek-tiny\ntraining: {global_batch: 8}\nparallel: {dp: 2, ep: 2}\n"};
+    "model: deepseek-tiny\ntraining: {global_batch: 8}\nparallel: {dp: 2, ep: 2}\n",
+    "model: llama-tiny\ntraining: {global_batch: 8}\nparallel: {cp: 2, tp: 2, pp: 2}\n",
+    "model: deepseek-tiny\ntraining: {global_batch: 8, recompute: full}\n"
+    "parallel: {cp: 2, dp: 2, ep: 2, zero: 3}\n",
+    "model: mixtral-tiny\ntraining: {global_batch: 8}\n"
+    "parallel: {tp: 2, dp: 2, ep: 2, etp: 2}\n",
+    "model: mixtral-tiny\ntraining: {global_batch: 8}\n"
+    "parallel: {mapping: nano_train, tp: 2, ep: 2, zero: 1}\n",
+    "model: deepseek-tiny\ntraining: {global_batch: 8}\n"
+    "parallel: {style: nano_train, tp: 2, pp: 2, ep: 2, dp: 2, zero: 1}\n",
+    "model: nano-train\ntraining: {global_batch: 16, micro_batch: 8}\n"
+    "parallel: {style: nano_train, pp: 2, ep: 2, zero: 2}\n"};
 
 // Of the forwards of a program: kernels with their stages, layers and microbatches, messages and
 // reductions with their bytes; how often each.
@@ -88,6 +99,7 @@ Held held(const Plan& plan, int program) {
   Held out;
   for (const BufferId id : plan.persistent(ProgramId{program})) {
     const Buffer& b = plan.buffer(id);
+    if (b.window) continue;  // what an update covers at once
     if (b.cls == BufferClass::param || b.cls == BufferClass::optim)
       out[{std::string(name_of(b.cls)), plan.name(b.name)}] = {b.dtype, b.bytes(), b.alias_offset};
   }

@@ -196,6 +196,14 @@ TEST_CASE("evaluation, fp64: deepseek, whose routers' biases move with training 
       "model: {preset: deepseek-tiny, moe: {balance: {bias_update: 0.01}}}\nparallel: {dp: 2, ep: "
       "2}\n");
 }
+TEST_CASE(
+    "evaluation, fp64: a ring over cp 2, expert tensor parallelism, the other mapping and style") {
+  check("model: llama-tiny\nparallel: {cp: 2, tp: 2}\n");
+  check("model: mixtral-tiny\nparallel: {tp: 2, dp: 2, ep: 2, etp: 2}\n");
+  check("model: mixtral-tiny\nparallel: {mapping: nano_train, tp: 2, ep: 2, zero: 1}\n");
+  check("model: deepseek-tiny\nparallel: {style: nano_train, pp: 2, ep: 2}\n");
+}
+
 TEST_CASE("evaluation, fp32 and bf16: parameters as training left them") {
   check("model: gpt-tiny\nparallel: {dp: 2, zero: 3}\n", "fp32", 1e-5);
   check("model: llama-tiny\nparallel: {pp: 2}\n", "bf16", 1e-2);
