@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "common/base/bf16.h"
 #include "common/base/check.h"
 
 namespace tandem::exec {
@@ -71,7 +72,19 @@ bool reads_cold_operands(KernelKind kind) {
       return false;
   }
 }
-bool is_real(DType t) { return t == DType::f32 || t == DType::f64; }
+bool is_real(DType t) { return t == DType::f32 || t == DType::f64 || t == DType::bf16; }
+
+// Element i becomes value(i), in the view's real type.
+template <class F>
+void fill_real(const View& v, F&& value) {
+  const std::int64_t n = v.shape.elements();
+  if (v.dtype == DType::f64)
+    for (std::int64_t i = 0; i < n; ++i) v.as<double>()[i] = value(i);
+  else if (v.dtype == DType::bf16)
+    for (std::int64_t i = 0; i < n; ++i) v.as<std::uint16_t>()[i] = to_bf16(value(i));
+  else
+    for (std::int64_t i = 0; i < n; ++i) v.as<float>()[i] = value(i);
+}
 
 void fill(const View& v, const Operand& o, const Kernel& k) {
   const std::int64_t n = v.shape.elements();
@@ -85,10 +98,7 @@ void fill(const View& v, const Operand& o, const Kernel& k) {
     return;
   }
   const float base = is_positive(o) ? 1 : 0;
-  if (v.dtype == DType::f64)
-    for (std::int64_t i = 0; i < n; ++i) v.as<double>()[i] = base + centred(i);
-  else
-    for (std::int64_t i = 0; i < n; ++i) v.as<float>()[i] = base + centred(i);
+  fill_real(v, [base](std::int64_t i) { return base + centred(i); });
 }
 
 std::vector<Operand> inputs_of(const Kernel& k, PlanTypes types) {
@@ -177,15 +187,8 @@ Result<std::vector<OperandSet>> make_operand_sets(const Kernel& k, PlanTypes typ
 
 void refresh(const OperandSet& set) {
   if (!set.hot.data) return;
-  const std::int64_t n = set.hot.shape.elements();
   // A short period is enough: no kernel's time depends on the values.
-  if (set.hot.dtype == DType::f64) {
-    for (std::int64_t i = 0; i < n; ++i)
-      set.hot.as<double>()[i] = 0.25 + static_cast<double>(i & 63) / 128;
-  } else {
-    for (std::int64_t i = 0; i < n; ++i)
-      set.hot.as<float>()[i] = 0.25F + static_cast<float>(i & 63) / 128;
-  }
+  fill_real(set.hot, [](std::int64_t i) { return 0.25F + static_cast<float>(i & 63) / 128; });
 }
 
 }  // namespace tandem::exec

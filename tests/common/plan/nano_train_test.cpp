@@ -130,7 +130,8 @@ TEST_CASE("nano_train: each class of gradients is summed over its group") {
         {"ep: 4, ep_data: replicate", 0.25},
         {"ep: 2", 0},
         {"tp: 2, ep_data: replicate", 0}}) {
-    CAPTURE(parallel);
+    const std::string& layout = parallel;  // clang 14 cannot capture a structured binding
+    CAPTURE(layout);
     double found = 0;
     for (const Kernel& k : plan_of(scenario("deepseek-tiny", parallel, 4)).kernels)
       if (k.kind == KernelKind::grad_scale) found = k.real.value_or(-1);

@@ -226,8 +226,9 @@ TEST_CASE("mapping nano_train: ep is a factor of the ranks and, split, of the ba
   CHECK(of("mapping: nano_train, ep: 2, order: [cp, ep, tp, pp, dp]") == "W-SCEN-001 ");
   CHECK(of("ep: 2, dp: 2, ep_data: replicate") == "W-SCEN-001 ");
   // What is summed over what (4.8): dense ones over dp and ep, experts over dp and tp.
-  CHECK(of("mapping: nano_train, ep: 2, zero: 1") == "");
-  CHECK(of("mapping: nano_train, ep: 2, zero: 1, ep_data: replicate") == "W-SCEN-003 ");
+  CHECK(of("mapping: nano_train, ep: 2, dp: 2, zero: 1") == "");
+  CHECK(of("mapping: nano_train, ep: 2, zero: 1") == "W-SCEN-003 ");  // experts
+  CHECK(of("mapping: nano_train, ep: 2, zero: 1, ep_data: replicate") == "W-SCEN-003 ");  // all
 }
 
 TEST_CASE("experts with tensor parallelism: sequence parallelism is on unless it is refused") {

@@ -164,9 +164,19 @@ TEST_CASE("measure: experts are chosen evenly, and as many rows arrive as are de
   for (const OperandSet& s : *updates) CHECK(s.hot.data == nullptr);
 }
 
+TEST_CASE("measure: bf16, with main copies in fp32") {
+  MeasureRequest request = request_of({{"gelu_fwd elements=64 erf", false},
+                                       {"linear_bwd_weight tokens=8 in=8 out=8", true},
+                                       {"adamw elements=64 decay=all cast", false}});
+  request.types = {DType::bf16, DType::f32};
+  const auto result = measure_kernels(request);
+  REQUIRE_MESSAGE(result.ok(), (result.ok() ? "" : to_text(result.error().diagnostics)));
+  CHECK(result->size() == 3);
+}
+
 TEST_CASE("measure: a precision without kernels is refused") {
   MeasureRequest request = request_of({{"gelu_fwd elements=64 erf", false}});
-  request.types = {DType::bf16, DType::f32};
+  request.types = {DType::f16, DType::f32};
   const auto result = measure_kernels(request);
   REQUIRE_FALSE(result.ok());
   CHECK(result.error().diagnostics[0].code == "E-EXEC-035");

@@ -661,7 +661,8 @@ TEST_CASE("bf16: rows that come at run time, more and fewer than balanced") {
   r.outputs[0] = y.slice(0, 0, balanced);
   Result<Prepared> call = r.prepared();
   REQUIRE(call.ok());
-  for (const auto& [first, second] : {std::pair{3, 9}, std::pair{0, 0}, std::pair{11, 9}}) {
+  for (const std::pair<int, int>& rows : {std::pair{3, 9}, std::pair{0, 0}, std::pair{11, 9}}) {
+    const int first = rows.first, second = rows.second;
     CAPTURE(first);
     counts[1][0] = first, counts[0][1] = second;
     y.fill_(7);
@@ -731,7 +732,8 @@ TEST_CASE("prepare refuses operands that differ from the signature") {
       other.outputs[0] = at::zeros({r.outputs[0].numel() + 1000}, r.outputs[0].scalar_type());
       if (r.kernel.kind != K::pos_add_bwd_weight) CHECK(!other.prepared().ok());
       Run type = r;
-      type.outputs[0] = r.outputs[0].to(at::kLong);
+      const bool is_long = r.outputs[0].scalar_type() == at::kLong;
+      type.outputs[0] = r.outputs[0].to(is_long ? at::kInt : at::kLong);
       CHECK(!type.prepared().ok());
     }
   }
@@ -741,7 +743,7 @@ TEST_CASE("prepare refuses operands that differ from the signature") {
     CHECK(!uneven.prepared().ok());
   }
   Run half(make(K::gelu_fwd, {64}, kErf), {DType::f32, DType::f32}, {at::zeros({64}, at::kFloat)});
-  half.types = {DType::bf16, DType::f32};
+  half.types = {DType::f16, DType::f32};
   REQUIRE(!half.prepared().ok());
   CHECK(half.prepared().error().diagnostics[0].code == "E-EXEC-035");
 }
