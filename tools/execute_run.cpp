@@ -145,13 +145,6 @@ Status write_launch_report(const ExecuteRequest& request, const exec::LaunchOutc
                            root.dump(1, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
-void read_evaluations(const Json& evaluation, ExecuteSummary& out) {
-  const auto steps = evaluation.at("steps").get<std::vector<int>>();
-  for (std::size_t i = 0; i < steps.size(); ++i) {
-    out.evaluations.push_back({steps[i], evaluation.at("losses").at(i).get<double>()});
-    out.evaluation_s += evaluation.at("seconds").at(i).get<double>();
-  }
-}
 // Choices of the layers with experts, summed over ranks; where the plan sums them (`bias`) each
 // rank has the sum of its stage.
 class ExpertLoads {
@@ -197,6 +190,14 @@ class ExpertLoads {
   bool summed_ = false;
   std::map<int, std::vector<std::int64_t>> choices_;
 };
+
+void read_evaluations(const Json& evaluation, ExecuteSummary& out) {
+  const auto steps = evaluation.at("steps").get<std::vector<int>>();
+  for (std::size_t i = 0; i < steps.size(); ++i) {
+    out.evaluations.push_back({steps[i], evaluation.at("losses").at(i).get<double>()});
+    out.evaluation_s += evaluation.at("seconds").at(i).get<double>();
+  }
+}
 
 // K.json of every rank: losses, steps, peaks.
 Status read_rank_files(const ExecuteRequest& request, ExecuteSummary& out) {

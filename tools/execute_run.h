@@ -52,17 +52,17 @@ struct CommunicationTotal {
   std::int64_t bytes_sent = 0, bytes_sent_by_law = 0;  // counted; in closed form
 };
 
-struct EvaluationSummary {
-  int step = 0;  // of training: after this one
-  double loss = 0;
-};
-
 // One layer with experts, all steps of the run.
 struct ExpertLoad {
   int layer = 0;
   std::vector<std::int64_t> choices;  // of each expert, before drops
   double max_over_mean = 0;           // of experts
   double rank_max_over_mean = 0;      // of the ranks of expert parallelism
+};
+
+struct EvaluationSummary {
+  int step = 0;  // of training: after this one
+  double loss = 0;
 };
 
 struct ExecuteSummary {

@@ -234,8 +234,8 @@ KernelCost moe_cost(const Kernel& k, PlanTypes t, bool accumulates) {
       return {0, 3 * a * b * w};
     case K::experts_swiglu_bwd_input:
       return {0, 5 * a * b * w};
-    case K::label_rows_fwd:  // a token's slots once, their scores; four words a row
-      return {0, a * c * (2 * index + s) + a * c * (2 * index + w) + e * index};
+    case K::label_rows_fwd:  // each slot and its score; token, slot, expert and weight of a row
+      return {0, a * c * (index + s) + a * c * (3 * index + w) + e * index};
     case K::narrow_counts:
       return {0, a * (index + count)};
     case K::count_rows:

@@ -3,7 +3,8 @@
 //   Each element counts once in the norm: whole tensors on tp rank 0, all on dp rank 0, a tied
 //   embedding on the first stage only, a shard where it lies. The loss is the same on all tp ranks:
 //   tp rank 0 counts; each cp rank has that of its own positions. With ZeRO 1 and 2 each bucket is
-//   gathered behind its update. An evaluation ends with the metrics alone: its loss.
+//   gathered behind its update.
+//   An evaluation ends with the metrics alone: its loss.
 #include <set>
 #include <utility>
 

@@ -152,6 +152,25 @@ TEST_CASE("catalogue: costs of experts by hand") {
   check_cost(entry("router_bias_update experts=8 rate=0.001"), 0, e * (4 + 8));
 }
 
+// Mapping and style nano_train. n 64, H 32, E 8, K 2, two members with four experts each.
+TEST_CASE("catalogue: own rows, scaled gradients and labels of rows by hand") {
+  check_cost(entry("own_rows_fwd tokens=64 width=32 parts=2 coords=tp"), 0, 2 * 64 * 32 * 4);
+  check_cost(entry("own_rows_fwd tokens=64 width=32 parts=2"), 0, 2 * 64 * 32 * 2, false, kBf16);
+  check_cost(entry("grad_scale elements=100 factor=0.5"), 0, 2 * 100 * 4);
+  const double rows = 128;
+  // choice and scores of each slot; token, slot and expert, and the weight; counts of members.
+  const Kernel labels =
+      entry("label_rows_fwd tokens=64 experts=8 top_k=2 members=2 sigmoid scale=1");
+  check_cost(labels, 0, rows * (8 + 4) + rows * (3 * 8 + 4) + 2 * 8);
+  CHECK(hidden_scratch(labels, kF32) == 8 * 8);
+  check_cost(entry("narrow_counts members=2"), 0, 2 * (8 + 4));
+  check_cost(entry("count_rows rows=128 members=2 experts=4"), 0, rows * 8 + 2 * 8 + 8 * 4);
+  const std::string label = "label_rows_fwd tokens=4";
+  CHECK(rule(label + " experts=8 top_k=2 members=3 softmax") == "experts is a multiple of members");
+  CHECK(rule(label + " experts=2 top_k=3 members=2 softmax") == "top_k is at most experts");
+  CHECK(rule(label + " experts=8 top_k=2 members=2") == "either softmax or sigmoid");
+}
+
 // What a call takes beside its operands: counters of 8 bytes by expert, group or source; one
 // candidate of 16 bytes for each assignment of a slice.
 TEST_CASE("catalogue: hidden scratch of experts by hand") {

@@ -201,6 +201,38 @@ TEST_CASE("ring attention: the gradient of one block alone") {
   }
 }
 
+// dq is the one gradient in bf16 that calls add to: each step rounds the sum once.
+TEST_CASE("ring attention in bf16: a block adds to what the steps before left") {
+  const PlanTypes mixed{DType::bf16, DType::f32};
+  const Case x = kCases[1];
+  const std::int64_t batch = 2, seq = 8;
+  const Kernel k = on_cp(make(K::attention_block_bwd_input, dims_of(x, batch, seq, 1)));
+  const Signature s = signature(k, mixed);
+  for (const int r : {0, 1}) {
+    std::vector<Tensor> narrow, wide;
+    for (const Operand& o : s.inputs) {
+      const Tensor value =
+          random({o.shape.dim.data(), static_cast<std::size_t>(o.shape.rank)}, at::kFloat);
+      const bool rounds = o.dtype == DType::bf16;
+      narrow.push_back(rounds ? value.to(at::kBFloat16) : value);
+      wide.push_back(narrow.back().to(at::kFloat));
+    }
+    Run got(k, mixed, narrow), expected(k, kTypes[1].plan, wide);
+    const Tensor dq = random({seq, batch, (x.heads + 2 * x.kv) * x.dh}, at::kFloat),
+                 dkv = random({seq, batch, 2 * x.kv * x.dh}, at::kFloat);
+    got.outputs = {dq.to(at::kBFloat16), dkv.clone()};
+    expected.outputs = {got.outputs[0].to(at::kFloat), dkv.clone()};
+    for (Run* run : {&got, &expected}) {
+      place(*run, Axis::cp, r, 2);
+      run->accumulate = {true, true};
+      (*run)();
+    }
+    CHECK(at::equal(got.outputs[0], expected.outputs[0].to(at::kBFloat16)));
+    CHECK(at::equal(got.outputs[1], expected.outputs[1]));
+    CHECK_FALSE(at::equal(got.outputs[1], dkv));
+  }
+}
+
 TEST_CASE("ring attention takes no more scratch than it declares, at every block size") {
   set_up_torch(1);
   for (const Types& t : kTypes)

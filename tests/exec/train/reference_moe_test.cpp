@@ -79,6 +79,10 @@ TEST_CASE("experts: only those of the best groups, by the sum of their two best"
   // Equal groups: the lower one.
   const Tensor equal = real({0.5, 0.1, 0.4, 0.4, 0.2, 0.5}, {1, 1, 6});
   CHECK(elements(choose_experts(equal, kNoBias, m)) == Ints{0, 2});
+  // Style nano_train: by the best expert alone.
+  m.group_max = true;
+  CHECK(elements(choose_experts(scores, kNoBias, m)) == Ints{0, 1});
+  m.group_max = false;
   // Groups of one expert count by it alone.
   m.groups = 6, m.groups_kept = 2;
   CHECK(elements(choose_experts(equal, kNoBias, m)) == Ints{0, 5});
