@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -239,12 +240,26 @@ TEST_CASE("execute: a killed rank is named at once, with its op") {
 const std::vector<std::string> kEvaluates = {"--set", "training.evaluation.every=2", "--set",
                                              "training.evaluation.batches=10000000"};
 
+// Until rank 1 has ended ops behind those of two steps, by its flight recorder.
+void wait_until_it_evaluates(const Background& run) {
+  const Result<Plan> plan = parse_plan(slurp(run.folder() + "/plan.txt"), "plan.txt");
+  REQUIRE(plan.ok());
+  const std::uint64_t steps = 2 * std::uint64_t{plan->programs[1].num_ops};
+  const auto start = Timer::now();
+  for (std::uint64_t done = 0; done < steps + 50;) {
+    REQUIRE(since(start) < 60);
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    const std::string ring = slurp(run.folder() + "/ranks/1.ring");
+    if (ring.size() > 64) std::memcpy(&done, ring.data() + 56, sizeof done);
+  }
+}
+
 TEST_CASE("execute: a rank that is killed while it evaluates is named, with its op") {
   TempDir folder;
   Background run(folder, kEvaluates);
   const std::vector<pid_t> ranks = run.ranks();
   REQUIRE(ranks.size() == 2);
-  std::this_thread::sleep_for(std::chrono::milliseconds(1000));
+  wait_until_it_evaluates(run);
   const auto start = Timer::now();
   ::kill(ranks[1], SIGKILL);
   CHECK(run.wait(30) == 6);
@@ -263,7 +278,8 @@ TEST_CASE("execute: a rank that stops while it evaluates is named after the time
   Background run(folder, words);
   const std::vector<pid_t> ranks = run.ranks();
   REQUIRE(ranks.size() == 2);
-  std::this_thread::sleep_for(std::chrono::milliseconds(4000));  // an evaluation may last
+  wait_until_it_evaluates(run);
+  std::this_thread::sleep_for(std::chrono::milliseconds(3500));  // it may last beyond the timeout
   const auto start = Timer::now();
   ::kill(ranks[1], SIGSTOP);
   CHECK(run.wait(30) == 6);
