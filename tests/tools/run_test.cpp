@@ -120,7 +120,7 @@ TEST_CASE("calibrate: a process that cannot measure is E-CAL-008") {
 
 TEST_CASE("run and calibrate: what cannot be run is refused before anything is measured") {
   const Cache cache;
-  CHECK(run_tandem({"run", kScenario, "-o", cache.folder / "a", "--set", "training.precision=bf16"})
+  CHECK(run_tandem({"run", kScenario, "-o", cache.folder / "a", "--set", "training.precision=fp16"})
             .code == 4);
   CHECK(
       run_tandem({"calibrate", "--scenario", kScenario, "--set", "training.precision=fp64"}).code ==

@@ -171,7 +171,7 @@ TEST_CASE("measure: bf16, with main copies in fp32") {
   request.types = {DType::bf16, DType::f32};
   const auto result = measure_kernels(request);
   REQUIRE_MESSAGE(result.ok(), (result.ok() ? "" : to_text(result.error().diagnostics)));
-  CHECK(result->size() == 3);
+  CHECK(result->points.size() == 3);
 }
 
 TEST_CASE("measure: a precision without kernels is refused") {

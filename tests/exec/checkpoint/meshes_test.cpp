@@ -80,7 +80,7 @@ TEST_CASE("every mesh to every mesh: experts, mapping megatron and nano_train") 
   layouts[2].tp = 2, layouts[2].pp = 2;
   for (std::size_t i = 3; i < layouts.size(); ++i) layouts[i].mapping = Mapping::nano_train;
   layouts[3].tp = 2, layouts[3].ep = 2, layouts[3].pp = 2;
-  layouts[4].ep = 4, layouts[4].zero = 1, layouts[4].dp = 2;
+  layouts[4].ep = 4, layouts[4].dp = 2;  // the fake ranks hold whole states: no ZeRO
   layouts[5].ep = 2, layouts[5].dp = 2, layouts[5].ep_data = ExpertData::replicate;
   check_all_pairs(layouts);
 }
