@@ -227,7 +227,7 @@ TEST_CASE("mapping nano_train: ep is a factor of the ranks and, split, of the ba
   CHECK(of("ep: 2, dp: 2, ep_data: replicate") == "W-SCEN-001 ");
   // What is summed over what (4.8): dense ones over dp and ep, experts over dp and tp.
   CHECK(of("mapping: nano_train, ep: 2, dp: 2, zero: 1") == "");
-  CHECK(of("mapping: nano_train, ep: 2, zero: 1") == "W-SCEN-003 ");  // experts
+  CHECK(of("mapping: nano_train, ep: 2, zero: 1") == "W-SCEN-003 ");                      // experts
   CHECK(of("mapping: nano_train, ep: 2, zero: 1, ep_data: replicate") == "W-SCEN-003 ");  // all
 }
 
