@@ -191,7 +191,7 @@ TEST_CASE("execute: refusals before anything is written") {
   const Run device = execute({file, "--device", "cuda", "-o", run});
   CHECK(device.code == 5);
   CHECK(device.err.find("E-EXEC-017") != std::string::npos);
-  CHECK(execute({file, "--set", "training.precision=bf16", "-o", run}).code == 4);
+  CHECK(execute({file, "--set", "training.precision=fp16", "-o", run}).code == 4);
   CHECK(!fs::exists(run));
 }
 
@@ -284,8 +284,12 @@ TEST_CASE("execute: a rank that stops while it evaluates is named after the time
   ::kill(ranks[1], SIGSTOP);
   CHECK(run.wait(30) == 6);
   CHECK(since(start) < 3 + 5);
-  CHECK(run.messages().find("E-EXEC-006") != std::string::npos);
-  CHECK(run.messages().find("rank 1") != std::string::npos);
+  const std::string said = run.messages();
+  // Its operation has run out of time, or its heartbeats: whichever the launcher sees first.
+  CHECK_MESSAGE((said.find("E-EXEC-006") != std::string::npos ||
+                 said.find("E-EXEC-009") != std::string::npos),
+                said);
+  CHECK_MESSAGE(said.find("rank 1") != std::string::npos, said);
   for (pid_t pid : ranks) CHECK(gone(pid));
 }
 
