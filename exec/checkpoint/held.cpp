@@ -59,15 +59,6 @@ void for_each_tensor(const Plan& plan, ProgramId program, Visit&& visit) {
   }
 }
 
-// The biases of sigmoid routers: no parameters, but state of training. They are saved as a piece
-// whose moments are the bias again.
-std::vector<BufferId> router_biases(const Plan& plan, ProgramId program) {
-  std::vector<BufferId> out;
-  for (BufferId id : holders(plan, program, BufferClass::optim))
-    if (plan.name(plan.buffer(id).name).ends_with(".router_bias")) out.push_back(id);
-  return out;
-}
-
 // Names of the parameters that a program before `program` holds too.
 std::set<std::string> names_before(const Plan& plan, ProgramId program) {
   std::set<std::string> out;
@@ -92,6 +83,13 @@ bool is_first_copy(const Plan& plan, const std::array<int, kNumAxes>& coordinate
 }
 
 }  // namespace
+
+std::vector<BufferId> router_biases(const Plan& plan, ProgramId program) {
+  std::vector<BufferId> out;
+  for (BufferId id : holders(plan, program, BufferClass::optim))
+    if (plan.name(plan.buffer(id).name).ends_with(".router_bias")) out.push_back(id);
+  return out;
+}
 
 std::vector<HeldPiece> held_pieces(const Plan& plan, Rank rank) {
   const ProgramId program = plan.program_of(rank);

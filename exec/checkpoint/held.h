@@ -26,6 +26,10 @@ struct HeldPiece {
   bool is_owner = false;
 };
 
+// The biases of sigmoid routers: no parameters, but state of training. They are saved as a piece
+// whose moments are the bias again.
+[[nodiscard]] std::vector<BufferId> router_biases(const Plan& plan, ProgramId program);
+
 // In the order of the plan's buffers.
 [[nodiscard]] std::vector<HeldPiece> held_pieces(const Plan& plan, Rank rank);
 

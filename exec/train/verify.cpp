@@ -10,6 +10,7 @@
 #include <tuple>
 
 #include "common/base/bf16.h"
+#include "exec/checkpoint/held.h"
 #include "exec/train/reference.h"
 #include "exec/train/replicas.h"
 #include "exec/train/shard.h"
@@ -196,8 +197,7 @@ std::vector<BufferId> reduced_gradients(const Plan& plan, ProgramId program) {
 
 std::vector<BufferId> final_tensors(const Plan& plan, ProgramId program) {
   std::vector<BufferId> out = holders(plan, program, BufferClass::param);
-  for (BufferId id : holders(plan, program, BufferClass::optim))
-    if (plan.name(plan.buffer(id).name).ends_with(".router_bias")) out.push_back(id);
+  for (BufferId id : router_biases(plan, program)) out.push_back(id);
   return out;
 }
 

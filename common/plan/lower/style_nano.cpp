@@ -80,11 +80,7 @@ VisitBuilder::RowLabels VisitBuilder::label_rows(int layer, SavedMoe& s) {
   cut(layer);
   s.arriving = comm("rows_of_sources", DType::i32, {z_.ep});
   call(kernel(KernelKind::narrow_counts, {z_.ep}), {l.counts_in}, {s.arriving});
-  VisitOp wait;
-  wait.layer = layer;
-  wait.kind = OpKind::host_wait;
-  wait.buffer = s.arriving;
-  ops_->push_back(std::move(wait));
+  wait_for(s.arriving, layer);
   return l;
 }
 
@@ -92,10 +88,8 @@ VisitBuilder::RowLabels VisitBuilder::label_rows(int layer, SavedMoe& s) {
 void VisitBuilder::exchange_labels(int layer, SavedMoe& s) {
   RowLabels& l = s.labels;
   const auto arrived = [&](const char* name, DType dtype) {
-    const Ref r = slot(name, BufferClass::comm, dtype, {z_.expert_rows}, layer);
-    v_.slots.back().buffer.max_rows = z_.max_expert_rows;
-    v_.slots.back().rows_of = s.arriving.slot;
-    return r;
+    return counted(slot(name, BufferClass::comm, dtype, {z_.expert_rows}, layer), s.arriving,
+                   z_.max_expert_rows);
   };
   l.token_in = arrived("row_token_in", DType::i64);
   l.slot_in = arrived("row_slot_in", DType::i64);

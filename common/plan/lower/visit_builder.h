@@ -201,6 +201,9 @@ class VisitBuilder {
   // The counts that sum to the rows which the local experts get.
   [[nodiscard]] Ref coming(const SavedMoe& s) const { return z_.etp > 1 ? s.counts : s.arriving; }
   Ref expert_rows(const char* name, BufferClass cls, std::int64_t width, Ref counts, int layer);
+  // `rows` has as many as `counts` sum to when the step runs, at most `most`.
+  Ref counted(Ref rows, Ref counts, std::int64_t most);
+  void wait_for(Ref value, int layer);  // the host: what is issued behind it knows the value
   Ref arrived_rows(const char* name, const SavedMoe& s, int layer);
   void exchange(const char* tag, Ref source, Ref buffer, Ref send_rows, Ref recv_rows, int layer);
   void exchange_counts(SavedMoe& s, int layer);

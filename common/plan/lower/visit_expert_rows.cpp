@@ -13,23 +13,32 @@
 
 namespace tandem::lower {
 
+Ref VisitBuilder::counted(Ref rows, Ref counts, std::int64_t most) {
+  Slot& s = v_.slots[static_cast<std::size_t>(rows.slot)];
+  s.buffer.max_rows = most;
+  s.rows_of = counts.slot;
+  return rows;
+}
+
+void VisitBuilder::wait_for(Ref value, int layer) {
+  VisitOp wait;
+  wait.layer = layer;
+  wait.kind = OpKind::host_wait;
+  wait.buffer = value;
+  ops_->push_back(std::move(wait));
+}
+
 // Rows in the order of experts: their number is known from `counts`.
 Ref VisitBuilder::expert_rows(const char* name, BufferClass cls, std::int64_t width, Ref counts,
                               int layer) {
   const Ref r = kept(name, cls, {z_.expert_rows, width}, layer);
-  if (moves_rows()) {
-    v_.slots.back().buffer.max_rows = z_.max_expert_rows;
-    v_.slots.back().rows_of = counts.slot;
-  }
-  return r;
+  return moves_rows() ? counted(r, counts, z_.max_expert_rows) : r;
 }
 
 // Rows that came over ep, before other etp members' rows join them.
 Ref VisitBuilder::arrived_rows(const char* name, const SavedMoe& s, int layer) {
-  const Ref r = kept(name, BufferClass::comm, {z_.arrived_rows, z_.hidden}, layer);
-  v_.slots.back().buffer.max_rows = z_.max_arrived_rows;
-  v_.slots.back().rows_of = s.received.slot;
-  return r;
+  return counted(kept(name, BufferClass::comm, {z_.arrived_rows, z_.hidden}, layer), s.received,
+                 z_.max_arrived_rows);
 }
 
 void VisitBuilder::exchange(const char* tag, Ref source, Ref buffer, Ref send_rows, Ref recv_rows,
@@ -59,11 +68,7 @@ void VisitBuilder::exchange_counts(SavedMoe& s, int layer) {
     ops_->back().comm = "etp";
   }
   if (!moves_rows()) return;
-  VisitOp wait;
-  wait.layer = layer;
-  wait.kind = OpKind::host_wait;
-  wait.buffer = s.counts;
-  ops_->push_back(std::move(wait));
+  wait_for(s.counts, layer);
 }
 
 Ref VisitBuilder::to_experts(RowTags tags, RowNames names, Ref rows, const SavedMoe& s, int layer) {
