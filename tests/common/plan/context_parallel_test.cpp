@@ -20,20 +20,11 @@
 #include "common/plan/verify/verify.h"
 #include "common/scenario/read.h"
 #include "sim/memory/tracker.h"
+#include "tests/common/plan/plan_of.h"
 
 namespace tandem {
 namespace {
 
-Scenario scenario(const std::string& text) {
-  auto s = read_scenario_text("t.yaml", "tandem: 1\n" + text);
-  REQUIRE_MESSAGE(s.ok(), (s.ok() ? "" : to_text(s.error().diagnostics)));
-  return *s;
-}
-Plan plan_of(const Scenario& s) {
-  auto p = build_plan(s);
-  REQUIRE_MESSAGE(p.ok(), (p.ok() ? "" : to_text(p.error().diagnostics)));
-  return std::move(p).value();
-}
 Plan plan_of(const std::string& text) { return plan_of(scenario(text)); }
 
 // "cp.kv shift cp 4096" -> calls, of one rank.

@@ -19,23 +19,13 @@
 #include "common/plan/verify/verify.h"
 #include "common/scenario/read.h"
 #include "tests/common/plan/plan_equal.h"
+#include "tests/common/plan/plan_of.h"
 
 namespace tandem {
 namespace {
 
-Scenario scenario(const std::string& text) {
-  auto s = read_scenario_text("t.yaml", "tandem: 1\n" + text);
-  REQUIRE_MESSAGE(s.ok(), (s.ok() ? "" : to_text(s.error().diagnostics)));
-  return *s;
-}
-
 Plan evaluation_of(const Scenario& s) {
   auto p = build_evaluation_plan(s);
-  REQUIRE(p.ok());
-  return std::move(p).value();
-}
-Plan training_of(const Scenario& s) {
-  auto p = build_plan(s);
   REQUIRE(p.ok());
   return std::move(p).value();
 }
@@ -132,7 +122,7 @@ TEST_CASE("an evaluation is the forward of the training plan, with the same para
   for (const std::string& job : kJobs) {
     CAPTURE(job);
     const Scenario s = scenario(job);
-    const Plan plan = evaluation_of(s), training = training_of(s);
+    const Plan plan = evaluation_of(s), training = plan_of(s);
     const Verification v = verify_plan(plan), of_training = verify_plan(training);
     REQUIRE(plan.programs.size() == training.programs.size());
     for (int p = 0; p < s.parallel.pp; ++p) {
@@ -185,7 +175,7 @@ TEST_CASE("evaluation fields change no byte of the training plan") {
       scenario(job + "training: {global_batch: 8, evaluation: {every: 2, batches: 3}}\n");
   CHECK(evaluated.training.evaluation.every == 2);
   CHECK(evaluated.training.evaluation.batches == 3);
-  CHECK(print(training_of(plain)) == print(training_of(evaluated)));
+  CHECK(print(plan_of(plain)) == print(plan_of(evaluated)));
   CHECK(print(evaluation_of(plain)) == print(evaluation_of(evaluated)));
 }
 
@@ -205,7 +195,7 @@ TEST_CASE("evaluation fields without effect are told") {
 }
 
 TEST_CASE("a plan that trains is no evaluation: V2.2 and V2.6") {
-  Plan plan = training_of(scenario("model: gpt-tiny\ntraining: {global_batch: 2}\n"));
+  Plan plan = plan_of(scenario("model: gpt-tiny\ntraining: {global_batch: 2}\n"));
   plan.header.evaluation = true;
   const std::string errors = to_text(verify_plan(plan).errors);
   CHECK(errors.find("E-PLAN-022: V2.2 rank 0 stage 0 mb 0") != std::string::npos);

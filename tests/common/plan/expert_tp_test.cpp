@@ -19,21 +19,12 @@
 #include "common/scenario/read.h"
 #include "sim/memory/tracker.h"
 #include "tests/common/plan/plan_equal.h"
+#include "tests/common/plan/plan_of.h"
 
 namespace tandem {
 namespace {
 
-Scenario scenario(const std::string& text) {
-  auto s = read_scenario_text("t.yaml", "tandem: 1\n" + text);
-  REQUIRE_MESSAGE(s.ok(), (s.ok() ? "" : to_text(s.error().diagnostics)));
-  return *s;
-}
-
-Plan plan_of(const std::string& text) {
-  auto plan = build_plan(scenario(text));
-  REQUIRE_MESSAGE(plan.ok(), (plan.ok() ? "" : to_text(plan.error().diagnostics)));
-  return std::move(*plan);
-}
+Plan plan_of(const std::string& text) { return plan_of(scenario(text)); }
 
 using Calls = std::map<std::string, std::int64_t>;
 

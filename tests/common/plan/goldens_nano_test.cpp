@@ -23,6 +23,7 @@
 #include "common/scenario/read.h"
 #include "sim/memory/tracker.h"
 #include "tests/common/plan/plan_equal.h"
+#include "tests/common/plan/plan_of.h"
 
 namespace tandem {
 namespace {
@@ -34,12 +35,6 @@ Scenario scenario(const std::string& parallel, const std::string& training) {
                             training, parallel));
   REQUIRE_MESSAGE(s.ok(), (s.ok() ? "" : s.error().diagnostics[0].title));
   return *s;
-}
-
-Plan plan_of(const Scenario& s) {
-  auto p = build_plan(s);
-  REQUIRE_MESSAGE(p.ok(), (p.ok() ? "" : p.error().diagnostics[0].title));
-  return std::move(p).value();
 }
 
 // "tp all_reduce 262144" -> calls, of rank 0, without norm and metrics.

@@ -22,6 +22,7 @@
 #include "common/scenario/read.h"
 #include "sim/memory/tracker.h"
 #include "tests/common/plan/plan_equal.h"
+#include "tests/common/plan/plan_of.h"
 
 namespace tandem {
 namespace {
@@ -33,12 +34,6 @@ Scenario scenario(const std::string& model, const std::string& parallel, int mic
                             model, micro_batch, parallel));
   REQUIRE_MESSAGE(s.ok(), (s.ok() ? "" : s.error().diagnostics[0].title));
   return *s;
-}
-
-Plan plan_of(const Scenario& s) {
-  auto p = build_plan(s);
-  REQUIRE_MESSAGE(p.ok(), (p.ok() ? "" : p.error().diagnostics[0].title));
-  return std::move(p).value();
 }
 
 // "moe.gather all_gather 4096" -> calls, of one rank of a program.

@@ -18,21 +18,10 @@
 #include "common/plan/verify/verify.h"
 #include "common/scenario/read.h"
 #include "sim/memory/tracker.h"
+#include "tests/common/plan/plan_of.h"
 
 namespace tandem {
 namespace {
-
-Scenario scenario(const std::string& text) {
-  auto s = read_scenario_text("t.yaml", "tandem: 1\n" + text);
-  REQUIRE_MESSAGE(s.ok(), (s.ok() ? "" : s.error().diagnostics[0].title));
-  return *s;
-}
-
-Plan plan_of(const Scenario& s) {
-  auto p = build_plan(s);
-  REQUIRE(p.ok());
-  return std::move(p).value();
-}
 
 Scenario with(Scenario s, Recompute r, int layers = 0) {
   s.training.recompute = r;
