@@ -122,7 +122,7 @@ class Program {
   }
 
   void act(const Action& a) {
-    if (a.kind == ActionKind::reduce_grad) return;  // step `gradients` places the reductions
+    if (!is_compute(a.kind) && !is_message(a.kind)) return;  // placed by `gradients` and zero
     const auto at = std::find_if(stages_.begin(), stages_.end(),
                                  [&](const Stage& s) { return s.stage == a.stage; });
     TANDEM_CHECK(at != stages_.end(), "stage {} is not on rank {}", a.stage, program_);
@@ -150,8 +150,13 @@ class Program {
         break;
       case ActionKind::I:
       case ActionKind::W:
-      case ActionKind::reduce_grad:
         TANDEM_CHECK(false, "no kind of this version splits backwards");
+        break;
+      case ActionKind::unshard:
+      case ActionKind::reshard:
+      case ActionKind::reduce_grad:
+      case ActionKind::idle:
+        break;
     }
   }
 
