@@ -185,6 +185,8 @@ constexpr CodeInfo kCodes[] = {
      "Each tp rank routes its own positions. sequence_parallel is true by default there.", "mixtral-tiny with tp: 2 and sequence_parallel: false"},
     {"E-SCEN-052", kInfeasible, "context parallelism with materialised attention",
      "A ring over cp merges the blocks of attention by the log-sum-exp of each row, which flash keeps.", "cp: 2 with attention: materialised"},
+    {"E-SCEN-055", kInfeasible, "an order that gives a rank two pipeline stages",
+     "With experts the same ranks are seen through two grids; the product of the sizes of the axes faster than pp must be equal in both.", "order: [tp, pp, cp, ep, dp] with tp: 2, pp: 2 and experts"},
     {"E-SCEN-056", kInfeasible, "not possible with mapping nano_train",
      "Its mesh has no etp and cp, and the sequence is cut around the experts only.", "mapping: nano_train with etp: 2"},
     {"E-SCEN-057", kInfeasible, "not possible with style nano_train",
