@@ -326,7 +326,7 @@ constexpr CodeInfo kCodes[] = {
     {"E-PLAN-027", kInfeasible, "the plan needs more memory than a device has (V8)",
      "Peak of the plan's buffers, walked in issue order; the message has the op and the bytes of each class.", "gpipe with many microbatches"},
     {"E-PLAN-028", kInput, "two streams touch a buffer without order (V9)",
-     "Between streams only waits order ops; one is missing.", "a send that does not wait for its producer"},
+     "Between streams only waits order ops; one is missing. V9.2: rows are counted at run time and no host_wait makes the counts known before an op of these rows is issued.", "a send that does not wait for its producer"},
 
     {"E-PLAN-080", kInfeasible, "the plan needs more memory than a device has",
      "The message shows the op at the peak, its time and the bytes of each class there. Kernels' own scratch is included.",
