@@ -122,10 +122,10 @@ Result<ScheduleTimes> evaluate(const Order& order, const ScheduleCosts& costs) {
   }
   for (std::size_t r = 0; r < num_ranks; ++r) {
     if (next[r] < order.ranks[r].size())
-      return make_error(Failure::infeasible, "E-PLAN-024", "the order cannot run to its end",
-                        "rank " + std::to_string(r) + " waits at " +
-                            to_text(order.ranks[r][next[r]]),
-                        "an order in which every action can run", "mend the order");
+      return make_error(
+          Failure::infeasible, "E-PLAN-024", "the order cannot run to its end",
+          "rank " + std::to_string(r) + " waits at " + to_text(order.ranks[r][next[r]]),
+          "an order in which every action can run", "mend the order");
     out.makespan = std::max(out.makespan, free[r]);
     if (first[r] != kNotYet) out.span = std::max(out.span, free[r] - first[r]);
     out.ideal = std::max(out.ideal, out.busy[r]);
