@@ -11,6 +11,7 @@
 #include "common/base/text.h"
 #include "common/scenario/locate.h"
 #include "common/scenario/validate_rules.h"
+#include "common/schedule/registry.h"
 
 namespace tandem {
 namespace {
@@ -75,16 +76,27 @@ class Rules : RuleSet {
   // Row 13, and what a kind takes.
   void schedule() {
     const int v = s_.schedule.stages_per_rank;
-    if (good({"schedule.kind", "schedule.stages_per_rank"}) && v != 1)
+    const std::string& kind = s_.schedule.kind;
+    const ScheduleKind* row = find_schedule(kind);
+    const int needed = default_stages_per_rank(kind, s_.schedule.options);
+    const bool fixed = row && (row->stages_per_rank > 0 || kind == "hanayo");
+    if (good({"schedule.kind", "schedule.stages_per_rank", "schedule.waves"}) && fixed &&
+        v != needed)
       refuse({"schedule.stages_per_rank", "schedule.kind"}, "E-SCEN-045",
-             fmt::format("sched/{}: stages_per_rank = {}; this kind has one stage per rank",
-                         s_.schedule.kind, v),
-             fmt::format("{} stages per rank", v), "1",
-             "use stages_per_rank: 1, or delete the key");
+             fmt::format("sched/{}: stages_per_rank = {}; this kind has {} per rank", kind, v,
+                         needed == 1 ? "one stage" : fmt::format("{} stages", needed)),
+             fmt::format("{} stage{} per rank", v, v == 1 ? "" : "s"), fmt::format("{}", needed),
+             fmt::format("use stages_per_rank: {}, or delete the key", needed));
     else if (good({"schedule.kind", "schedule.stages_per_rank", "parallel.pp"}))
       stages(std::int64_t{s_.parallel.pp} * v);
-    option_of("backward", "gpipe");
-    option_of("strict", "1f1b");
+    for (const auto& [name, value] : s_.schedule.options)
+      if (row && !takes_option(*row, name)) option_of_another(name, value, option_takers(name));
+    if (row && !row->splits) {
+      const char* who = "only kinds that split the backward take it";
+      if (s_.schedule.merge) option_of_another("merge", "true", who);
+      if (s_.schedule.first_stage == FirstStage::keep)
+        option_of_another("first_stage", "keep", who);
+    }
     if (s_.schedule.grouping == Grouping::runs && s_.schedule.receive == Receive::deferred)
       refuse({"schedule.grouping", "schedule.receive"}, "E-SCEN-048",
              "grouping runs is not possible with receive deferred", "grouping: runs",
@@ -119,14 +131,13 @@ class Rules : RuleSet {
            num_stages <= 16 ? "use [" + join(works, ", ") + "], or auto" : "use auto");
   }
 
-  void option_of(const std::string& option, const std::string& kind) {
+  void option_of_another(const std::string& option, const std::string& value,
+                         const std::string& takers) {
     const std::string path = "schedule." + option;
-    if (!s_.schedule.options.contains(option) || s_.schedule.kind == kind) return;
     if (!good({path, "schedule.kind"})) return;
     refuse({path, "schedule.kind"}, "E-SCEN-021",
            fmt::format("sched/{}: {} is not an option of this kind", s_.schedule.kind, option),
-           option + ": " + s_.schedule.options.at(option), "an option of " + s_.schedule.kind,
-           fmt::format("only {} takes it; drop it", kind));
+           option + ": " + value, "an option of " + s_.schedule.kind, takers + "; drop it");
   }
 
   void few_microbatches() {
@@ -143,6 +154,9 @@ class Rules : RuleSet {
                     fmt::format("{} / {} = {} microbatches", s_.training.global_batch, step, m),
                     fmt::format("{} microbatches or more", p),
                     fmt::format("use global_batch: {}, or strict: none", p * step));
+    if (s_.schedule.kind != "gpipe" && s_.schedule.kind != "1f1b" &&
+        s_.schedule.kind != "eager_1f1b")
+      return;  // the formula is of these
     refuse({"parallel.pp", "training.global_batch"}, "W-SCEN-002",
            fmt::format("{} microbatches cannot keep {} pipeline stages busy", m, p),
            fmt::format("a bubble of ({0}-1)/({1}+{0}-1) = {2:.0f} % of the step", p, m,

@@ -29,7 +29,7 @@ class Checker {
     rows();
     if (out_.errors.empty()) visits();
     if (out_.errors.empty()) cycle();
-    if (!out_.errors.empty()) out_.grid = grid(order_, first_row_);
+    if (!out_.errors.empty()) out_.grid = grid(order_, first_.rank, first_.pos);
     return std::move(out_);
   }
 
@@ -37,7 +37,7 @@ class Checker {
   void bad(const char* code, Place at, const std::string& title, std::string found,
            std::string expected, std::string hint) {
     if (out_.errors.size() >= static_cast<std::size_t>(limits::kDiagnosticsPrinted)) return;
-    if (out_.errors.empty()) first_row_ = at.pos;
+    if (out_.errors.empty()) first_ = at;
     const int line = at.rank < 0 ? 0 : at.rank + 1;  // row k of the text is rank k
     out_.errors.push_back(make_diagnostic(code, title, std::move(found), std::move(expected),
                                           std::move(hint), {file_, line, 0}));
@@ -58,6 +58,10 @@ class Checker {
                  fmt::format("{} ranks, {} stages, {} microbatches", ranks, stages,
                              order_.num_microbatches),
                  "1 or more of each", "write one row for each rank");
+    if (order_.num_slices < 1 || order_.num_dirs < 1 || order_.num_dirs > 2)
+      return bad("E-PLAN-020", {}, "V1.2 the order has no slice, or not one or two directions",
+                 fmt::format("{} slices, {} directions", order_.num_slices, order_.num_dirs),
+                 "1 or more slices, 1 or 2 directions", "correct the header");
     for (int s = 0; s < stages; ++s) {
       const int rank = order_.stage_rank[static_cast<std::size_t>(s)];
       if (rank < 0 || rank >= ranks)
@@ -70,7 +74,13 @@ class Checker {
       for (int pos = 0; pos < static_cast<int>(list.size()); ++pos) {
         const Action& a = list[static_cast<std::size_t>(pos)];
         const Place here{r, pos};
-        const bool needs_mb = a.kind != ActionKind::reduce_grad;
+        if (a.kind == ActionKind::idle) continue;
+        const bool needs_mb = !is_of_stage(a.kind);
+        if (a.fused && (pos == 0 || !is_compute(a.kind) ||
+                        !is_compute(list[static_cast<std::size_t>(pos - 1)].kind)))
+          bad("E-PLAN-020", here,
+              fmt::format("V1.5 {}: only computing actions share a cell", at_text(here)),
+              to_text(a), "F, I, W or B", "take it out of the cell");
         if (a.stage < 0 || a.stage >= stages)
           bad("E-PLAN-020", here, fmt::format("V1.2 {}: no such stage", at_text(here)),
               fmt::format("stage {}", a.stage), fmt::format("0 to {}", stages - 1),
@@ -79,7 +89,15 @@ class Checker {
           bad("E-PLAN-020", here, fmt::format("V1.2 {}: no such microbatch", at_text(here)),
               fmt::format("microbatch {}", a.microbatch),
               fmt::format("0 to {}", order_.num_microbatches - 1), "correct the cell");
-        else if (const int owner = order_.stage_rank[static_cast<std::size_t>(a.stage)]; owner != r)
+        else if (a.dir < 0 || a.dir >= order_.num_dirs)
+          bad("E-PLAN-020", here, fmt::format("V1.2 {}: no such direction", at_text(here)),
+              fmt::format("direction {}", a.dir), fmt::format("0 to {}", order_.num_dirs - 1),
+              "correct the cell");
+        else if (a.slice < 0 || a.slice >= order_.num_slices)
+          bad("E-PLAN-020", here, fmt::format("V1.2 {}: no such slice", at_text(here)),
+              fmt::format("slice {}", a.slice), fmt::format("0 to {}", order_.num_slices - 1),
+              "correct the cell");
+        else if (const int owner = order_.rank_of(a); owner != r)
           bad("E-PLAN-020", here,
               fmt::format("V1.3 {}: stage {} belongs to rank {}, found on rank {}", at_text(here),
                           a.stage, owner, r),
@@ -92,22 +110,20 @@ class Checker {
   // --- V2
   // ------------------------------------------------------------------------------------------
   void visits() {
-    const auto index = [&](const Action& a) {
-      return static_cast<std::size_t>(a.stage) * static_cast<std::size_t>(order_.num_microbatches) +
-             static_cast<std::size_t>(a.microbatch);
+    visits_.resize(order_.num_visits());
+    const auto copy_of = [&](const Action& a) {
+      return static_cast<std::size_t>(a.dir * order_.num_stages() + a.stage);
     };
-    visits_.resize(static_cast<std::size_t>(order_.num_stages()) *
-                   static_cast<std::size_t>(order_.num_microbatches));
-    std::vector<Place> reduced(static_cast<std::size_t>(order_.num_stages())),
+    std::vector<Place> reduced(static_cast<std::size_t>(order_.num_dirs * order_.num_stages())),
         last_backward(reduced);
     for (int r = 0; r < order_.num_ranks(); ++r)
       for (int pos = 0; pos < static_cast<int>(order_.ranks[static_cast<std::size_t>(r)].size());
            ++pos) {
         const Place here{r, pos};
         const Action& a = action(here);
-        if (a.kind == ActionKind::reduce_grad) reduced[static_cast<std::size_t>(a.stage)] = here;
+        if (a.kind == ActionKind::reduce_grad) reduced[copy_of(a)] = here;
         if (!is_compute(a.kind)) continue;
-        Visit& v = visits_[index(a)];
+        Visit& v = visits_[order_.visit(a)];
         const auto once = [&](Place& place, int& count, const char* sub) {
           if (++count > 1)
             bad("E-PLAN-022", here,
@@ -120,15 +136,18 @@ class Checker {
         if (a.kind == ActionKind::I) once(v.i, v.num_i, "V2.2");
         if (a.kind == ActionKind::W) once(v.w, v.num_w, "V2.2");
         if (a.kind == ActionKind::B) once(v.b, v.num_b, "V2.2");
-        if (a.kind == ActionKind::W || a.kind == ActionKind::B)
-          last_backward[static_cast<std::size_t>(a.stage)] = here;
+        if (is_weight(a.kind)) last_backward[copy_of(a)] = here;
       }
-    for (int s = 0; s < order_.num_stages(); ++s)
-      for (int mb = 0; mb < order_.num_microbatches; ++mb)
-        visit(s, mb, visits_[index({ActionKind::F, s, mb})]);
-    for (int s = 0; s < order_.num_stages(); ++s) {
-      const Place r = reduced[static_cast<std::size_t>(s)],
-                  last = last_backward[static_cast<std::size_t>(s)];
+    for (int dir = 0; dir < order_.num_dirs; ++dir)
+      for (int s = 0; s < order_.num_stages(); ++s)
+        for (int mb = 0; mb < order_.num_microbatches; ++mb)
+          for (int slice = 0; slice < order_.num_slices; ++slice) {
+            Action a{ActionKind::F, s, mb, slice};
+            a.dir = static_cast<std::int8_t>(dir);
+            visit(a, visits_[order_.visit(a)]);
+          }
+    for (std::size_t s = 0; s < reduced.size(); ++s) {
+      const Place r = reduced[s], last = last_backward[s];
       if (r.pos >= 0 && last.pos > r.pos)
         bad("E-PLAN-022", r,
             fmt::format("V2.5 {}: before the last backward (at pos {})", at_text(r), last.pos),
@@ -137,26 +156,38 @@ class Checker {
     }
   }
 
-  void visit(int s, int mb, const Visit& v) {
-    const Place row{order_.stage_rank[static_cast<std::size_t>(s)], -1};
-    const auto missing = [&](const char* sub, const char* what) {
+  // " slice 1 direction 1", where there are several.
+  [[nodiscard]] std::string which(const Action& a) const {
+    std::string out = fmt::format("stage {} mb {}", a.stage, a.microbatch);
+    if (order_.num_slices > 1) out += fmt::format(" slice {}", a.slice);
+    if (order_.num_dirs > 1) out += fmt::format(" direction {}", a.dir);
+    return out;
+  }
+
+  // `forward`: the visit's F, as it should be.
+  void visit(Action forward, const Visit& v) {
+    const Place row{order_.rank_of(forward), -1};
+    const auto missing = [&](const char* sub, ActionKind what) {
+      Action a = forward;
+      a.kind = what;
+      const std::string text = to_text(a, order_.num_slices > 1);
+      const char letter = text[text.find_first_not_of("0123456789")];
       bad("E-PLAN-022", row,
-          fmt::format("{} rank {}: no {} of stage {} mb {}", sub, row.rank, what, s, mb), "none",
-          "one", fmt::format("add {}{}{} to the row", s, what[0], mb));
+          fmt::format("{} rank {}: no {} of {}", sub, row.rank, letter, which(a)), "none", "one",
+          fmt::format("add {} to the row", text));
     };
-    if (!v.num_f) missing("V2.1", "F");
-    if (!v.num_b && !v.num_i && !v.num_w) missing("V2.2", "B");
+    if (!v.num_f) missing("V2.1", ActionKind::F);
+    if (!v.num_b && !v.num_i && !v.num_w) missing("V2.2", ActionKind::B);
     if (v.num_b && (v.num_i || v.num_w))
       bad("E-PLAN-022", v.b, fmt::format("V2.2 {}: a B beside an I or a W", at_text(v.b)), "both",
           "a B, or an I and a W", "remove one of the two forms");
     else if (v.num_i != v.num_w && v.num_i + v.num_w == 1)
-      missing("V2.2", v.num_i ? "W" : "I");
+      missing("V2.2", v.num_i ? ActionKind::W : ActionKind::I);
     const Place back = v.num_b ? v.b : v.i;
     if (v.num_f && back.pos >= 0 && back.pos < v.f.pos)
       bad("E-PLAN-022", back,
-          fmt::format(
-              "V2.3 {}: backward before forward of stage {} mb {} (the forward is at pos {})",
-              at_text(back), s, mb, v.f.pos),
+          fmt::format("V2.3 {}: backward before forward of {} (the forward is at pos {})",
+                      at_text(back), which(forward), v.f.pos),
           fmt::format("pos {}", back.pos), fmt::format("after pos {}", v.f.pos),
           "move it behind the forward");
     if (v.num_i && v.num_w && v.w.pos < v.i.pos)
@@ -169,20 +200,29 @@ class Checker {
   // ------------------------------------------------------------------------------------------ What
   // an action needs from elsewhere; no place: nothing.
   [[nodiscard]] std::vector<Place> needs(const Action& a) const {
-    const auto visit = [&](int stage) -> const Visit& {
-      return visits_[static_cast<std::size_t>(stage) *
-                         static_cast<std::size_t>(order_.num_microbatches) +
-                     static_cast<std::size_t>(a.microbatch)];
+    const auto visit = [&](int stage, int slice) -> const Visit& {
+      return visits_[order_.visit(a.dir, stage, a.microbatch, slice)];
     };
-    if (a.kind == ActionKind::F)
-      return a.stage > 0 ? std::vector<Place>{visit(a.stage - 1).f} : std::vector<Place>{};
-    if (a.kind == ActionKind::W) return {visit(a.stage).i};
-    if (!is_backward(a.kind)) return {};
-    std::vector<Place> out = {visit(a.stage).f};
-    if (a.stage + 1 < order_.num_stages()) {
-      const Visit& next = visit(a.stage + 1);
-      out.push_back(next.num_b ? next.b : next.i);
+    const auto back = [](const Visit& v) { return v.num_b ? v.b : v.i; };
+    std::vector<Place> out;
+    if (a.kind == ActionKind::F) {
+      if (a.stage > 0) out.push_back(visit(a.stage - 1, a.slice).f);
+      if (a.slice > 0) out.push_back(visit(a.stage, a.slice - 1).f);
+    } else if (a.kind == ActionKind::W) {
+      out.push_back(visit(a.stage, a.slice).i);
+    } else if (is_backward(a.kind)) {
+      out.push_back(visit(a.stage, a.slice).f);
+      if (a.stage + 1 < order_.num_stages()) out.push_back(back(visit(a.stage + 1, a.slice)));
+      if (a.slice + 1 < order_.num_slices) out.push_back(back(visit(a.stage, a.slice + 1)));
     }
+    return out;
+  }
+
+  // What a cell needs: all inputs of its parts.
+  [[nodiscard]] std::vector<Place> cell_needs(const RankOrder& list, std::size_t begin) const {
+    std::vector<Place> out;
+    for (std::size_t i = begin; i < end_of_cell(list, begin); ++i)
+      for (const Place& p : needs(list[i])) out.push_back(p);
     return out;
   }
 
@@ -193,10 +233,10 @@ class Checker {
       moved = false;
       for (std::size_t r = 0; r < next.size(); ++r)
         while (next[r] < static_cast<int>(order_.ranks[r].size())) {
-          const std::vector<Place> inputs =
-              needs(order_.ranks[r][static_cast<std::size_t>(next[r])]);
+          const auto head = static_cast<std::size_t>(next[r]);
+          const std::vector<Place> inputs = cell_needs(order_.ranks[r], head);
           if (!std::all_of(inputs.begin(), inputs.end(), done)) break;
-          ++next[r];
+          next[r] = static_cast<int>(end_of_cell(order_.ranks[r], head));
           moved = true;
         }
     }
@@ -212,7 +252,8 @@ class Checker {
     Place head = start;
     while (seen[static_cast<std::size_t>(head.rank)] < 0) {
       seen[static_cast<std::size_t>(head.rank)] = static_cast<int>(chain.size());
-      for (Place p : needs(action(head)))
+      for (Place p : cell_needs(order_.ranks[static_cast<std::size_t>(head.rank)],
+                                static_cast<std::size_t>(head.pos)))
         if (p.pos >= next[static_cast<std::size_t>(p.rank)]) {
           chain.emplace_back(head, p);
           head = {p.rank, next[static_cast<std::size_t>(p.rank)]};
@@ -241,7 +282,7 @@ class Checker {
   const std::string& file_;
   std::vector<Visit> visits_;
   OrderCheck out_;
-  int first_row_ = -1;
+  Place first_;
 };
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/base/result.h"
@@ -15,8 +16,32 @@ using ScheduleOptions = std::map<std::string, std::string>;
 
 [[nodiscard]] std::vector<std::string> schedule_kinds();
 
-// The order of `kind`, or E-PLAN diagnostics with the arithmetic (Failure::infeasible).
-[[nodiscard]] Result<Order> make_order(const std::string& kind, const PipelineShape& shape,
+// What `tandem schedule` and the scenario's rules say about a kind.
+struct ScheduleKind {
+  std::string_view name, placement;
+  int stages_per_rank;  // fixed; 0: any from `least` on
+  int least;
+  std::string_view options;  // those it alone understands: "group, overlap, fuse"
+  bool splits;               // has I and W: takes first_stage and merge
+  int copies;                // of the model
+  std::string_view about;    // one line
+};
+[[nodiscard]] const ScheduleKind* find_schedule(std::string_view name);
+
+[[nodiscard]] bool takes_option(const ScheduleKind& kind, std::string_view option);
+// "only gpipe and bfs take it".
+[[nodiscard]] std::string option_takers(std::string_view option);
+
+// v where the scenario says auto: what the kind fixes, hanayo 2 * waves, else 2 or 1.
+[[nodiscard]] int default_stages_per_rank(std::string_view kind, const ScheduleOptions& options);
+
+// The order of `kind`, or E-PLAN diagnostics with the arithmetic (Failure::infeasible). Options of
+// other kinds are refused by name; those of lowering (receive, ...) are not looked at here.
+[[nodiscard]] Result<Order> make_order(const std::string& kind, PipelineShape shape,
                                        const ScheduleOptions& options);
+
+// What holds for the order but not as the kind's closed forms say, e.g. "m=3 is smaller than
+// 2p-1=5: ..."; empty: they hold.
+[[nodiscard]] std::string schedule_note(const std::string& kind, const PipelineShape& shape);
 
 }  // namespace tandem

@@ -4,43 +4,86 @@
 
 #include <algorithm>
 #include <array>
-#include <map>
+#include <cstdlib>
 #include <string_view>
-#include <tuple>
+#include <vector>
+
+#include "common/schedule/evaluate.h"
 
 namespace tandem {
 namespace {
-constexpr std::array<std::string_view, 9> kNames = {
-    "F", "I", "W", "B", "SEND_F", "RECV_F", "SEND_B", "RECV_B", "REDUCE_GRAD"};
+constexpr std::array<std::string_view, 12> kNames = {"F",       "I",       "W",           "B",
+                                                     "SEND_F",  "RECV_F",  "SEND_B",      "RECV_B",
+                                                     "UNSHARD", "RESHARD", "REDUCE_GRAD", ""};
 constexpr int kMaxGridRanks = 16, kGridRowsAround = 10;
 }  // namespace
 
-std::string to_text(const Action& a) {
+std::string to_text(const Action& a, bool slices) {
+  if (a.kind == ActionKind::idle) return {};
   std::string text = std::to_string(a.stage);
   text += kNames[static_cast<std::size_t>(a.kind)];
-  if (a.kind != ActionKind::reduce_grad) text += std::to_string(a.microbatch);
+  if (!is_of_stage(a.kind)) {
+    text += std::to_string(a.microbatch);
+    if (slices || a.slice > 0) text += ".s" + std::to_string(a.slice);
+  }
+  if (a.dir > 0) text += "@d" + std::to_string(a.dir);
   return text;
+}
+
+std::string cell_text(const RankOrder& list, std::size_t i, bool slices) {
+  const std::size_t end = end_of_cell(list, i);
+  if (end == i + 1) return to_text(list[i], slices);
+  std::string text = "(";
+  for (std::size_t k = i; k < end; ++k) text += (k > i ? ";" : "") + to_text(list[k], slices);
+  return text + ")OVERLAP_F_B";
 }
 
 std::string to_text(const Order& order) {
   std::string out;
   for (const RankOrder& list : order.ranks) {
-    for (std::size_t i = 0; i < list.size(); ++i) out += (i ? "," : "") + to_text(list[i]);
+    for (std::size_t i = 0; i < list.size(); i = end_of_cell(list, i))
+      out += (i ? "," : "") + cell_text(list, i, order.num_slices > 1);
     out += '\n';
   }
   return out;
 }
 
-std::string grid(const Order& order, int mark_row) {
+std::string to_file(const Order& order, const std::string& gen) {
+  bool messages = false;
+  for (const RankOrder& list : order.ranks)
+    for (const Action& a : list) messages |= is_message(a.kind) || is_of_stage(a.kind);
+  std::string head =
+      fmt::format("#tandem order v1 p={} stages={} place={} mb={}", order.num_ranks(),
+                  order.num_stages(), placement_name(order), order.num_microbatches);
+  if (order.num_slices > 1) head += fmt::format(" slices={}", order.num_slices);
+  if (order.num_dirs > 1) head += fmt::format(" dirs={}", order.num_dirs);
+  head += messages ? " kind=comms" : " kind=compute";
+  if (!gen.empty()) head += " gen=" + gen;
+  return head + "\n" + to_text(order);
+}
+
+std::string grid(const Order& order, int mark_rank, int mark) {
   const int ranks = std::min(order.num_ranks(), kMaxGridRanks);
+  const bool slices = order.num_slices > 1;
   std::size_t rows = 0;
+  int mark_row = -1;
+  std::vector<std::vector<std::string>> cells;
   std::vector<std::size_t> width;
-  for (int r = 0; r < ranks; ++r) {
+  for (int r = 0; r < order.num_ranks(); ++r) {
+    if (r >= ranks && r != mark_rank) continue;
     const RankOrder& list = order.ranks[static_cast<std::size_t>(r)];
-    rows = std::max(rows, list.size());
+    std::vector<std::string> column;
+    for (std::size_t i = 0; i < list.size(); i = end_of_cell(list, i)) {
+      if (r == mark_rank && mark >= 0 && static_cast<std::size_t>(mark) >= i)
+        mark_row = static_cast<int>(column.size());
+      column.push_back(cell_text(list, i, slices));
+    }
+    if (r >= ranks) break;
+    rows = std::max(rows, column.size());
     std::size_t w = fmt::formatted_size("Rank {}", r);
-    for (const Action& a : list) w = std::max(w, to_text(a).size());
+    for (const std::string& c : column) w = std::max(w, c.size());
     width.push_back(w);
+    cells.push_back(std::move(column));
   }
   const std::size_t digits = fmt::formatted_size("{}", rows ? rows - 1 : 0);
   const auto trim = [](std::string line) {
@@ -48,18 +91,15 @@ std::string grid(const Order& order, int mark_row) {
     return line + "\n";
   };
   std::string head(digits + 6, ' ');
-  for (int r = 0; r < ranks; ++r)
-    head += fmt::format(" {:<{}}", fmt::format("Rank {}", r), width[static_cast<std::size_t>(r)]);
+  for (std::size_t r = 0; r < cells.size(); ++r)
+    head += fmt::format(" {:<{}}", fmt::format("Rank {}", r), width[r]);
   std::string out = trim(head);
   for (std::size_t row = 0; row < rows; ++row) {
     const int distance = static_cast<int>(row) - mark_row;
     if (mark_row >= 0 && std::abs(distance) > kGridRowsAround) continue;
     std::string line = fmt::format("Step {:0>{}}:", row, digits);
-    for (int r = 0; r < ranks; ++r) {
-      const RankOrder& list = order.ranks[static_cast<std::size_t>(r)];
-      const std::string cell = row < list.size() ? to_text(list[row]) : "";
-      line += fmt::format(" {:<{}}", cell, width[static_cast<std::size_t>(r)]);
-    }
+    for (std::size_t r = 0; r < cells.size(); ++r)
+      line += fmt::format(" {:<{}}", row < cells[r].size() ? cells[r][row] : "", width[r]);
     if (distance == 0 && mark_row >= 0) line += " <-- ERROR HERE";
     out += trim(line);
   }
@@ -67,56 +107,30 @@ std::string grid(const Order& order, int mark_row) {
 }
 
 std::string time_grid(const Order& order) {
-  // Unit costs: repeat slots; a rank runs its head action when what it needs ended before.
-  std::map<std::tuple<ActionKind, int, int>, int> end;  // F and the backward of (stage, mb)
-  std::vector<std::size_t> next(order.ranks.size(), 0);
-  std::vector<std::vector<std::string>> rows(order.ranks.size());
-  const int last = order.num_stages() - 1;
-  const auto ended = [&](ActionKind k, int s, int i, int slot) {
-    const auto it = end.find({k, s, i});
-    return it != end.end() && it->second <= slot;
-  };
-  const auto back_done = [&](int s, int i, int slot) {
-    return ended(ActionKind::B, s, i, slot) || ended(ActionKind::I, s, i, slot);
-  };
-  bool left = true;
-  for (int slot = 0; left; ++slot) {
-    left = false;
-    bool moved = false;
-    for (std::size_t r = 0; r < order.ranks.size(); ++r) {
-      while (next[r] < order.ranks[r].size() && !is_compute(order.ranks[r][next[r]].kind))
-        ++next[r];
-      if (next[r] >= order.ranks[r].size()) continue;
-      left = true;
-      const Action& a = order.ranks[r][next[r]];
-      bool ready = true;
-      if (a.kind == ActionKind::F)
-        ready = a.stage == 0 || ended(ActionKind::F, a.stage - 1, a.microbatch, slot);
-      else if (is_backward(a.kind))
-        ready = ended(ActionKind::F, a.stage, a.microbatch, slot) &&
-                (a.stage == last || back_done(a.stage + 1, a.microbatch, slot));
-      rows[r].resize(static_cast<std::size_t>(slot), ".");
-      if (!ready) continue;
-      rows[r].push_back(
-          fmt::format("{}{}", kNames[static_cast<std::size_t>(a.kind)], a.microbatch));
-      end[{a.kind, a.stage, a.microbatch}] = slot + 1;
-      ++next[r];
-      moved = true;
+  ScheduleCosts unit;
+  unit.full = 1;
+  const Result<ScheduleTimes> times = evaluate(order, unit);
+  if (!times) return {};  // verify names the cycle
+  const auto columns = static_cast<std::size_t>(times->makespan);
+  std::vector<std::vector<std::string>> rows(order.ranks.size(),
+                                             std::vector<std::string>(columns, "."));
+  std::size_t cell = 1;
+  for (std::size_t r = 0; r < order.ranks.size(); ++r) {
+    std::int64_t part = 0;
+    for (std::size_t i = 0; i < order.ranks[r].size(); ++i) {
+      Action a = order.ranks[r][i];
+      part = a.fused ? part + 1 : 0;
+      if (!is_compute(a.kind)) continue;
+      const std::string whole = to_text(a, order.num_slices > 1);
+      // Without the stage: the row says where, and on a rank of several the text keeps it.
+      const bool one_stage = order.num_stages() == order.num_ranks() && order.num_dirs == 1;
+      std::string& text = rows[r][static_cast<std::size_t>(times->actions[r][i].start + part)];
+      text = one_stage ? whole.substr(whole.find_first_not_of("0123456789")) : whole;
+      cell = std::max(cell, text.size());
     }
-    if (left && !moved && slot > 0) {
-      bool waiting_for_this_slot = false;
-      for (const auto& [key, at] : end) waiting_for_this_slot |= at == slot + 1;
-      if (!waiting_for_this_slot) break;  // stuck: verify names the cycle
-    }
-  }
-  std::size_t cell = 1, columns = 0;
-  for (const auto& row : rows) {
-    columns = std::max(columns, row.size());
-    for (const std::string& c : row) cell = std::max(cell, c.size());
   }
   std::string out;
   for (std::size_t r = 0; r < rows.size(); ++r) {
-    rows[r].resize(columns, ".");
     out += fmt::format("rank {:<{}} ", r, fmt::formatted_size("{}", rows.size() - 1));
     for (const std::string& c : rows[r]) out += fmt::format(" {:<{}}", c, cell);
     out.erase(out.find_last_not_of(' ') + 1);

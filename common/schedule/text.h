@@ -7,18 +7,28 @@
 
 namespace tandem {
 
-// "0F1", "1SEND_B0", "0REDUCE_GRAD".
-[[nodiscard]] std::string to_text(const Action& action);
+// "0F1", "1SEND_B0", "0REDUCE_GRAD", "0F1.s0@d1": the slice where it is not 0, or with `slices`;
+// the direction where it is not 0. An idle cell is empty.
+[[nodiscard]] std::string to_text(const Action& action, bool slices = false);
+
+// The cell of `list` that begins at `i`: an action, or "(0F1;2B0)OVERLAP_F_B".
+[[nodiscard]] std::string cell_text(const RankOrder& list, std::size_t i, bool slices = false);
 
 // Rows joined by "," and ended by LF; no header: rank k is row k.
 [[nodiscard]] std::string to_text(const Order& order);
 
-// Rows are list positions (not time), columns are ranks (schedules.md 3.5). `mark_row` >= 0 gets
-// "<-- ERROR HERE" and only ten rows around it are shown; at most 16 ranks.
-[[nodiscard]] std::string grid(const Order& order, int mark_row = -1);
+// The same behind a header line "#tandem order v1 p=2 stages=4 ...", which a file of placement
+// other than its rows show, or of idle ends, needs. `gen`: what made it, without spaces; may be
+// empty.
+[[nodiscard]] std::string to_file(const Order& order, const std::string& gen = "");
 
-// The step x rank picture of the order with unit costs and free communication: a row a rank, a
-// column a slot, "." where it idles. What `tandem plan --grid` shows.
+// Rows are cells of the lists (not time), columns are ranks (schedules.md 3.5). The row of the
+// action at `mark` of rank `mark_rank` gets "<-- ERROR HERE", and only ten rows around it are
+// shown; at most 16 ranks. mark < 0: none.
+[[nodiscard]] std::string grid(const Order& order, int mark_rank = -1, int mark = -1);
+
+// The step x rank picture of the order with unit costs (B too; a fused cell takes a slot for each
+// part) and free communication: a row a rank, a column a slot, "." where it idles.
 [[nodiscard]] std::string time_grid(const Order& order);
 
 }  // namespace tandem

@@ -1,87 +1,79 @@
-// Runs an order with integer costs and free communication, by the rules of schedules.md 1.2: the
-// simple twin that the laws of the generators are tested against. Not the simulator.
+// Times of an order by brute force: start times grow until nothing changes any more (schedules.md
+// 1.2). Slow and simple: the twin that common/schedule/evaluate.h is tested against.
 #pragma once
-
-#include <doctest/doctest.h>
 
 #include <algorithm>
 #include <cstdint>
-#include <map>
-#include <tuple>
 #include <vector>
 
-#include "common/schedule/order.h"
+#include "common/schedule/evaluate.h"
 
 namespace tandem {
 
-struct StageCost {
-  std::int64_t f = 1, i = 1, w = 1;  // B costs i + w
-};
-
 struct Replay {
+  std::vector<std::vector<std::int64_t>> start, end;  // as the order's actions
   std::int64_t makespan = 0;
-  std::vector<std::int64_t> busy;   // by rank
-  std::vector<int> peak_w, peak_i;  // visits in flight, by rank
-  bool ended = false;
+  bool ended = true;  // false: times grow without bound, or an input is missing
 };
 
-inline Replay replay(const Order& order, const StageCost& cost) {
+inline Replay replay(const Order& order, const ScheduleCosts& costs) {
   Replay out;
-  const std::size_t p = order.ranks.size();
-  std::map<std::tuple<ActionKind, int, int>, std::int64_t> end;
-  std::vector<std::size_t> next(p, 0);
-  std::vector<std::int64_t> free_at(p, 0);
-  out.busy.assign(p, 0);
-  const auto time_of = [&](ActionKind k, int s, int mb) -> std::int64_t {
-    const auto it = end.find({k, s, mb});
-    return it == end.end() ? -1 : it->second;
+  struct At {
+    std::size_t rank, pos;
   };
-  const auto backward_of = [&](int s, int mb) {
-    return std::max(time_of(ActionKind::B, s, mb), time_of(ActionKind::I, s, mb));
-  };
-  for (bool moved = true; moved;) {
-    moved = false;
-    for (std::size_t r = 0; r < p; ++r)
-      while (next[r] < order.ranks[r].size()) {
-        const Action& a = order.ranks[r][next[r]];
-        std::int64_t ready = 0, length = 0;
-        if (a.kind == ActionKind::F) {
-          if (a.stage > 0) ready = time_of(ActionKind::F, a.stage - 1, a.microbatch);
-          length = cost.f;
-        } else if (a.kind == ActionKind::W) {
-          ready = time_of(ActionKind::I, a.stage, a.microbatch);
-          length = cost.w;
-        } else {
-          ready = time_of(ActionKind::F, a.stage, a.microbatch);
-          if (a.stage + 1 < order.num_stages() && ready >= 0) {
-            const std::int64_t other = backward_of(a.stage + 1, a.microbatch);
-            ready = other < 0 ? -1 : std::max(ready, other);
-          }
-          length = a.kind == ActionKind::B ? cost.i + cost.w : cost.i;
-        }
-        if (ready < 0) break;
-        free_at[r] = std::max(free_at[r], ready) + length;
-        out.busy[r] += length;
-        end[{a.kind, a.stage, a.microbatch}] = free_at[r];
-        out.makespan = std::max(out.makespan, free_at[r]);
-        ++next[r];
-        moved = true;
-      }
+  std::vector<At> all;
+  for (std::size_t r = 0; r < order.ranks.size(); ++r) {
+    out.start.emplace_back(order.ranks[r].size(), 0);
+    out.end.emplace_back(order.ranks[r].size(), 0);
+    for (std::size_t i = 0; i < order.ranks[r].size(); ++i) all.push_back({r, i});
   }
-  out.ended = true;
-  for (std::size_t r = 0; r < p; ++r) out.ended = out.ended && next[r] == order.ranks[r].size();
-  for (const RankOrder& list : order.ranks) {
-    int live_w = 0, live_i = 0, peak_w = 0, peak_i = 0;
-    for (const Action& a : list) {
-      if (a.kind == ActionKind::F) ++live_w, ++live_i;
-      peak_w = std::max(peak_w, live_w);
-      peak_i = std::max(peak_i, live_i);
-      if (a.kind == ActionKind::W || a.kind == ActionKind::B) --live_w;
-      if (is_backward(a.kind)) --live_i;
+  const auto action = [&](At a) -> const Action& { return order.ranks[a.rank][a.pos]; };
+  const auto cell = [&](At a) {  // its first and behind its last action
+    std::size_t begin = a.pos, end = a.pos + 1;
+    while (action({a.rank, begin}).fused) --begin;
+    while (end < order.ranks[a.rank].size() && action({a.rank, end}).fused) ++end;
+    return std::pair{begin, end};
+  };
+  const auto needs = [&](const Action& a, const Action& b) {  // does a need b?
+    if (a.dir != b.dir || a.microbatch != b.microbatch) return false;
+    const bool back = is_backward(b.kind);
+    if (a.kind == ActionKind::F)
+      return b.kind == ActionKind::F && ((b.stage == a.stage - 1 && b.slice == a.slice) ||
+                                         (b.stage == a.stage && b.slice == a.slice - 1));
+    if (a.kind == ActionKind::W) return back && same_visit(a, b);
+    return (b.kind == ActionKind::F && same_visit(a, b)) ||
+           (back && b.stage == a.stage + 1 && b.slice == a.slice) ||
+           (back && b.stage == a.stage && b.slice == a.slice + 1);
+  };
+  const auto grow = [&](std::int64_t& x, std::int64_t to) {
+    if (to <= x) return false;
+    x = to;
+    return true;
+  };
+  const std::size_t rounds = all.size() + 2;
+  bool moved = true;
+  for (std::size_t round = 0; moved; ++round) {
+    if (round > rounds) {
+      out.ended = false;
+      return out;
     }
-    out.peak_w.push_back(peak_w);
-    out.peak_i.push_back(peak_i);
+    moved = false;
+    for (const At a : all) {
+      const auto [begin, end] = cell(a);
+      std::int64_t cost = 0;
+      for (std::size_t i = begin; i < end; ++i) cost += costs.of(action({a.rank, i}));
+      if (end - begin > 1 && costs.cell) cost = *costs.cell;
+      std::int64_t& start = out.start[a.rank][a.pos];
+      if (begin > 0) moved |= grow(start, out.end[a.rank][begin - 1]);
+      for (const At b : all)
+        for (std::size_t i = begin; i < end; ++i)
+          if (needs(action({a.rank, i}), action(b)))
+            moved |= grow(start, out.end[b.rank][b.pos] + (b.rank == a.rank ? 0 : costs.hop));
+      moved |= grow(out.end[a.rank][a.pos], start + cost);
+    }
   }
+  for (const auto& list : out.end)
+    for (std::int64_t e : list) out.makespan = std::max(out.makespan, e);
   return out;
 }
 

@@ -121,7 +121,7 @@ TEST_CASE("V9.2: counts that the host does not wait for are refused") {
 TEST_CASE("V9.2: a wait for other counts is none") {
   const Plan plan =
       plan_of(scenario("model: mixtral-tiny\nparallel: {dp: 2, ep: 2}\n"
-                          "training: {global_batch: 4}\n"));
+                       "training: {global_batch: 4}\n"));
   std::optional<BufferId> before;
   int seen = 0;
   for (std::size_t i = 0; i < plan.ops.size(); ++i) {
