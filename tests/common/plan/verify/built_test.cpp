@@ -7,6 +7,7 @@
 
 #include <chrono>
 
+#include "common/parallel/memory.h"
 #include "common/plan/build.h"
 #include "common/plan/verify/verify.h"
 #include "common/scenario/read.h"
@@ -196,6 +197,32 @@ TEST_CASE("peaks of visits of a plan are those of its order") {
       CHECK(v.programs[r].peak_w == peak);
       CHECK(v.programs[r].peak_i == peak_i);
     }
+  }
+}
+
+TEST_CASE("closed forms of static memory hold for every placement, and for two copies") {
+  for (const std::string& kind : schedule_kinds()) {
+    if (kind == "seq1f1b") continue;
+    for (const char* model : {"gpt-tiny", "llama-tiny", "deepseek-tiny"})
+      for (int zero : {0, 1}) {
+        const std::string text = fmt::format(
+            "tandem: 1\nmodel: {}\ntraining: {{micro_batch: 1, global_batch: 16}}\n"
+            "parallel: {{pp: 4, dp: 2, zero: {}}}\nschedule: {}\n",
+            model, zero, kind);
+        CAPTURE(text);
+        const Result<Scenario> s = read_scenario_text("t.yaml", text);
+        REQUIRE_MESSAGE(s.ok(), (s.ok() ? "" : to_text(s.error().diagnostics)));
+        const Plan plan = std::move(*build_plan(*s));
+        for (int pp = 0; pp < 4; ++pp) {
+          ClassBytes held{};
+          for (BufferId id : plan.persistent(ProgramId{pp}))
+            held[static_cast<std::size_t>(plan.buffer(id).cls)] += Plan::own_bytes(plan.buffer(id));
+          const StaticBytes fixed = static_bytes(*s, pp, zero);
+          CAPTURE(pp);
+          CHECK(held[static_cast<std::size_t>(BufferClass::param)] == fixed.param);
+          CHECK(held[static_cast<std::size_t>(BufferClass::optim)] == fixed.optim);
+        }
+      }
   }
 }
 
