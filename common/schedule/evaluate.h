@@ -21,9 +21,10 @@ namespace tandem {
 
 // Costs have no unit and are integers, so that results are equal on every machine.
 struct ScheduleCosts {
-  std::vector<VisitCost> stages = {{}};   // one entry: of all stages; else one a stage
-  std::optional<std::int64_t> full, cell;  // of B: I + W unless given; of a fused cell: sum of parts
-  std::int64_t hop = 0;                   // from the end of an action to a reader on another rank
+  std::vector<VisitCost> stages = {{}};  // one entry: of all stages; else one a stage
+  std::optional<std::int64_t> full,
+      cell;              // of B: I + W unless given; of a fused cell: sum of parts
+  std::int64_t hop = 0;  // from the end of an action to a reader on another rank
   [[nodiscard]] const VisitCost& of(int stage) const {
     return stages.size() == 1 ? stages[0] : stages[static_cast<std::size_t>(stage)];
   }
@@ -37,8 +38,8 @@ struct ActionTime {
 struct ScheduleTimes {
   std::vector<std::vector<ActionTime>> actions;  // as in the order; not computing ones: end = start
   std::int64_t makespan = 0, span = 0, ideal = 0;
-  std::vector<std::int64_t> busy, idle;        // by rank
-  std::vector<int> peak_visits, peak_input;    // by rank: F until W, F until I
+  std::vector<std::int64_t> busy, idle;      // by rank
+  std::vector<int> peak_visits, peak_input;  // by rank: F until W, F until I
 };
 
 // E-PLAN-024 where the order cannot run: check_order says why.

@@ -62,6 +62,16 @@ std::string to_file(const Order& order, const std::string& gen) {
   return head + "\n" + to_text(order);
 }
 
+Result<std::string> to_torch(const Order& order) {
+  const bool slices = order.num_slices > 1;
+  if (!slices && order.num_dirs == 1) return to_text(order);
+  const std::string found = slices ? fmt::format("{} slices", order.num_slices) : "two directions";
+  return make_error(Failure::infeasible, "E-PLAN-005",
+                    fmt::format("PyTorch's text has no {}", slices ? "slices" : "directions"),
+                    found, "an order of whole microbatches and one copy of the model",
+                    "write Tandem's own text: --to tandem");
+}
+
 std::string grid(const Order& order, int mark_rank, int mark) {
   const int ranks = std::min(order.num_ranks(), kMaxGridRanks);
   const bool slices = order.num_slices > 1;

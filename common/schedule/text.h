@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "common/base/result.h"
 #include "common/schedule/order.h"
 
 namespace tandem {
@@ -21,6 +22,10 @@ namespace tandem {
 // other than its rows show, or of idle ends, needs. `gen`: what made it, without spaces; may be
 // empty.
 [[nodiscard]] std::string to_file(const Order& order, const std::string& gen = "");
+
+// What PyTorch's _load_csv reads: rows alone. E-PLAN-005 for slices and directions, which it does
+// not have.
+[[nodiscard]] Result<std::string> to_torch(const Order& order);
 
 // Rows are cells of the lists (not time), columns are ranks (schedules.md 3.5). The row of the
 // action at `mark` of rank `mark_rank` gets "<-- ERROR HERE", and only ten rows around it are
