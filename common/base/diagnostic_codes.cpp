@@ -185,6 +185,8 @@ constexpr CodeInfo kCodes[] = {
      "Each tp rank routes its own positions. sequence_parallel is true by default there.", "mixtral-tiny with tp: 2 and sequence_parallel: false"},
     {"E-SCEN-052", kInfeasible, "context parallelism with materialised attention",
      "A ring over cp merges the blocks of attention by the log-sum-exp of each row, which flash keeps.", "cp: 2 with attention: materialised"},
+    {"E-SCEN-055", kInfeasible, "an order that gives a rank two pipeline stages",
+     "With experts the same ranks are seen through two grids; the product of the sizes of the axes faster than pp must be equal in both.", "order: [tp, pp, cp, ep, dp] with tp: 2, pp: 2 and experts"},
     {"E-SCEN-056", kInfeasible, "not possible with mapping nano_train",
      "Its mesh has no etp and cp, and the sequence is cut around the experts only.", "mapping: nano_train with etp: 2"},
     {"E-SCEN-057", kInfeasible, "not possible with style nano_train",
@@ -330,7 +332,7 @@ constexpr CodeInfo kCodes[] = {
     {"E-PLAN-027", kInfeasible, "the plan needs more memory than a device has (V8)",
      "Peak of the plan's buffers, walked in issue order; the message has the op and the bytes of each class.", "gpipe with many microbatches"},
     {"E-PLAN-028", kInput, "two streams touch a buffer without order (V9)",
-     "Between streams only waits order ops; one is missing.", "a send that does not wait for its producer"},
+     "Between streams only waits order ops; one is missing. V9.2: rows are counted at run time and no host_wait makes the counts known before an op of these rows is issued.", "a send that does not wait for its producer"},
 
     {"E-PLAN-080", kInfeasible, "the plan needs more memory than a device has",
      "The message shows the op at the peak, its time and the bytes of each class there. Kernels' own scratch is included.",

@@ -12,10 +12,10 @@ namespace {
 
 using lower::Draft;
 
-// In order. `backward` (split and merge) and `unshard` leave the forms of this version as they are:
-// its schedules do not split backwards. `recompute` and `zero` have no form of their own: what a
-// visit computes again, gathers and scatters comes with `segments` (lower/visit_recompute.cpp,
-// visit_zero.cpp), gathers and scatters of a step with `gradients` and `optimizer`.
+// In order. `unshard` leaves the order as it is. `recompute` and `zero` have no form of their own:
+// what a visit computes again, gathers and scatters comes with `segments`
+// (lower/visit_recompute.cpp, visit_zero.cpp), gathers and scatters of a step with `gradients` and
+// `optimizer`.
 const std::vector<std::string> kSteps = {
     "stages",    "order", "backward",  "unshard",   "reduce",  "p2p",    "segments",
     "recompute", "zero",  "gradients", "optimizer", "streams", "buffers"};
@@ -37,14 +37,22 @@ Order forwards_of(const Order& order) {
   Order out = order;
   for (RankOrder& list : out.ranks)
     std::erase_if(list, [](const Action& a) { return a.kind != ActionKind::F; });
+  for (RankOrder& list : out.ranks)
+    for (Action& a : list) a.fused = false;
   return out;
 }
 
 // L1 up to `last`.
 Result<Order> lower_order(const Scenario& scenario, const std::string& last, bool evaluation) {
   Result<Order> order = build_order(scenario);
-  if (order && evaluation) order = forwards_of(*order);
-  if (!order || !reaches(last, "reduce")) return order;
+  if (!order) return order;
+  for (RankOrder& list : order->ranks)
+    std::erase_if(list, [](const Action& a) { return a.kind == ActionKind::idle; });
+  if (evaluation) order = forwards_of(*order);
+  if (reaches(last, "backward"))
+    order = lower::backward(*order, scenario.schedule.merge,
+                            scenario.schedule.first_stage == FirstStage::keep);
+  if (!reaches(last, "reduce")) return order;
   Order reduced = lower::reduce(*order);
   if (!reaches(last, "p2p")) return reduced;
   return lower::p2p(reduced, scenario.schedule.receive);

@@ -9,6 +9,7 @@
 #include "common/base/limits.h"
 #include "common/base/text.h"
 #include "common/scenario/units_text.h"
+#include "common/schedule/registry.h"
 
 namespace tandem {
 namespace {
@@ -80,6 +81,16 @@ V of_text(const std::string& x) {
   [](S& s, I, const V& v) { s.schedule.options[name] = v.word; }, \
       [](const S& s, I) { return of_option(s, name); }
 
+#define OPTION_INT(name)                                                             \
+  [](S& s, I, const V& v) { s.schedule.options[name] = std::to_string(v.integer); }, \
+      [](const S& s, I) { return of_int_option(s, name); }
+#define OPTION_BOOL(name)                                                               \
+  [](S& s, I, const V& v) { s.schedule.options[name] = v.boolean ? "true" : "false"; }, \
+      [](const S& s, I) { return of_bool_option(s, name); }
+#define OPTION_REAL(name)                                                        \
+  [](S& s, I, const V& v) { s.schedule.options[name] = format_double(v.real); }, \
+      [](const S& s, I) { return of_real_option(s, name); }
+
 V of_entry(const std::map<std::string, double>& table, const char* name) {
   const auto it = table.find(name);
   V v = of_real(it == table.end() ? 0 : it->second);
@@ -89,6 +100,34 @@ V of_entry(const std::map<std::string, double>& table, const char* name) {
 V of_option(const S& s, const char* name) {
   const auto it = s.schedule.options.find(name);
   return of_text(it == s.schedule.options.end() ? "" : it->second);
+}
+std::string option_text(const S& s, const char* name) {
+  const auto it = s.schedule.options.find(name);
+  return it == s.schedule.options.end() ? "" : it->second;
+}
+V of_int_option(const S& s, const char* name) {
+  const std::string text = option_text(s, name);
+  V v = of_int(parse_int(text).value_or(0));
+  v.absent = text.empty();
+  return v;
+}
+V of_bool_option(const S& s, const char* name) {
+  const std::string text = option_text(s, name);
+  V v = of_bool(text == "true");
+  v.absent = text.empty();
+  return v;
+}
+V of_real_option(const S& s, const char* name) {
+  const std::string text = option_text(s, name);
+  V v = of_real(parse_double(text).value_or(0));
+  v.absent = text.empty();
+  return v;
+}
+// Absent where the kind does not split backwards.
+V where_split(const S& s, V v) {
+  const ScheduleKind* kind = find_schedule(s.schedule.kind);
+  v.absent = kind && !kind->splits;
+  return v;
 }
 V with_experts(const S& s, V v) {
   v.absent = v.absent || s.model.moe.experts == 0;
@@ -249,23 +288,27 @@ constexpr Field kFields[] = {
      [](const S& s, I) { V v = of_int(s.parallel.gather_window); v.absent = s.parallel.gather_residency != Residency::window; return v; }},
 
     {"schedule.kind", kChoice, "gpipe, 1f1b, eager_1f1b, interleaved_1f1b, bfs, zb_h1, zb_h2, interleaved_zb, zbv, v_half, v_min, dualpipe, dualpipev, chimera, hanayo, seq1f1b, zb_greedy, file",
-     0, 0, false, "1f1b", "gpipe, 1f1b", "Pipeline schedule. `schedule: KIND` is short for it.",
+     0, 0, false, "1f1b", "gpipe, 1f1b, eager_1f1b, interleaved_1f1b, bfs, zb_h1, zb_h2, interleaved_zb, zbv, v_half, v_min, dualpipev, hanayo, zb_greedy", "Pipeline schedule. `schedule: KIND` is short for it.",
      [](S& s, I, const V& v) { s.schedule.kind = v.word; },
      [](const S& s, I) { return of_text(s.schedule.kind); }},
     {"schedule.stages_per_rank", kCount, "auto", 1, kLayers, false, "auto", "", "Stages a pipeline rank holds; auto: what the kind needs.", INT(schedule.stages_per_rank)},
-    {"schedule.group", kCount, "auto", 1, kDevices, false, "", "-", "Microbatch group of interleaved kinds."},
-    {"schedule.overlap", kBool, "", 0, 0, false, "", "-", "interleaved_1f1b: one more forward in the warm-up."},
-    {"schedule.fuse", kBool, "", 0, 0, false, "", "-", "Forward and backward of two microbatches in one cell."},
-    {"schedule.backward", kChoice, "fifo, lifo", 0, 0, false, "", "", "gpipe: order of the backward passes (default fifo).", OPTION("backward")},
+    {"schedule.group", kCount, "auto", 1, kDevices, false, "", "", "Microbatch group of interleaved kinds.", OPTION_INT("group")},
+    {"schedule.overlap", kBool, "", 0, 0, false, "", "", "interleaved_1f1b: one more forward in the warm-up.", OPTION_BOOL("overlap")},
+    {"schedule.fuse", kBool, "", 0, 0, false, "", "", "Forward and backward of two microbatches in one cell.", OPTION_BOOL("fuse")},
+    {"schedule.backward", kChoice, "fifo, lifo", 0, 0, false, "", "", "gpipe, bfs: order of the backward passes (default fifo, bfs lifo).", OPTION("backward")},
     {"schedule.strict", kChoice, "none, torch", 0, 0, false, "", "", "1f1b: torch refuses fewer microbatches than stages (default none).", OPTION("strict")},
     {"schedule.slices", kCount, "", 1, kWidth, false, "", "-", "seq1f1b: slices of a sequence."},
-    {"schedule.waves", kCount, "", 1, kLayers, false, "", "-", "hanayo: waves."},
-    {"schedule.placement", kChoice, "linear, loop, v", 0, 0, false, "", "-", "zb_greedy: where stages lie."},
-    {"schedule.memory_limit", kCount, "", 1, kMaxInt, false, "", "-", "zb_greedy: stage visits a rank may hold."},
-    {"schedule.mu", kReal, "", -kMany, 1, false, "", "-", "zb_greedy: share of a visit's memory freed before W."},
-    {"schedule.objective", kChoice, "span, ms", 0, 0, false, "", "-", "zb_greedy: what is made small."},
-    {"schedule.first_stage", kChoice, "full_at_W, keep", 0, 0, false, "", "-", "Split kinds: how the first stage runs its backward."},
-    {"schedule.merge", kBool, "", 0, 0, false, "", "-", "Split kinds: I followed by its W becomes B."},
+    {"schedule.waves", kCount, "", 1, kLayers, false, "", "", "hanayo: waves.", OPTION_INT("waves")},
+    {"schedule.placement", kChoice, "linear, loop, v", 0, 0, false, "", "", "zb_greedy: where stages lie.", OPTION("placement")},
+    {"schedule.memory_limit", kCount, "", 1, kMaxInt, false, "", "", "zb_greedy: stage visits a rank may hold.", OPTION_INT("memory_limit")},
+    {"schedule.mu", kReal, "", -kMany, 1, false, "", "", "zb_greedy: share of a visit's memory freed before W.", OPTION_REAL("mu")},
+    {"schedule.objective", kChoice, "span, ms", 0, 0, false, "", "", "zb_greedy: what is made small.", OPTION("objective")},
+    {"schedule.first_stage", kChoice, "full_at_W, keep", 0, 0, false, "full_at_W", "", "Split kinds: how the first stage runs its backward: full_at_W (default), whole at the place of W; keep: as the others.", 
+     [](S& s, I, const V& v) { s.schedule.first_stage = static_cast<FirstStage>(v.index); },
+     [](const S& s, I) { return where_split(s, of_index(static_cast<int>(s.schedule.first_stage))); }},
+    {"schedule.merge", kBool, "", 0, 0, false, "false", "", "Split kinds: I followed by its W becomes B.", 
+     [](S& s, I, const V& v) { s.schedule.merge = v.boolean; },
+     [](const S& s, I) { return where_split(s, of_bool(s.schedule.merge)); }},
     {"schedule.file", kText, "", 0, 0, false, "", "-", "Kind file: the CSV of the order."},
     {"schedule.receive", kChoice, "early, deferred, deferred_parity", 0, 0, false, "early", "", "When a receive is posted.", ENUM(schedule.receive)},
     {"schedule.communicators", kChoice, "edge, pair, world", 0, 0, false, "edge", "", "Communicators of pipeline messages.", ENUM(schedule.communicators)},

@@ -26,6 +26,7 @@ enum class Sampler { random, sequential };
 enum class Receive { early, deferred, deferred_parity };
 enum class P2pCommunicators { edge, pair, world };
 enum class Grouping { none, runs };
+enum class FirstStage { full_at_w, keep };
 enum class RouterKind { softmax, sigmoid };
 enum class BalanceScope { sequence, microbatch };
 enum class Mapping { megatron, nano_train };
@@ -158,6 +159,8 @@ struct ScheduleSpec {
   std::string kind = "1f1b";                   // a name of the schedule registry
   int stages_per_rank = 1;                     // resolved
   std::map<std::string, std::string> options;  // every other option of schedules.md 2.17, as text
+  FirstStage first_stage = FirstStage::full_at_w;
+  bool merge = false;
   Receive receive = Receive::early;
   P2pCommunicators communicators = P2pCommunicators::edge;
   Grouping grouping = Grouping::none;

@@ -47,21 +47,6 @@ const Row* find_row(std::string_view name) {
   return nullptr;
 }
 
-bool takes(const ScheduleKind& kind, std::string_view option) {
-  for (std::string_view own : split(kind.options, ','))
-    if (trim(own) == option) return true;
-  return false;
-}
-
-// Kinds that take an option: "only gpipe and bfs take it".
-std::string takers(std::string_view option) {
-  std::vector<std::string> names;
-  for (const Row& row : kKinds)
-    if (takes(row.kind, option)) names.emplace_back(row.kind.name);
-  if (names.empty()) return "no kind takes it";
-  return fmt::format("only {} take{} it", join(names, ", "), names.size() == 1 ? "s" : "");
-}
-
 }  // namespace
 
 std::vector<std::string> schedule_kinds() {
@@ -73,6 +58,20 @@ std::vector<std::string> schedule_kinds() {
 const ScheduleKind* find_schedule(std::string_view name) {
   const Row* row = find_row(name);
   return row ? &row->kind : nullptr;
+}
+
+bool takes_option(const ScheduleKind& kind, std::string_view option) {
+  for (std::string_view own : split(kind.options, ','))
+    if (trim(own) == option) return true;
+  return false;
+}
+
+std::string option_takers(std::string_view option) {
+  std::vector<std::string> names;
+  for (const Row& row : kKinds)
+    if (takes_option(row.kind, option)) names.emplace_back(row.kind.name);
+  if (names.empty()) return "no kind takes it";
+  return fmt::format("only {} take{} it", join(names, ", "), names.size() == 1 ? "s" : "");
 }
 
 int default_stages_per_rank(std::string_view kind, const ScheduleOptions& options) {
@@ -105,9 +104,10 @@ Result<Order> make_order(const std::string& kind, PipelineShape shape,
                           "use at least one rank, one microbatch and one stage a rank");
   }
   for (const auto& [name, value] : options)
-    if (!takes(row->kind, name))
+    if (!takes_option(row->kind, name))
       return schedule_error(
-          kind, fmt::format("{} is not an option of this kind; {}; drop it", name, takers(name)),
+          kind,
+          fmt::format("{} is not an option of this kind; {}; drop it", name, option_takers(name)),
           fmt::format("{}={}", name, value), fmt::format("an option of {}", kind),
           fmt::format("drop schedule.{}", name));
   const int needed = default_stages_per_rank(kind, options);

@@ -28,6 +28,10 @@ struct ScheduleKind {
 };
 [[nodiscard]] const ScheduleKind* find_schedule(std::string_view name);
 
+[[nodiscard]] bool takes_option(const ScheduleKind& kind, std::string_view option);
+// "only gpipe and bfs take it".
+[[nodiscard]] std::string option_takers(std::string_view option);
+
 // v where the scenario says auto: what the kind fixes, hanayo 2 * waves, else 2 or 1.
 [[nodiscard]] int default_stages_per_rank(std::string_view kind, const ScheduleOptions& options);
 

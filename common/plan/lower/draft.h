@@ -118,6 +118,10 @@ struct Draft {
   // Position of the op that frees a buffer, where that is not the last one that uses it (streams).
   std::map<BufferId, std::int32_t> freed_by;
 
+  // First and last stage share a rank, and with it one tied embedding.
+  [[nodiscard]] bool ties_on_one_rank() const {
+    return scenario.model.tied_embeddings && order.stage_rank.front() == order.stage_rank.back();
+  }
   [[nodiscard]] std::uint32_t name(std::string_view text);
   [[nodiscard]] StreamId stream(std::string_view text);
   [[nodiscard]] KernelId kernel(const Kernel& k);
@@ -139,6 +143,11 @@ struct Draft {
 }
 
 // --- L1 to L1 (schedules.md 4) -------------------------------------------------------------------
+// Merges each I and the W behind it (option merge), and gives the first stage, whose inputs need no
+// gradient, whole backwards at the place of its W (option first_stage: full_at_W).
+[[nodiscard]] Order backward(const Order& order, bool merge, bool keep_first_stage);
+// The inverse of merging: each B as an I with its W behind it.
+[[nodiscard]] Order split_backwards(const Order& order);
 // Adds REDUCE_GRAD of a stage right behind its last backward.
 [[nodiscard]] Order reduce(const Order& order);
 // Adds sends and receives by the sender-driven sweep, then places receives by the policy. Fails

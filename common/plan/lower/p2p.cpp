@@ -13,43 +13,43 @@
 namespace tandem::lower {
 namespace {
 
-using Key = std::tuple<ActionKind, int, int>;
-Key key_of(const Action& a) { return {a.kind, a.stage, a.microbatch}; }
+using Key = std::tuple<ActionKind, int, int, int, int>;
 
 struct Sweep {
   const Order& in;
   Order out;
   std::vector<std::set<Key>> done;  // by rank: what stands in its output
 
-  [[nodiscard]] int rank_of(int stage) const {
-    return in.stage_rank[static_cast<std::size_t>(stage)];
-  }
-  [[nodiscard]] bool has(int rank, ActionKind kind, int stage, int mb) const {
-    return done[static_cast<std::size_t>(rank)].contains({kind, stage, mb});
+  [[nodiscard]] bool has(int rank, ActionKind kind, int stage, const Action& of) const {
+    return done[static_cast<std::size_t>(rank)].contains(
+        {kind, stage, of.microbatch, of.slice, of.dir});
   }
   [[nodiscard]] bool ready(int rank, const Action& a) const {
-    const int last = in.num_stages() - 1;
     if (a.kind == ActionKind::F)
-      return a.stage == 0 || has(rank, ActionKind::recv_f, a.stage, a.microbatch) ||
-             has(rank, ActionKind::F, a.stage - 1, a.microbatch);
+      return a.stage == 0 || has(rank, ActionKind::recv_f, a.stage, a) ||
+             has(rank, ActionKind::F, a.stage - 1, a);
     if (is_backward(a.kind))
-      return a.stage == last || has(rank, ActionKind::recv_b, a.stage, a.microbatch) ||
-             has(rank, ActionKind::I, a.stage + 1, a.microbatch) ||
-             has(rank, ActionKind::B, a.stage + 1, a.microbatch);
+      return a.stage == in.num_stages() - 1 || has(rank, ActionKind::recv_b, a.stage, a) ||
+             has(rank, ActionKind::I, a.stage + 1, a) || has(rank, ActionKind::B, a.stage + 1, a);
     return true;
   }
   void put(int rank, const Action& a) {
     out.ranks[static_cast<std::size_t>(rank)].push_back(a);
-    done[static_cast<std::size_t>(rank)].insert(key_of(a));
+    done[static_cast<std::size_t>(rank)].insert({a.kind, a.stage, a.microbatch, a.slice, a.dir});
   }
   // The message that `a` makes, and its arrival.
   void send(int rank, const Action& a) {
     const bool forth = a.kind == ActionKind::F;
     if (!forth && !is_backward(a.kind)) return;
     const int to = forth ? a.stage + 1 : a.stage - 1;
-    if (to < 0 || to >= in.num_stages() || rank_of(to) == rank) return;
-    put(rank, {forth ? ActionKind::send_f : ActionKind::send_b, a.stage, a.microbatch});
-    put(rank_of(to), {forth ? ActionKind::recv_f : ActionKind::recv_b, to, a.microbatch});
+    if (to < 0 || to >= in.num_stages() || in.rank_of(a.dir, to) == rank) return;
+    Action message = a;
+    message.fused = false;
+    message.kind = forth ? ActionKind::send_f : ActionKind::send_b;
+    put(rank, message);
+    message.kind = forth ? ActionKind::recv_f : ActionKind::recv_b;
+    message.stage = to;
+    put(in.rank_of(a.dir, to), message);
   }
 };
 
@@ -61,12 +61,12 @@ Error stuck(const Order& in, const std::vector<std::size_t>& at) {
                            to_text(in.ranks[r][at[r]]));
   return make_error(Failure::bad_input, "E-PLAN-002", "the order of the schedule cannot run", heads,
                     "an order in which every action's inputs come before it",
-                    "mend the order; its first rows are\n" + grid(in));
+                    "mend the order; its first rows are\n" + grid(in, 0, static_cast<int>(at[0])));
 }
 
 // The rank at the other end of a message.
 int peer_of(const Order& order, const Action& message) {
-  return order.stage_rank[static_cast<std::size_t>(other_stage(message))];
+  return order.rank_of(message.dir, other_stage(message));
 }
 
 // Moves the waiting receives that `goes` accepts to the end of `out`, in their order.
@@ -83,14 +83,18 @@ void release(std::vector<Action>& waiting, RankOrder& out, Goes goes) {
 RankOrder deferred(const Order& order, int rank, bool parity) {
   RankOrder out;
   std::vector<Action> waiting;  // in the order of the sweep
-  for (const Action& a : order.ranks[static_cast<std::size_t>(rank)]) {
+  const RankOrder& list = order.ranks[static_cast<std::size_t>(rank)];
+  for (std::size_t i = 0; i < list.size(); ++i) {
+    const Action& a = list[i];
     if (is_recv(a.kind)) {
       waiting.push_back(a);
       continue;
     }
-    const auto mine = std::find_if(waiting.begin(), waiting.end(),
-                                   [&](const Action& r) { return makes_or_takes(a, r); });
-    if (mine != waiting.end()) {
+    // Of a cell all parts, before its first.
+    for (std::size_t k = i; !a.fused && k < end_of_cell(list, i); ++k) {
+      const auto mine = std::find_if(waiting.begin(), waiting.end(),
+                                     [&](const Action& r) { return makes_or_takes(list[k], r); });
+      if (mine == waiting.end()) continue;
       const Action needed = *mine;
       bool before = true;  // still at or before `needed`
       release(waiting, out, [&](const Action& r) {
@@ -123,13 +127,16 @@ Result<Order> p2p(const Order& order, Receive policy) {
     for (std::size_t r = 0; r < num_ranks; ++r) {
       if (at[r] == order.ranks[r].size()) continue;
       left = true;
-      const Action& a = order.ranks[r][at[r]];
+      const RankOrder& list = order.ranks[r];
+      const std::size_t begin = at[r], end = end_of_cell(list, begin);
       const int rank = static_cast<int>(r);
-      if (!sweep.ready(rank, a)) continue;
+      bool ready = true;
+      for (std::size_t i = begin; i < end; ++i) ready = ready && sweep.ready(rank, list[i]);
+      if (!ready) continue;
       progress = true;
-      ++at[r];
-      sweep.put(rank, a);
-      sweep.send(rank, a);
+      at[r] = end;
+      for (std::size_t i = begin; i < end; ++i) sweep.put(rank, list[i]);
+      for (std::size_t i = begin; i < end; ++i) sweep.send(rank, list[i]);
     }
     if (left && !progress) return stuck(order, at);
   }

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <set>
+#include <utility>
 
 #include "common/base/check.h"
 #include "common/plan/lower/visit.h"
@@ -30,7 +31,8 @@ class Program {
     const RankOrder& list = d_.order.ranks[static_cast<std::size_t>(program_)];
     std::size_t first_backward = list.size(), last_forward = 0;
     for (std::size_t i = 0; i < list.size(); ++i) {
-      if (is_backward(list[i].kind)) first_backward = std::min(first_backward, i);
+      if (is_backward(list[i].kind) || list[i].kind == ActionKind::W)
+        first_backward = std::min(first_backward, i);
       if (list[i].kind == ActionKind::F) last_forward = i;
     }
     // A message belongs to the part of the action that makes or takes it. Without backwards there
@@ -50,7 +52,13 @@ class Program {
       if (is_send(list[i].kind))
         while (owner > 0 && !makes_or_takes(list[owner], list[i])) --owner;
       part_ = part_at(owner);
-      act(list[i]);
+      const std::size_t end = end_of_cell(list, i);
+      if (end > i + 1)
+        cell({list.begin() + static_cast<std::ptrdiff_t>(i),
+              list.begin() + static_cast<std::ptrdiff_t>(end)});
+      else
+        act(list[i], list[owner]);
+      i = end - 1;
     }
     if (d_.scenario.schedule.grouping == Grouping::runs) group_runs();
   }
@@ -59,40 +67,69 @@ class Program {
   struct Stage {
     int stage = -1;
     Visit visit;
-    std::vector<BufferId> first;  // by slot: buffer of microbatch 0
-    int first_backward = 0;       // microbatch whose backward comes first: its W writes
+    std::vector<std::vector<BufferId>> buffers;  // by slot and microbatch; of `once` one
+    // Microbatches whose I, and whose W, come first: these write the sums of the step.
+    int first_input = 0, first_weight = 0;
+    std::vector<char> split;  // by microbatch: its backward is an I and a W
   };
 
   void open(int number, Visit visit) {
     Stage& s = stages_.emplace_back();
     s.stage = number;
     s.visit = std::move(visit);
-    for (const Action& a : d_.order.ranks[static_cast<std::size_t>(program_)])
-      if (a.stage == number && (a.kind == ActionKind::B || a.kind == ActionKind::W)) {
-        s.first_backward = a.microbatch;
-        break;
-      }
     const int m = d_.order.num_microbatches;
-    for (const Slot& slot : s.visit.slots) {
-      s.first.push_back(BufferId{static_cast<std::int64_t>(d_.plan.buffers.size())});
+    s.split.assign(static_cast<std::size_t>(m), 0);
+    bool has_input = false, has_weight = false;
+    for (const Action& a : d_.order.ranks[static_cast<std::size_t>(program_)]) {
+      if (a.stage != number) continue;
+      if (is_backward(a.kind) && !std::exchange(has_input, true)) s.first_input = a.microbatch;
+      if (is_weight(a.kind) && !std::exchange(has_weight, true)) s.first_weight = a.microbatch;
+      if (a.kind == ActionKind::W) s.split[static_cast<std::size_t>(a.microbatch)] = 1;
+    }
+    // The stage before, where it is on this rank too, hands its output over as it is.
+    const Stage* before = nullptr;
+    for (const Stage& other : stages_)
+      if (other.stage == number - 1) before = &other;
+    for (std::size_t slot_index = 0; slot_index < s.visit.slots.size(); ++slot_index) {
+      const Slot& slot = s.visit.slots[slot_index];
+      std::vector<BufferId>& ids = s.buffers.emplace_back();
+      if (before && hand_over(*before, s, static_cast<int>(slot_index))) continue;
       for (int mb = 0; mb < (slot.once ? 1 : m); ++mb) {
-        if (slot.only_when_accumulating && mb == s.first_backward) continue;
+        const auto z = static_cast<std::size_t>(mb);
+        ids.emplace_back();
+        if (slot.only_when_accumulating && mb == s.first_weight) continue;
+        if (slot.only_in_weight && !s.split[z]) continue;
         Buffer b = slot.buffer;
         b.program = ProgramId{program_};
         if (!slot.once) b.microbatch = mb;
         if (slot.rows_of >= 0)  // that slot comes before
-          b.rows_of =
-              BufferId{std::int64_t{s.first[static_cast<std::size_t>(slot.rows_of)].value} + mb};
+          b.rows_of = s.buffers[static_cast<std::size_t>(slot.rows_of)][z];
         if (slot.root >= 0) {
-          b.alias_of =
-              BufferId{std::int64_t{s.first[static_cast<std::size_t>(slot.root)].value} + mb};
+          b.alias_of = s.buffers[static_cast<std::size_t>(slot.root)][z];
           b.alias_offset = slot.offset;
         }
-        const BufferId id = d_.add(b);
-        if (slot.bucket >= 0 && mb == 0) lay_out(slot, id);
-        if (slot.once) d_.tensors[static_cast<std::size_t>(program_)].loss = id;
+        ids[z] = d_.add(b);
+        if (slot.bucket >= 0 && mb == 0) lay_out(slot, ids[z]);
+        if (slot.once) d_.tensors[static_cast<std::size_t>(program_)].loss = ids[z];
       }
     }
+  }
+
+  // Where two neighbouring stages share a rank, the later one's input is the earlier one's output,
+  // and likewise backwards: nothing is copied.
+  bool hand_over(const Stage& before, Stage& s, int slot) {
+    const auto take = [&](int from) {
+      s.buffers[static_cast<std::size_t>(slot)] = before.buffers[static_cast<std::size_t>(from)];
+      return true;
+    };
+    if (slot == s.visit.d_in) return take(before.visit.d_out);
+    if (slot != s.visit.in) return false;
+    const Buffer& saved = s.visit.slots[static_cast<std::size_t>(slot)].buffer;
+    for (BufferId id : before.buffers[static_cast<std::size_t>(before.visit.out)]) {
+      Buffer& b = d_.plan.buffers[id.index()];
+      b.cls = saved.cls, b.name = saved.name, b.layer = saved.layer;
+    }
+    return take(before.visit.out);
   }
 
   // The shards of a bucket name a full one, whose views say which tensors lie where.
@@ -109,11 +146,9 @@ class Program {
 
   static BufferId buffer_of(const Stage& s, const Ref& r, int mb) {
     if (r.slot < 0) return r.buffer;
-    const Slot& slot = s.visit.slots[static_cast<std::size_t>(r.slot)];
-    const BufferId first = s.first[static_cast<std::size_t>(r.slot)];
-    if (slot.once) return first;
-    const bool skipped = slot.only_when_accumulating && mb > s.first_backward;
-    return BufferId{std::int64_t{first.value} + mb - (skipped ? 1 : 0)};
+    const std::vector<BufferId>& ids = s.buffers[static_cast<std::size_t>(r.slot)];
+    const bool once = s.visit.slots[static_cast<std::size_t>(r.slot)].once;
+    return ids[once ? 0 : static_cast<std::size_t>(mb)];
   }
 
   Op& add(Op op) {
@@ -121,36 +156,36 @@ class Program {
     return d_.programs[static_cast<std::size_t>(program_)].emplace_back(op);
   }
 
-  void act(const Action& a) {
-    if (!is_compute(a.kind) && !is_message(a.kind)) return;  // placed by `gradients` and zero
+  const Stage& stage_of(const Action& a) const {
     const auto at = std::find_if(stages_.begin(), stages_.end(),
                                  [&](const Stage& s) { return s.stage == a.stage; });
     TANDEM_CHECK(at != stages_.end(), "stage {} is not on rank {}", a.stage, program_);
-    const Visit& v = at->visit;
+    return *at;
+  }
+
+  // `owner`: of a message the action that makes or takes it.
+  void act(const Action& a, const Action& owner) {
+    if (!is_compute(a.kind) && !is_message(a.kind)) return;  // placed by `gradients` and zero
+    const Stage& s = stage_of(a);
     switch (a.kind) {
       case ActionKind::F:
-        if (v.batch >= 0) copy_batch(*at, a.microbatch, v.batch);
-        if (v.labels >= 0 && v.first) hand_over_labels(*at, a.microbatch);
-        compute(*at, a.microbatch, v.forward, Phase::F);
-        break;
-      case ActionKind::B:
-        compute(*at, a.microbatch, v.backward, Phase::B);
-        break;
-      case ActionKind::send_f:
-        message(*at, a, OpKind::send, v.output);
-        break;
-      case ActionKind::recv_f:
-        message(*at, a, OpKind::recv, v.input);
-        break;
-      case ActionKind::send_b:
-        message(*at, a, OpKind::send, v.d_input);
-        break;
-      case ActionKind::recv_b:
-        message(*at, a, OpKind::recv, v.d_output);
-        break;
       case ActionKind::I:
       case ActionKind::W:
-        TANDEM_CHECK(false, "no kind of this version splits backwards");
+      case ActionKind::B:
+        begin(s, a);
+        for (const VisitOp& op : ops_of(s, a.kind)) compute(s, a, op);
+        break;
+      case ActionKind::send_f:
+        message(s, a, owner, OpKind::send, s.visit.out);
+        break;
+      case ActionKind::recv_f:
+        message(s, a, owner, OpKind::recv, s.visit.in);
+        break;
+      case ActionKind::send_b:
+        message(s, a, owner, OpKind::send, s.visit.d_in);
+        break;
+      case ActionKind::recv_b:
+        message(s, a, owner, OpKind::recv, s.visit.d_out);
         break;
       case ActionKind::unshard:
       case ActionKind::reshard:
@@ -158,6 +193,54 @@ class Program {
       case ActionKind::idle:
         break;
     }
+  }
+
+  // A fused cell: the segments of its parts in turn on the one compute stream, at each index those
+  // of the earlier part first; communications run on their own streams beside the other's computing
+  // (schedules.md 4.1).
+  void cell(const RankOrder& parts) {
+    std::size_t longest = 0;
+    for (const Action& a : parts) {
+      begin(stage_of(a), a);
+      longest = std::max(longest, ops_of(stage_of(a), a.kind).size());
+    }
+    for (std::size_t i = 0; i < longest; ++i)
+      for (const Action& a : parts) {
+        const Stage& s = stage_of(a);
+        if (const auto& ops = ops_of(s, a.kind); i < ops.size()) compute(s, a, ops[i]);
+      }
+  }
+
+  static const std::vector<VisitOp>& ops_of(const Stage& s, ActionKind kind) {
+    switch (kind) {
+      case ActionKind::F:
+        return s.visit.forward;
+      case ActionKind::I:
+        return s.visit.input;
+      case ActionKind::W:
+        return s.visit.weight;
+      default:
+        return s.visit.backward;
+    }
+  }
+  static Phase phase_of(ActionKind kind) {
+    switch (kind) {
+      case ActionKind::F:
+        return Phase::F;
+      case ActionKind::I:
+        return Phase::I;
+      case ActionKind::W:
+        return Phase::W;
+      default:
+        return Phase::B;
+    }
+  }
+
+  // What a forward needs from outside.
+  void begin(const Stage& s, const Action& a) {
+    if (a.kind != ActionKind::F) return;
+    if (s.visit.batch >= 0) copy_batch(s, a.microbatch, s.visit.batch);
+    if (s.visit.labels >= 0 && s.visit.first) hand_over_labels(s, a.microbatch);
   }
 
   void copy_batch(const Stage& s, int mb, int slot) {
@@ -197,29 +280,29 @@ class Program {
     add(op);
   }
 
-  void compute(const Stage& s, int mb, const std::vector<VisitOp>& ops, Phase phase) {
-    for (const VisitOp& v : ops) {
-      Op op;
-      op.phase = v.again ? Phase::R : phase;
-      op.stage = s.stage, op.layer = v.layer, op.microbatch = mb;
-      op.kind = v.kind;
-      if (v.kind == OpKind::compute) {
-        op.stream = d_.stream("compute");
-        op.calls = calls(s, mb, v.calls);
-      } else {
-        communicate(op, v, s, mb);
-      }
-      const bool in_place = v.adds && mb != s.first_backward;
-      if (in_place) op.buffer = op.source, op.source = {};
-      add(op);
-      if (!in_place) continue;
-      Op sum;
-      sum.phase = phase;
-      sum.stage = s.stage, sum.layer = v.layer, sum.microbatch = mb;
-      sum.stream = d_.stream("compute");
-      sum.calls = calls(s, mb, v.calls);
-      add(sum);
+  void compute(const Stage& s, const Action& a, const VisitOp& v) {
+    const int mb = a.microbatch;
+    const Phase phase = phase_of(a.kind);
+    Op op;
+    op.phase = v.again ? Phase::R : phase;
+    op.stage = s.stage, op.layer = v.layer, op.microbatch = mb;
+    op.kind = v.kind;
+    if (v.kind == OpKind::compute) {
+      op.stream = d_.stream("compute");
+      op.calls = calls(s, mb, v.calls);
+    } else {
+      communicate(op, v, s, mb);
     }
+    const bool in_place = v.adds && mb != s.first_weight;
+    if (in_place) op.buffer = op.source, op.source = {};
+    add(op);
+    if (!in_place) return;
+    Op sum;
+    sum.phase = phase;
+    sum.stage = s.stage, sum.layer = v.layer, sum.microbatch = mb;
+    sum.stream = d_.stream("compute");
+    sum.calls = calls(s, mb, v.calls);
+    add(sum);
   }
 
   void communicate(Op& op, const VisitOp& v, const Stage& s, int mb) {
@@ -245,36 +328,38 @@ class Program {
     const Range range{static_cast<std::uint32_t>(d_.plan.calls.size()),
                       static_cast<std::uint32_t>(list.size())};
     std::vector<OperandRef> operands;
-    const auto resolve = [&](const std::vector<Ref>& refs) {
+    const auto resolve = [&](const std::vector<Ref>& refs, int first) {
       operands.clear();
       for (const Ref& r : refs) {
         const BufferId id = buffer_of(s, r, mb);
         const bool again = r.step_sum && !written_.insert(id).second;
-        operands.push_back({id, r.adds || again || (r.sums && mb != s.first_backward)});
+        operands.push_back({id, r.adds || again || (r.sums && mb != first)});
       }
       return d_.operands(operands);
     };
     for (const VisitCall& c : list) {
       Call call;
       call.kernel = c.kernel;
-      call.inputs = resolve(c.inputs);
-      call.outputs = resolve(c.outputs);
-      if (mb != s.first_backward) call.scratch = resolve(c.scratch);
+      const bool weight = makes_only_weight_gradients(d_.plan.kernel(c.kernel).kind);
+      const int first = weight ? s.first_weight : s.first_input;
+      call.inputs = resolve(c.inputs, first);
+      call.outputs = resolve(c.outputs, first);
+      if (mb != first) call.scratch = resolve(c.scratch, first);
       d_.plan.calls.push_back(call);
     }
     return range;
   }
 
-  void message(const Stage& s, const Action& a, OpKind kind, int slot) {
+  void message(const Stage& s, const Action& a, const Action& owner, OpKind kind, int slot) {
     const bool forth = goes_forth(a.kind);
     const int other = other_stage(a);
     Ref r;
     r.slot = slot;
     Op op;
     op.kind = kind;
-    op.phase = forth ? Phase::F : Phase::B;
+    op.phase = forth ? Phase::F : phase_of(owner.kind);
     op.stage = s.stage, op.microbatch = a.microbatch;
-    op.peer = d_.order.stage_rank[static_cast<std::size_t>(other)];
+    op.peer = d_.order.rank_of(a.dir, other);
     const std::string name =
         kind == OpKind::send ? edge(program_, op.peer) : edge(op.peer, program_);
     op.comm = d_.comm(name);

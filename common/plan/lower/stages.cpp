@@ -2,6 +2,10 @@
 // member is not made, and nothing communicates over it.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <set>
+#include <utility>
+
 #include "common/base/sha256.h"
 #include "common/parallel/groups.h"
 #include "common/plan/lower/draft.h"
@@ -94,17 +98,28 @@ bool is_used(const Scenario& s, const NamedGroup& group, bool evaluation) {
   return name == "stage" && experts && !evaluation && s.model.moe.bias_update > 0;
 }
 
-void pipeline_communicators(const Scenario& s, int num_ranks, bool evaluation, Table& table) {
-  if (num_ranks == 1) return;
+// One for each neighbourhood of stages on two ranks; lower ranks first, forwards before backwards.
+void pipeline_communicators(const Scenario& s, const Order& order, bool evaluation, Table& table) {
+  if (order.num_ranks() == 1) return;
   if (s.schedule.communicators == P2pCommunicators::world)
     return table.axes("p2p", AxisSet{}.add(Axis::pp));
-  for (int r = 0; r + 1 < num_ranks; ++r) {
+  std::set<std::pair<int, int>> directed;
+  for (int dir = 0; dir < order.num_dirs; ++dir)
+    for (int stage = 0; stage + 1 < order.num_stages(); ++stage) {
+      const int from = order.rank_of(dir, stage), to = order.rank_of(dir, stage + 1);
+      if (from == to) continue;
+      directed.insert({from, to});
+      if (!evaluation) directed.insert({to, from});
+    }
+  std::set<std::pair<int, int>> pairs;
+  for (const auto& [from, to] : directed) pairs.insert({std::min(from, to), std::max(from, to)});
+  for (const auto& [low, high] : pairs) {
     if (s.schedule.communicators == P2pCommunicators::pair) {
-      table.pair(fmt::format("pair:{}-{}", r, r + 1), r, r + 1);
+      table.pair(fmt::format("pair:{}-{}", low, high), low, high);
       continue;
     }
-    table.pair(fmt::format("edge:{}->{}", r, r + 1), r, r + 1);
-    if (!evaluation) table.pair(fmt::format("edge:{}->{}", r + 1, r), r + 1, r);
+    for (const auto& [from, to] : {std::pair{low, high}, std::pair{high, low}})
+      if (directed.contains({from, to})) table.pair(fmt::format("edge:{}->{}", from, to), from, to);
   }
 }
 
@@ -130,11 +145,11 @@ void stages(Draft& d) {
 
   Table table(d);
   for (const NamedGroup& g : named_groups(s)) {
-    if (g.name == "world" && s.model.tied_embeddings && s.parallel.pp > 1 && !d.evaluation)
-      table.pair("emb", 0, s.parallel.pp - 1);
+    if (g.name == "world" && s.model.tied_embeddings && !d.ties_on_one_rank() && !d.evaluation)
+      table.pair("emb", d.order.stage_rank.front(), d.order.stage_rank.back());
     if (is_used(s, g, d.evaluation)) table.axes(g.name, g.axes);
   }
-  pipeline_communicators(s, s.parallel.pp, d.evaluation, table);
+  pipeline_communicators(s, d.order, d.evaluation, table);
   if (s.parallel.style == Style::nano_train && s.parallel.pp > 1)
     table.pair("labels", 0, s.parallel.pp - 1);
 }

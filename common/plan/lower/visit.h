@@ -23,6 +23,7 @@ struct Ref {
 struct Slot {
   Buffer buffer;                        // microbatch and program are filled in later
   bool only_when_accumulating = false;  // scratch of W
+  bool only_in_weight = false;          // gathered again where W is apart from I
   bool once = false;                    // one buffer for all microbatches: the loss
   int rows_of = -1;                     // slot of the counts that its rows are
   int root = -1;  // slot of the bucket that it is a view of, at `offset` bytes
@@ -53,19 +54,23 @@ struct VisitOp {
 struct Visit {
   std::vector<Slot> slots;
   std::vector<VisitOp> forward, backward;
-  bool first = false, last = false;  // stage of the model
+  std::vector<VisitOp> input, weight;  // the backward in two: I and W (visit_split.cpp)
+  bool first = false, last = false;    // stage of the model
   int first_layer = 0, last_layer = 0;
-  int batch = -1;     // slot: first and last stage read it
-  int labels = -1;    // slot: with style nano_train the first stage sends them to the last one
-  int input = -1;     // slot that is received before the forward; -1: first stage
-  int output = -1;    // slot that is sent after it; -1: last stage
-  int d_output = -1;  // slot that is received before the backward
-  int d_input = -1;   // slot that is sent after it
+  int batch = -1;   // slot: first and last stage read it
+  int labels = -1;  // slot: with style nano_train the first stage sends them to the last one
+  int in = -1;      // slot that is received before the forward; -1: first stage
+  int out = -1;     // slot that is sent after it; -1: last stage
+  int d_out = -1;   // slot that is received before the backward
+  int d_in = -1;    // slot that is sent after it
 };
 
-// The visit of `stage` of the scenario's model (models.md 2.2, 4.2; unsplit backward: I and W of a
-// segment side by side). `first` reads the tokens, `last` makes the loss.
+// The visit of `stage` of the scenario's model (models.md 2.2, 4.2). In `backward` I and W of a
+// segment stand side by side. `first` reads the tokens, `last` makes the loss.
 [[nodiscard]] Visit stage_visit(Draft& draft, int program, int stage, int first_layer,
                                 int num_layers);
+
+// Kernels of W: gradients of weights, and nothing that another stage waits for.
+[[nodiscard]] bool makes_only_weight_gradients(KernelKind kind);
 
 }  // namespace tandem::lower

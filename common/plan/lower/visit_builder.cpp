@@ -38,6 +38,7 @@ Visit VisitBuilder::build() {
   backward();
   place_gathers(v_.backward);
   place_scatters();
+  split_backward();
   return std::move(v_);
 }
 
@@ -252,7 +253,7 @@ void VisitBuilder::forward() {
     x = embed();
   } else {
     x = saved_layer_input(v_.first_layer);
-    v_.input = x.slot;
+    v_.in = x.slot;
     cut(v_.first_layer);
   }
   for (int layer = v_.first_layer; layer <= v_.last_layer; ++layer) {
@@ -262,7 +263,7 @@ void VisitBuilder::forward() {
   if (v_.last)
     head_forward(x);
   else
-    v_.output = x.slot;
+    v_.out = x.slot;
 }
 
 // The op of the layer's begin is open; the op that is open at the end belongs to what follows.
@@ -347,7 +348,7 @@ void VisitBuilder::backward() {
     dy = head_backward();
   } else {
     dy = gradient("d_h_out", own_, v_.last_layer);
-    v_.d_output = dy.slot;
+    v_.d_out = dy.slot;
     cut(v_.last_layer);
   }
   for (int layer = v_.last_layer; layer >= v_.first_layer; --layer) {
@@ -357,7 +358,7 @@ void VisitBuilder::backward() {
   if (v_.first)
     embed_backward(dy);
   else
-    v_.d_input = dy.slot;
+    v_.d_in = dy.slot;
 }
 
 Ref VisitBuilder::layer_backward(int layer, Ref dy) {
@@ -392,7 +393,7 @@ Ref VisitBuilder::head_backward() {
       z_.vocab_cut ? left("head", partial, "d_final_own", BufferClass::grad_activation) : partial;
   cut();
   Ref d_weight;
-  if (v_.first && d_.scenario.model.tied_embeddings) {
+  if (d_.ties_on_one_rank()) {
     d_weight = sum(whole(tied_head()));
   } else {
     d_weight = grad(head_weight());

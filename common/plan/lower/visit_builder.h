@@ -10,6 +10,7 @@
 //   visit_moe.cpp         the half with experts: router, exchange of rows, experts, weighted sum
 //   style_nano.cpp        what style nano_train does in their place (models.md 7.1)
 //   visit_recompute.cpp   what is not kept for the backward but computed again
+//   visit_split.cpp       the backward in two: for inputs, and for weights
 //   visit_expert_rows.cpp the way of rows to the experts and back, over ep and etp
 //
 //   forward    [embed] | [norm1, qkv, rope, core, o] | [+residual, norm2, mlp] | ... |
@@ -267,6 +268,7 @@ class VisitBuilder {
   [[nodiscard]] Ref bucket_view(const Tensor& t, BufferClass cls, DType dtype);
   void place_gathers(std::vector<VisitOp>& ops);
   void place_scatters();
+  void split_backward();  // visit_split.cpp
   // Working memory of a W that accumulates; a slot where a call needs it.
   struct Scratch {
     const char* name;

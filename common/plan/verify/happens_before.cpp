@@ -1,11 +1,13 @@
-// V9 and V3.5: streams are ordered wherever data goes from one to the other.
+// V9 and V3.5: streams are ordered wherever data goes from one to the other, or to the host.
 // Proves: of any two ops of a program that touch the same memory, one of them writing or freeing
 // it, the first in issue order ends before the second begins, by the order of a stream, by waits
 // (also over several ops) or by a host_wait between them, which all later ops come after. A write
-// or a free that a send still in flight may read is V3.5. Not: that waits are minimal; order that
-// comes about through another program is not accepted. Method: vector clocks. clock(op)[t] is the
-// last position of stream t that has ended before op begins; of every buffer the last read and
-// write on each stream is kept.
+// or a free that a send still in flight may read is V3.5. An op whose rows are counted at run time,
+// in a buffer it allocates or in what it sends and receives, is issued when the host knows the
+// counts: a host_wait lies between their last write and it (V9.2). Not: that waits are minimal;
+// order that comes about through another program is not accepted. Method: vector clocks.
+// clock(op)[t] is the last position of stream t that has ended before op begins; of every buffer
+// the last read and write on each stream is kept.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -65,6 +67,7 @@ class HappensBefore {
       }
       position_[i] = ++last[s];
       last_op[s] = id;
+      for_each_counts(o, [&](BufferId b) { known_to_host(id, b, gate); });
       for_each_use(plan_, o, [&](BufferId b, Use use) { access(id, b, use, false); });
       for (BufferId b : plan_.frees_of(o)) access(id, b, Use::write, true);
       if (o.kind == OpKind::host_wait) {
@@ -126,6 +129,38 @@ class HappensBefore {
          in_flight ? "the send still reads it: free or write it when the send has ended"
                    : "add the wait",
          {before}});
+  }
+
+  // The counts that the host reads when it issues this op.
+  template <class F>
+  void for_each_counts(const Op& o, F&& f) const {
+    for (BufferId b : plan_.allocates_of(o))
+      if (plan_.buffer(b).rows_of.valid()) f(plan_.buffer(b).rows_of);
+    for (BufferId b : {o.send_rows, o.recv_rows})
+      if (b.valid()) f(b);
+  }
+
+  // `gate`: what of each stream had ended at the last host_wait.
+  void known_to_host(OpId id, BufferId counts, const std::vector<std::int32_t>& gate) {
+    for (std::int32_t a = head_[counts.index()]; a >= 0;
+         a = accesses_[static_cast<std::size_t>(a)].next) {
+      const Access& x = accesses_[static_cast<std::size_t>(a)];
+      if (!x.write.valid() ||
+          position_[x.write.index()] <= gate[static_cast<std::size_t>(x.stream)])
+        continue;
+      report_.add({kHappensBefore,
+                   fmt::format("V9.2 rank {} {} has rows that {} counts, and the host does not "
+                               "wait for what {} writes",
+                               program_of(plan_, id).value, text_of(plan_, id),
+                               text_of(plan_, counts), text_of(plan_, x.write)),
+                   id,
+                   "rows known only at run time, without a host_wait before the op",
+                   fmt::format("a host_wait for buffer {} between op {} and op {}", counts.value,
+                               x.write.value, id.value),
+                   "wait for the counts on the host before ops of these rows are issued",
+                   {x.write}});
+      return;
+    }
   }
 
   void record(OpId id, BufferId b, Use use) {

@@ -31,7 +31,7 @@ void check_order(const Plan& plan, const Matches& matches, Report& report);
 // V4 and V6. After V5. Sets the levels.
 void check_progress(const Plan& plan, const Matches& matches, const VerifyOptions& options,
                     Verification& result, Report& report);
-// V9 and V3.5. After V1 and V4.
+// V9 (with V9.2: counts that the host knows) and V3.5. After V1 and V4.
 void check_happens_before(const Plan& plan, Report& report);
 // V8. After V1.
 [[nodiscard]] std::vector<ProgramMemory> check_memory(const Plan& plan,

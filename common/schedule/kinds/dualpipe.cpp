@@ -1,7 +1,8 @@
 // DualPipe and DualPipeV: forward of one microbatch and backward of another in one cell, so that
 // the exchanges of experts of one run beside the computing of the other.
 //
-//   dualpipe    two copies of the model, one in each direction: h = p/2, q = min(r, p-1-r), M = m/2;
+//   dualpipe    two copies of the model, one in each direction: h = p/2, q = min(r, p-1-r), M =
+//   m/2;
 //               X = stage q of direction d0, Y = stage p-1-q of the other one; d0 = 0 if r < h
 //   dualpipev   one copy on a V: h = p, q = r, M = m; X = stage r, Y = stage 2p-1-r
 //   1  2(h-q-1)    F(X)                        5  (h-q-1)  B(Y), cell(F(Y); B(X))
@@ -10,9 +11,10 @@
 //   4  (M-2h+q+1)  cell(F(X); B(Y)), cell(F(Y); B(X)); the mid rank's very first cell is two plain
 //                  ops                         8  (q+1)    W
 //   Option  fuse=false writes F then B instead of a cell
-//   Laws    makespan 2MT - (2(M-h)-1)(F+B-FB) + idle(mid), T = F+I+W; idle(mid) = max((h-1)(FB+F-2W),
-//           (h-1)(FB+I-2W)-F, (h-1)(FB+F-I-W), (h-1)(FB-W)-F), 0 for h = 1 (the README's bubble holds
-//           for F = I >= W)    live p+1, dualpipev 2p+1 visits
+//   Laws    makespan 2MT - (2(M-h)-1)(F+B-FB) + idle(mid), T = F+I+W; idle(mid) =
+//   max((h-1)(FB+F-2W),
+//           (h-1)(FB+I-2W)-F, (h-1)(FB+F-I-W), (h-1)(FB-W)-F), 0 for h = 1 (the README's bubble
+//           holds for F = I >= W)    live p+1, dualpipev 2p+1 visits
 //   Source  deepseek-ai/DualPipe; torch ScheduleDualPipeV; schedules.md 2.12.
 #include <fmt/format.h>
 
@@ -99,7 +101,8 @@ Result<Order> dualpipe(const PipelineShape& shape, const ScheduleOptions& option
                           fmt::format("m={}", m), "an even number of microbatches",
                           fmt::format("use {} microbatches", m + 1));
   if (m < 2 * p)
-    return too_few_microbatches(kind, m, "2p", 2 * p, "each direction fills p ranks with p microbatches");
+    return too_few_microbatches(kind, m, "2p", 2 * p,
+                                "each direction fills p ranks with p microbatches");
   const Result<bool> fuse = bool_option(kind, options, "fuse", true);
   if (!fuse) return fuse.error();
   Order order = linear_order(shape);
@@ -117,8 +120,7 @@ Result<Order> dualpipe(const PipelineShape& shape, const ScheduleOptions& option
 Result<Order> dualpipev(const PipelineShape& shape, const ScheduleOptions& options) {
   const std::string kind = "dualpipev";
   const int p = shape.num_ranks, m = shape.num_microbatches;
-  if (m < 2 * p)
-    return too_few_microbatches(kind, m, "2p", 2 * p, "its two halves fill 2p stages");
+  if (m < 2 * p) return too_few_microbatches(kind, m, "2p", 2 * p, "its two halves fill 2p stages");
   const Result<bool> fuse = bool_option(kind, options, "fuse", true);
   if (!fuse) return fuse.error();
   Order order = empty_order(shape, v_placement(p, 2));

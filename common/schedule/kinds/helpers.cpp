@@ -51,8 +51,7 @@ Result<int> group_size(const std::string& kind, const PipelineShape& shape,
         fmt::format("m={} is not a multiple of {} rounds (p={}); give g, or use m={} or m={}", m,
                     rounds, p, m / rounds * rounds, (m / rounds + 1) * rounds),
         fmt::format("m={}", m), fmt::format("a multiple of {}", rounds),
-        fmt::format("use {} microbatches, or write schedule.group",
-                    (m / rounds + 1) * rounds));
+        fmt::format("use {} microbatches, or write schedule.group", (m / rounds + 1) * rounds));
   }
   const Result<int> given = int_option(kind, options, "group", m);
   if (!given) return given;
@@ -73,11 +72,10 @@ Result<int> group_size(const std::string& kind, const PipelineShape& shape,
                           fmt::format("g={}", g), fmt::format("{} <= g <= {}", p, m),
                           fmt::format("write schedule.group: {}", p));
   if (g > m)
-    return schedule_error(kind,
-                          fmt::format("group size g={} is larger than m={}; use {} <= g <= m", g,
-                                      m, p),
-                          fmt::format("g={}", g), fmt::format("{} <= g <= {}", p, m),
-                          fmt::format("write schedule.group: {}", p));
+    return schedule_error(
+        kind, fmt::format("group size g={} is larger than m={}; use {} <= g <= m", g, m, p),
+        fmt::format("g={}", g), fmt::format("{} <= g <= {}", p, m),
+        fmt::format("write schedule.group: {}", p));
   if (m % g != 0 && m % g < p)
     return schedule_error(
         kind,
@@ -90,9 +88,8 @@ Result<int> group_size(const std::string& kind, const PipelineShape& shape,
 }
 
 Action Writer::next(ActionKind kind, int stage, int dir) {
-  auto at = std::find_if(counters_.begin(), counters_.end(), [&](const Counters& c) {
-    return c.stage == stage && c.dir == dir;
-  });
+  auto at = std::find_if(counters_.begin(), counters_.end(),
+                         [&](const Counters& c) { return c.stage == stage && c.dir == dir; });
   if (at == counters_.end()) at = counters_.insert(at, {stage, dir});
   const int counter = kind == ActionKind::F ? 0 : kind == ActionKind::W ? 2 : 1;
   Action a{kind, stage, at->next[counter]++};
@@ -111,7 +108,8 @@ Result<int> int_option(const std::string& kind, const ScheduleOptions& options, 
   if (it == options.end()) return otherwise;
   const auto value = parse_int(it->second);
   if (value && *value >= 1 && *value <= INT32_MAX) return static_cast<int>(*value);
-  return schedule_error(kind, fmt::format("{}={} is no count; write a number from 1", name, it->second),
+  return schedule_error(kind,
+                        fmt::format("{}={} is no count; write a number from 1", name, it->second),
                         it->second, "a number from 1", fmt::format("write {}: 2", name));
 }
 
@@ -125,7 +123,9 @@ Result<bool> bool_option(const std::string& kind, const ScheduleOptions& options
 
 Error too_few_microbatches(const std::string& kind, int m, const std::string& least,
                            int least_value, const std::string& why) {
-  return schedule_error(kind, fmt::format("m={} is smaller than {}={}; {}; use m >= {}", m, least, least_value, why, least_value),
+  return schedule_error(kind,
+                        fmt::format("m={} is smaller than {}={}; {}; use m >= {}", m, least,
+                                    least_value, why, least_value),
                         fmt::format("m={}", m), fmt::format("m >= {}", least_value),
                         fmt::format("use {} microbatches or more", least_value));
 }

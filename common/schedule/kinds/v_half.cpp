@@ -6,7 +6,8 @@
 //     v_half   t = 2r, 3p-2-r, 3p-1+d+2r, 6p-2+d-r     d = 3 if p is even, else 0
 //   W fill free slots. Then, twice: the ops before and behind the repeating body move to earlier
 //   slots as far as inputs and the peak of memory allow; at last the slots are closed up.
-//   Laws    m >= 2p, F = I = W = 1: bubble v_half 3p-7 (even p >= 4) or 3p-4 (odd p >= 3), v_min 4p-7
+//   Laws    m >= 2p, F = I = W = 1: bubble v_half 3p-7 (even p >= 4) or 3p-4 (odd p >= 3), v_min
+//   4p-7
 //           (3 divides p) or 4p-5    live 2 ((p+2) div 2), v_min 2 ((p+4) div 3) visits
 //   Source  Qi et al., 2024 (arXiv 2405.15362); steps as in sail-sg/zero-bubble zbv_greedy.py;
 //           schedules.md 2.10, 2.11.
@@ -22,7 +23,7 @@ namespace tandem {
 namespace {
 
 struct Op {
-  int type, index;  // 4: the index-th W of its rank (or, at the end, of its class)
+  int type, index;    // 4: the index-th W of its rank (or, at the end, of its class)
   bool of_b = false;  // a W of class b: of stage b
   auto operator<=>(const Op&) const = default;
 };
@@ -83,7 +84,9 @@ class Pattern {
       for (const auto& [slot, op] : at(r)) order.emplace_back(slot, r, op);
     std::sort(order.begin(), order.end());
     std::size_t body = 0;
-    while (body < order.size() && !(std::get<1>(order[body]) == 0 && std::get<2>(order[body]).type == kIa)) ++body;
+    while (body < order.size() &&
+           !(std::get<1>(order[body]) == 0 && std::get<2>(order[body]).type == kIa))
+      ++body;
     std::size_t tail = body;
     while (tail < order.size() && std::get<2>(order[tail]) != Op{kFa, m_ - 1}) ++tail;
     tail = std::min(tail + 1, order.size());
@@ -140,7 +143,8 @@ class Pattern {
     if (op.type == kFa || op.type == kIb) behind(r - 1, op);
     if (op.type == kFb || op.type == kIa) behind(r + 1, op);
     if (op.type >= kFb && op.type <= kIa) behind(r, {op.type - 1, op.index});
-    if (op.type == kW) behind(r, i_of_w_[static_cast<std::size_t>(r)][static_cast<std::size_t>(op.index)]);
+    if (op.type == kW)
+      behind(r, i_of_w_[static_cast<std::size_t>(r)][static_cast<std::size_t>(op.index)]);
     if (op.index > 0) behind(r, {op.type, op.index - 1});
     Slots& slots = at(r);
     for (int u = low; u < own; ++u) {

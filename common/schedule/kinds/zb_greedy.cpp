@@ -4,7 +4,8 @@
 //   Step       each rank proposes one op: of its ready I and the F that the cap allows, those that
 //              start first; a W where nothing is ready, or where it fits into the gap before that
 //              (cost <= gap, or gap >= theta cost). The smallest (start, rank) runs.
-//   Cap        visits a rank may hold; F of chunk c is allowed while held + 1 <= cap - (v-1-c): what
+//   Cap        visits a rank may hold; F of chunk c is allowed while held + 1 <= cap - (v-1-c):
+//   what
 //              deeper chunks need stays free, so it never locks (schedules.md 5.5)
 //   mu         share of a visit that I frees; W frees the rest
 //   Portfolio  I before F, F before I  x  theta 0, 1/2, 1  x  limit on F without their I (none;
@@ -85,7 +86,9 @@ class Greedy {
   };
   static std::size_t z(int x) { return static_cast<std::size_t>(x); }
   [[nodiscard]] std::size_t rank(int stage) const { return z(out_.stage_rank[z(stage)]); }
-  [[nodiscard]] std::int64_t hop(int a, int b) const { return rank(a) == rank(b) ? 0 : p_.costs.hop; }
+  [[nodiscard]] std::int64_t hop(int a, int b) const {
+    return rank(a) == rank(b) ? 0 : p_.costs.hop;
+  }
 
   [[nodiscard]] std::optional<std::int64_t> ready_f(int s) const {
     const std::size_t i = f_end_[z(s)].size();
@@ -182,9 +185,8 @@ std::int64_t peak_of(const Problem& p, const RankOrder& list) {
 }
 
 bool fits(const Problem& p, const Order& order) {
-  return std::all_of(order.ranks.begin(), order.ranks.end(), [&](const RankOrder& list) {
-    return peak_of(p, list) <= p.cap * p.visit;
-  });
+  return std::all_of(order.ranks.begin(), order.ranks.end(),
+                     [&](const RankOrder& list) { return peak_of(p, list) <= p.cap * p.visit; });
 }
 
 std::optional<Score> score_of(const Problem& p, const Order& order) {
@@ -264,23 +266,26 @@ Result<Order> zb_greedy(const PipelineShape& shape, const ScheduleOptions& optio
   const int p = shape.num_ranks, v = shape.stages_per_rank;
   Problem problem{shape, {}, {}, option(options, "placement", v == 1 ? "linear" : "v"), v};
   if (problem.placement != "linear" && problem.placement != "loop" && problem.placement != "v")
-    return schedule_error(kind, "placement=" + problem.placement + " is no placement; write linear, loop or v",
-                          problem.placement, "linear, loop or v", "write schedule.placement: v");
+    return schedule_error(
+        kind, "placement=" + problem.placement + " is no placement; write linear, loop or v",
+        problem.placement, "linear, loop or v", "write schedule.placement: v");
   if (problem.placement == "linear" && v != 1)
-    return schedule_error(kind, fmt::format("placement=linear has one stage a rank, not v={}; use loop or v", v),
-                          fmt::format("v={}", v), "v=1", "write schedule.placement: v");
-  problem.empty = empty_order(shape, problem.placement == "v" ? v_placement(p, v)
-                                                              : loop_placement(p, v));
+    return schedule_error(
+        kind, fmt::format("placement=linear has one stage a rank, not v={}; use loop or v", v),
+        fmt::format("v={}", v), "v=1", "write schedule.placement: v");
+  problem.empty =
+      empty_order(shape, problem.placement == "v" ? v_placement(p, v) : loop_placement(p, v));
   if (!shape.costs.empty()) problem.costs.stages = shape.costs;
   problem.costs.hop = shape.hop;
   const Result<int> cap = int_option(kind, options, "memory_limit", p * v);
   if (!cap) return cap.error();
   problem.cap = *cap;
   if (*cap < v)
-    return schedule_error(kind, fmt::format("memory cap {} on rank 0 is smaller than v={}; one "
-                                            "microbatch alone holds a visit of each stage; use {} "
-                                            "or more",
-                                            *cap, v, v),
+    return schedule_error(kind,
+                          fmt::format("memory cap {} on rank 0 is smaller than v={}; one "
+                                      "microbatch alone holds a visit of each stage; use {} "
+                                      "or more",
+                                      *cap, v, v),
                           fmt::format("memory_limit={}", *cap), fmt::format("{} or more", v),
                           fmt::format("write schedule.memory_limit: {}", p * v));
   const std::string mu = option(options, "mu", "0");
@@ -313,9 +318,9 @@ Result<Order> zb_greedy(const PipelineShape& shape, const ScheduleOptions& optio
   if (problem.placement == "linear") pattern(one_f_one_b), pattern(zb_h1), pattern(zb_h2);
   if (problem.placement == "v" && v == 2) pattern(zbv), pattern(v_half), pattern(v_min);
   if (!best.order)
-    return schedule_error(kind, fmt::format("no order fits {} visits with mu={}; raise memory_limit", *cap, mu),
-                          fmt::format("memory_limit={}", *cap), "a larger cap",
-                          "raise schedule.memory_limit");
+    return schedule_error(
+        kind, fmt::format("no order fits {} visits with mu={}; raise memory_limit", *cap, mu),
+        fmt::format("memory_limit={}", *cap), "a larger cap", "raise schedule.memory_limit");
   descend(problem, best);
   return std::move(*best.order);
 }

@@ -1,7 +1,7 @@
 // ZB-H2: a warm-up of 2(p-r)-1 forwards, so that with a post-validated optimizer no bubble is left.
 //
-//   Rank r   2(p-r)-1 x F; then I, from the 2r-th on W of the oldest I, F while there are; rest of W
-//   Laws     m >= 2p-1: span bubble (p-1) max(0, I-F, F+I-2W), makespan bubble (p-1) max(F, I-F,
+//   Rank r   2(p-r)-1 x F; then I, from the 2r-th on W of the oldest I, F while there are; rest of
+//   W Laws     m >= 2p-1: span bubble (p-1) max(0, I-F, F+I-2W), makespan bubble (p-1) max(F, I-F,
 //            F+I-2W)    live F until W: min(2p-1, m), until I: 2(p-r)-1
 //   Source   shape of ZB-2p, Qi et al., ICLR 2024; schedules.md 2.8.
 #include <algorithm>
