@@ -37,12 +37,8 @@ int layers_on(const Scenario& s, int pp) {
   return sum;
 }
 
-// What lives only for a moment has closed forms for dense layers that gather nothing and are not
-// computed again.
-bool has_transient_form(const Scenario& s) {
-  return s.model.moe.experts == 0 && s.model.mla.kv_rank == 0 && s.parallel.zero < 2 &&
-         s.training.recompute == Recompute::none;
-}
+// Above level 1 gathered parameters and whole gradients come and go beside what the forms say.
+bool has_bound(const Scenario& s) { return has_transient_form(s) && s.parallel.zero < 2; }
 
 // Every level of ZeRO, as formulas.
 Json zero_json(const Scenario& s, int pp) {
@@ -75,7 +71,7 @@ Json rank_json(const Scenario& s, int pp, const sim::ProgramMemory& plan) {
     rank["in_flight"] = *visits;
     rank["saved_input"] = kept.saved_input, rank["saved_weight"] = kept.saved_weight;
     rank["logits"] = kept.logits, rank["batch"] = kept.batch;
-    if (has_transient_form(s)) rank["bound"] = peak_bound(s, pp, *visits);
+    if (has_bound(s)) rank["bound"] = peak_bound(s, pp, *visits);
     rank["recompute_full"] = {{"kept", kept_bytes_recomputed(s, pp, *visits)},
                               {"kept_now", kept.sum()}};
   }
@@ -116,9 +112,8 @@ std::string peak_rank_text(const Scenario& s, int pp, const sim::ProgramMemory& 
     if (m.peak.by_class[c] > 0)
       t.row({std::string(name_of(static_cast<BufferClass>(c))), form[c],
              grouped(m.peak.by_class[c]), grouped(m.peak.at_peak[c])});
-  t.row({"all together",
-         visits && has_transient_form(s) ? "<= " + grouped(peak_bound(s, pp, *visits)) : "", "",
-         grouped(m.peak.total)});
+  t.row({"all together", visits && has_bound(s) ? "<= " + grouped(peak_bound(s, pp, *visits)) : "",
+         "", grouped(m.peak.total)});
   t.row({"with scratch of kernels", "", "", grouped(m.needed)});
   out += t.text();
 

@@ -63,7 +63,8 @@ std::string cell(std::int64_t value) { return value < 0 ? "" : std::to_string(va
 
 Order order_of(const Plan& plan) {
   Order order;
-  order.num_microbatches = plan.header.microbatches;
+  order.num_dirs = plan.header.copies;
+  order.num_microbatches = plan.header.microbatches / order.num_dirs;
   order.stage_rank.assign(plan.header.stage_rank.begin(), plan.header.stage_rank.end());
   order.ranks.resize(plan.programs.size());
   std::set<std::tuple<std::size_t, ActionKind, int, int>> seen;
@@ -74,8 +75,10 @@ Order order_of(const Plan& plan) {
     if (op.phase == Phase::W) kind = ActionKind::W;
     if (op.phase == Phase::B) kind = ActionKind::B;
     if (op.phase > Phase::B) return;
-    if (seen.insert({program, kind, op.stage, op.microbatch}).second)
-      order.ranks[program].push_back({kind, op.stage, op.microbatch});
+    if (!seen.insert({program, kind, op.stage, op.microbatch}).second) return;
+    Action a{kind, op.stage, op.microbatch % order.num_microbatches};
+    a.dir = static_cast<std::int8_t>(op.microbatch / order.num_microbatches);
+    order.ranks[program].push_back(a);
   });
   return order;
 }

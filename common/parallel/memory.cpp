@@ -9,26 +9,22 @@
 #include "common/base/check.h"
 #include "common/model/flops.h"  // local_vocabulary
 #include "common/parallel/groups.h"
+#include "common/parallel/local_sizes.h"
 
 namespace tandem {
 namespace {
 
-using I = std::int64_t;
+using memory::I;
+using memory::StageLayer;
+using memory::Symbols;
+
 constexpr I kAlign = 64;  // elements: a tensor's start in a bucket, and the bucket's end by 64 g
 
 I round_up(I v, I to) { return (v + to - 1) / to * to; }
 
-// Local sizes in the symbols of models.md 1; S: positions of a cp rank; qkv: width of q, k and v
-// together, kv: of k and v, ins: width of what enters the activation of the MLP (fc1, or gate and
-// up), stat: values a norm keeps for a token.
-struct Symbols {
-  I t, c, b, S, n, H, a, ad, qkv, kv, F, ins, stat, w, s, n1,
-      nm;  // nm: tokens that the rank routes
-  bool gpt, sp, flash;
-  // latents (0: none); experts
-  I rq, rkv, dn, dr, dv;
-  I E, K, e, local, Fe, shared, rows, assignments, scopes;
-};
+}  // namespace
+
+namespace memory {
 
 Symbols symbols(const Scenario& sc) {
   const PlanTypes types = plan_types(sc);
@@ -64,15 +60,10 @@ Symbols symbols(const Scenario& sc) {
 
 bool has_experts(const Scenario& sc, int layer) { return model_shape(sc.model).is_moe(layer); }
 
-int stages(const Scenario& s) { return s.parallel.pp * s.schedule.stages_per_rank; }
+static int stages(const Scenario& s) { return s.parallel.pp * s.schedule.stages_per_rank; }
 bool holds_first(const Scenario&, int pp) { return pp == 0; }
 bool holds_last(const Scenario& s, int pp) { return (stages(s) - 1) % s.parallel.pp == pp; }
 
-// Layers of the rank, stage by stage, each with its place in the stage; stage i lies on rank i mod
-// p.
-struct StageLayer {
-  int layer, place;
-};
 std::vector<StageLayer> layers_of(const Scenario& s, int pp) {
   std::vector<StageLayer> out;
   int first = 0;
@@ -84,6 +75,25 @@ std::vector<StageLayer> layers_of(const Scenario& s, int pp) {
   }
   return out;
 }
+
+I balance_statistics(const Scenario& s, const Symbols& x) {
+  return has_balance_loss(s) ? 2 * x.scopes * x.E * x.s : 0;
+}
+
+I head_tokens(const Scenario& s, const Symbols& x) {
+  return x.sp && !s.parallel.vocab_parallel ? x.n1 : x.n;
+}
+
+}  // namespace memory
+
+namespace {
+
+using memory::has_experts;
+using memory::head_tokens;
+using memory::holds_first;
+using memory::holds_last;
+using memory::layers_of;
+using memory::symbols;
 
 class Locals {
  public:
@@ -163,11 +173,6 @@ class Locals {
   std::vector<LocalTensor> list_;
 };
 
-// Tokens whose logits the rank makes: its own ones where SP is on and the vocabulary is not cut.
-I head_tokens(const Scenario& s, const Symbols& x) {
-  return x.sp && !s.parallel.vocab_parallel ? x.n1 : x.n;
-}
-
 // What the final norm and the head keep on the rank of the last stage.
 SavedBytes head_saved(const Scenario& sc) {
   const Symbols x = symbols(sc);
@@ -194,7 +199,7 @@ std::vector<SavedBytes> layer_saved(const Scenario& sc, int layer) {
   const Symbols x = symbols(sc);
   const I whole = x.n * x.H * x.w, own = x.n1 * x.H * x.w;  // X w, X1 w
   const I qkv = x.n * x.qkv * x.w, ffn = x.n * x.F * x.w, ins = x.n * x.ins * x.w;
-  const I stash = x.flash ? x.s * x.b * x.a * x.S : x.w * x.b * x.a * x.S * x.S;
+  const I stash = memory::core_stash(x);
   const I norm = own + x.stat * x.s * x.n1;
   std::vector<SavedBytes> out = {{"norm1", norm, 0, 0}};
   if (x.rkv == 0) {
@@ -242,7 +247,7 @@ SavedBytes layer_kept(const Scenario& sc, int layer, int place) {
     kept.for_input = x.n1 * x.H * x.w + (has_experts(sc, layer) ? 8 * x.nm * x.K : 0);
     kept.for_weight = 0;
   } else if (sc.training.recompute == Recompute::selective && !x.flash) {
-    kept.for_input -= x.w * x.b * x.a * x.S * x.S;
+    kept.for_input -= memory::core_stash(x);
   }
   return kept;
 }
@@ -333,7 +338,7 @@ KeptBytes kept_bytes(const Scenario& s, int pp, int visits) {
     // Counts of rows: sent and received over ep, gathered over etp; without either the sent ones.
     const I etp = s.parallel.etp, gathered = etp > 1 ? etp : 0;
     const I counts = std::max<I>(1, (x.e > 1 ? 2 : 0) + gathered);
-    out.comm += counts * 4 * x.E + 2 * x.scopes * x.E * x.s;
+    out.comm += counts * 4 * x.E + memory::balance_statistics(s, x);
   }
   if (holds_last(s, pp)) {
     out.saved_input += head_saved(s).for_input;
@@ -349,34 +354,6 @@ KeptBytes kept_bytes(const Scenario& s, int pp, int visits) {
   return out;
 }
 
-TransientBytes transient_bytes(const Scenario& s, int pp) {
-  const Symbols x = symbols(s);
-  const I stream = x.n * x.H * x.w, core = x.n * (x.ad + x.qkv) * x.w;
-  const I ffn = x.n * (x.F + x.ins) * x.w;
-  const I main = size_of(plan_types(s).main);
-  const bool first = holds_first(s, pp), last = holds_last(s, pp);
-  TransientBytes out;
-  out.activation = 2 * stream;
-  out.grad_activation = std::max((last ? 3 : 2) * stream + ffn, 4 * stream + core);
-  if (x.sp) {
-    const I own = x.n1 * x.H * x.w;
-    out.grad_activation =
-        2 * stream + own + std::max({ffn, x.n * x.ins * x.w + own, core, x.n * x.qkv * x.w + own});
-  }
-  I product = 0;  // of the weight gradients that are added to what is there
-  if (s.num_microbatches() > 1) {
-    product = std::max(x.ins, x.qkv) * x.H;
-    if (last) product = std::max(product, local_vocabulary(s) * x.H);
-    if (first && x.gpt) product = std::max(product, x.n1 / x.b * x.H);  // positions
-  }
-  const I loss = last ? 8 : 0, norm = 8;
-  out.scratch =
-      std::max({product * main, last ? 3 * x.s * head_tokens(s, x) : 0, norm + main}) + loss;
-  out.comm = 8 * 8;
-  if (x.c > 1) out.comm = std::max(out.comm, 2 * x.n * x.kv * (x.w + main));
-  return out;
-}
-
 Bytes recompute_working_set(const Scenario& s, int pp) {
   Bytes most = 0;
   for (const auto& [layer, place] : layers_of(s, pp)) {
@@ -387,10 +364,13 @@ Bytes recompute_working_set(const Scenario& s, int pp) {
 }
 
 Bytes peak_bound(const Scenario& s, int pp, int visits) {
+  const Symbols x = symbols(s);
   const TransientBytes t = transient_bytes(s, pp);
+  // With sequence parallelism W has its input gathered again beside the gradients.
+  const I again = x.sp ? std::max(x.n * x.H * x.w, 2 * x.n * (x.rq + x.rkv) * x.w) : 0;
   return static_bytes(s, pp).sum() + kept_bytes(s, pp, visits).sum() +
-         std::max(t.activation, t.grad_activation) + recompute_working_set(s, pp) + t.scratch +
-         t.comm;
+         std::max(t.activation, t.grad_activation + again) + recompute_working_set(s, pp) +
+         t.scratch + t.comm;
 }
 
 Bytes kept_bytes_recomputed(const Scenario& s, int pp, int visits) {

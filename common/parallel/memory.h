@@ -100,27 +100,40 @@ struct StaticBytes {
 // What is kept for microbatches between forward and backward, `visits` of them open.
 struct KeptBytes {
   Bytes saved_input = 0, saved_weight = 0, logits = 0, batch = 0;
-  Bytes comm = 0;  // counts of rows and of choices of the layers with experts
+  Bytes comm = 0;  // of layers with experts: counts of rows, statistics of a balance loss
   [[nodiscard]] Bytes sum() const { return saved_input + saved_weight + logits + batch + comm; }
 };
 [[nodiscard]] KeptBytes kept_bytes(const Scenario& scenario, int pp, int visits);
 
 // The greatest bytes of each class that lives only for a moment, for the cuts of a stage visit
-// (plan_reference.md, "Lowering"). A receive posted ahead of its consumer adds X w to saved_input
-// (act) or grad_activation (grad); A = n a dh/t w, Q and G as above, M = 2 G (gpt) or 3 G (llama):
+// (plan_reference.md, "Lowering"); transient.cpp has the sums segment by segment. A receive posted
+// ahead of its consumer adds X w to saved_input (act) or grad_activation (grad). A = n a dh/t w, Q
+// and G as above, M = 2 G (gpt) or 3 G (llama), L = n Q w of latents, P = n a/t (2dn+dr+dv) w, D =
+// 3 n Es Fe/t w + X w, U = R H w, V = R Fe w; SP: X1 = X/t:
 //   activation       2 X w: the partial sum of attention beside that of the MLP; with SP the
-//                    gathered input of a half beside its partial sum
-//   grad_activation  max(2 X w + M, 4 X w + A + Q); on the last stage also 3 X w + M, with the
-//                    gradient of the final norm. With SP (X1 = X/t, I = G or 2 G):
-//                    2 X w + X1 w + max(M, I + X1 w, A + Q, Q + X1 w)
-//   scratch          of the last stage: 3 s n and the loss; where gradients accumulate (m > 1) the
-//                    largest product of a W: in out main bytes; norm and clip coefficient
+//                    gathered input of a half beside its partial sum. MLA 2 L + P + X w (and kr
+//                    without SP); experts U; shared 3 X w, with SP X1 w + 2 X w
+//   grad_activation  max(2 X w + M, 4 X w + A + Q); in the last layer also 3 X w + M, with the
+//                    gradient of the final norm. With SP (I = G or 2 G):
+//                    2 X w + X1 w + max(M, I + X1 w, A + Q, Q + X1 w). MLA 3 X w + A + Q + P + 2 L,
+//                    with SP X w + X1 w for 3 X w. Experts that receive rows: X1 w + s n E + 2 U +
+//                    3 V, or X1 w for one U and V, with D; else A H w for one U, and 2 X w + D
+//   scratch          of the last stage: 3 s n and the loss; where gradients accumulate (m > 1,
+//                    and not with ZeRO 2 and 3 that reduce every microbatch) the largest product
+//                    of a W: in out main bytes; norm and clip coefficient; 8 each for the balance
+//                    loss and the dropped assignments
 //   comm             the 8 values of `metrics`; with context parallelism two blocks of k and v and
 //                    two of their gradients: 2 n (2 ak dh/t) (w + main), MLA 2 n a/t (dn+dr+dv) ...
+//                    Experts: 2 U, and 4 E for the choices of each layer, beside KeptBytes::comm
+//   Recomputed layers add to `activation` what they keep otherwise, as long as a segment needs it.
+// With ZeRO 2 and 3 the classes param_full and grad_full, which are not here, come and go too.
 struct TransientBytes {
   Bytes activation = 0, grad_activation = 0, scratch = 0, comm = 0;
 };
 [[nodiscard]] TransientBytes transient_bytes(const Scenario& scenario, int pp);
+// Whether the forms are this scenario's: not selective recomputation of materialised attention;
+// with experts, latents or recomputation neither context parallelism nor mapping nano_train.
+[[nodiscard]] bool has_transient_form(const Scenario& scenario);
 
 // What recomputation makes again at once: the layer of the rank that has most (models.md 6).
 [[nodiscard]] Bytes recompute_working_set(const Scenario& scenario, int pp);
@@ -128,7 +141,7 @@ struct TransientBytes {
 // An upper bound of the bytes of the plan at any time: static, kept, and the transients of a
 // forward or of a backward, whichever is more, with a recomputed layer's working set. The plan
 // frees a layer's saved bytes while it goes backward, so the true peak lies below by less than the
-// transients.
+// transients. Where has_transient_form() holds, with ZeRO 0 and 1.
 [[nodiscard]] Bytes peak_bound(const Scenario& scenario, int pp, int visits);
 
 // Kept bytes with every layer recomputed before its backward, and the working set of that.

@@ -16,10 +16,10 @@ namespace {
 constexpr std::int64_t kInt32 = INT32_MAX;
 
 const std::array<std::string, 6> kLineKinds = {"plan", "comm", "buf", "kernel", "program", "op"};
-const std::array<std::string, 15> kHeaderKeys = {
-    "digest",       "schedule",    "receive", "communicators", "grouping",
-    "microbatches", "micro_batch", "seq",     "mesh",          "stages",
-    "dtype",        "main_grad",   "experts", "data",          "evaluation"};
+const std::array<std::string, 16> kHeaderKeys = {
+    "digest",      "schedule", "receive",    "communicators", "grouping", "microbatches",
+    "micro_batch", "seq",      "mesh",       "stages",        "dtype",    "main_grad",
+    "experts",     "data",     "evaluation", "copies"};
 constexpr std::size_t kRequiredHeaderKeys = 12;  // the first ones
 const std::array<std::string, 13> kBufferKeys = {
     "mb",      "l",        "slice",   "valid",    "parts", "bucket", "alias",
@@ -203,6 +203,7 @@ bool PlanParser::header_field(const FieldWord& field) {
   if (key == "main_grad") return dtype(value, h.types.main);
   if (key == "mesh") return mesh(value);
   if (key == "experts") return expert_grid(value);
+  if (key == "copies") return count("copies", 2, h.copies);
   if (key == "data") return axes(value, h.data_axes);
   return stages(value);
 }

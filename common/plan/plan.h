@@ -187,6 +187,18 @@ struct PlanHeader {
   std::int32_t microbatches = 0, micro_batch = 0, sequence = 0;
   Mesh mesh;
   std::vector<std::int32_t> stage_rank;  // pipeline coordinate of each stage ("stages=0@0,1@1")
+  // Two copies of the model in opposite directions ("copies=2"): the first does the lower half of
+  // the microbatches; stage s of the second lies on coordinate pp - 1 - stage_rank[s].
+  std::int32_t copies = 1;
+  [[nodiscard]] std::int32_t rank_of(std::int32_t stage, std::int32_t microbatch) const {
+    const std::int32_t rank = stage_rank[static_cast<std::size_t>(stage)];
+    return copies == 2 && microbatch >= microbatches / 2 ? mesh.of(Axis::pp) - 1 - rank : rank;
+  }
+  // Whether a copy of the stage lies there.
+  [[nodiscard]] bool holds(std::int32_t program, std::int32_t stage) const {
+    const std::int32_t rank = stage_rank[static_cast<std::size_t>(stage)];
+    return rank == program || (copies == 2 && mesh.of(Axis::pp) - 1 - rank == program);
+  }
   // Ranks that differ on these axes read different sequences ("data=dp,ep"; left out: dp). A rank's
   // data index is its place in the group of these axes (models.md 8.2).
   AxisSet data_axes = AxisSet{}.add(Axis::dp);

@@ -61,6 +61,7 @@ void put_header(Out& out, const PlanHeader& h) {
   put(out, " stages=");
   for (std::size_t s = 0; s < h.stage_rank.size(); ++s)
     put(out, "{}{}@{}", s ? "," : "", s, h.stage_rank[s]);
+  if (h.copies > 1) put(out, " copies={}", h.copies);
   put(out, " dtype={} main_grad={}{}\n", name_of(h.types.compute), name_of(h.types.main),
       h.evaluation ? " evaluation" : "");
 }

@@ -269,7 +269,7 @@ constexpr Field kFields[] = {
     {"parallel.style", kChoice, "tandem, nano_train", 0, 0, false, "tandem", "", "Whose communications are used; nano_train: those of lastweek/nano-train, with its defaults.", ENUM(parallel.style)},
     {"parallel.ep_data", kChoice, "split, replicate", 0, 0, false, "split", "", "Data of expert ranks (mapping nano_train).", ENUM(parallel.ep_data)},
     {"parallel.zero_reduce", kChoice, "auto, last, every", 0, 0, false, "auto", "", "When ZeRO sums gradients: after the last microbatch, or every one.", ENUM(parallel.zero_reduce)},
-    {"parallel.weight_stash", kChoice, "auto, full, shard", 0, 0, false, "auto", "auto", "What a split backward keeps for the weight gradient.", ENUM(parallel.weight_stash)},
+    {"parallel.weight_stash", kChoice, "auto, full, shard", 0, 0, false, "auto", "", "Output gradients that a split backward keeps for its W: full, at all positions; shard, the own rows, gathered again (auto with sequence parallelism).", ENUM(parallel.weight_stash)},
     {"parallel.order", FieldType::words, "tp, cp, ep, dp, pp", 0, 0, false, "[tp, cp, ep, dp, pp]", "", "Axes of the mesh, fastest first.",
      [](S& s, I, const V& v) { s.parallel.order = v.words; },
      [](const S& s, I) { V v; v.words = s.parallel.order; return v; }},
@@ -288,7 +288,7 @@ constexpr Field kFields[] = {
      [](const S& s, I) { V v = of_int(s.parallel.gather_window); v.absent = s.parallel.gather_residency != Residency::window; return v; }},
 
     {"schedule.kind", kChoice, "gpipe, 1f1b, eager_1f1b, interleaved_1f1b, bfs, zb_h1, zb_h2, interleaved_zb, zbv, v_half, v_min, dualpipe, dualpipev, chimera, hanayo, seq1f1b, zb_greedy, file",
-     0, 0, false, "1f1b", "gpipe, 1f1b, eager_1f1b, interleaved_1f1b, bfs, zb_h1, zb_h2, interleaved_zb, zbv, v_half, v_min, dualpipev, hanayo, zb_greedy", "Pipeline schedule. `schedule: KIND` is short for it.",
+     0, 0, false, "1f1b", "gpipe, 1f1b, eager_1f1b, interleaved_1f1b, bfs, zb_h1, zb_h2, interleaved_zb, zbv, v_half, v_min, dualpipe, dualpipev, chimera, hanayo, zb_greedy", "Pipeline schedule. `schedule: KIND` is short for it.",
      [](S& s, I, const V& v) { s.schedule.kind = v.word; },
      [](const S& s, I) { return of_text(s.schedule.kind); }},
     {"schedule.stages_per_rank", kCount, "auto", 1, kLayers, false, "auto", "", "Stages a pipeline rank holds; auto: what the kind needs.", INT(schedule.stages_per_rank)},

@@ -99,6 +99,8 @@ struct Order {
   std::vector<RankOrder> ranks;  // by pipeline rank
   [[nodiscard]] int num_ranks() const { return static_cast<int>(ranks.size()); }
   [[nodiscard]] int num_stages() const { return static_cast<int>(stage_rank.size()); }
+  // Of both directions. Microbatch i of direction d reads sequences as number d * m + i of these.
+  [[nodiscard]] int total_microbatches() const { return num_dirs * num_microbatches; }
   // The second copy lies the other way round (placement bidir).
   [[nodiscard]] int rank_of(int dir, int stage) const {
     const int rank = stage_rank[static_cast<std::size_t>(stage)];

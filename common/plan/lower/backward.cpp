@@ -1,5 +1,6 @@
-// Step `backward`: I and W of an order merged, split, and those of the first stage (schedules.md 4.1).
-// None of it changes the order of microbatches in which a stage adds its weight gradients.
+// Step `backward`: I and W of an order merged, split, and those of the first stage
+// (schedules.md 4.1). None of it changes the order of microbatches in which a stage adds its weight
+// gradients.
 #include "common/plan/lower/draft.h"
 
 namespace tandem::lower {

@@ -112,6 +112,12 @@ CommId Draft::comm(std::string_view text) const {
   return CommId{};
 }
 
+CommId Draft::copies_of(int program) const {
+  if (order.num_dirs == 1) return {};
+  const int low = std::min(program, order.num_ranks() - 1 - program);
+  return comm("copy:" + std::to_string(low) + "-" + std::to_string(order.num_ranks() - 1 - low));
+}
+
 BufferId Draft::add(Buffer b) {
   plan.buffers.push_back(b);
   return BufferId{static_cast<std::int64_t>(plan.buffers.size()) - 1};

@@ -62,6 +62,7 @@ struct Tensor {
   SliceRule slice;
   BufferId param, grad;  // none where a gather, or each microbatch, makes its own
   int unit = 0;          // ZeRO-3: what is gathered at once: a layer, the embedding, the head
+  int stage = 0;         // that it belongs to
   int bucket = -1;
   int num_buckets = 1;                // with style nano_train one for each tensor that lies in it
   std::int64_t offset = 0;            // of its first element in the bucket
@@ -118,9 +119,22 @@ struct Draft {
   // Position of the op that frees a buffer, where that is not the last one that uses it (streams).
   std::map<BufferId, std::int32_t> freed_by;
 
-  // First and last stage share a rank, and with it one tied embedding.
+  // First and last stage share a rank, and with it one tied embedding: on a V, and where a second
+  // copy of the model lies the other way round.
   [[nodiscard]] bool ties_on_one_rank() const {
-    return scenario.model.tied_embeddings && order.stage_rank.front() == order.stage_rank.back();
+    return scenario.model.tied_embeddings &&
+           (order.num_dirs == 2 || order.stage_rank.front() == order.stage_rank.back());
+  }
+  // Whether a copy of the stage lies on the program's rank.
+  [[nodiscard]] bool holds(int program, int stage) const {
+    return order.rank_of(0, stage) == program ||
+           (order.num_dirs == 2 && order.rank_of(1, stage) == program);
+  }
+  // Communicator of a program with the one that holds the same stages; invalid with one copy.
+  [[nodiscard]] CommId copies_of(int program) const;
+  // Ids of matches from here on are free: those before are of messages.
+  [[nodiscard]] int first_match() const {
+    return 2 * (order.num_stages() - 1) * order.total_microbatches();
   }
   [[nodiscard]] std::uint32_t name(std::string_view text);
   [[nodiscard]] StreamId stream(std::string_view text);
@@ -161,6 +175,9 @@ void gradients(Draft& draft);  // reductions of buckets and of the tied embeddin
 void optimizer(Draft& draft);  // norm, clip, update, metrics; of an evaluation the metrics alone
 void streams(Draft& draft);    // waits between streams
 void buffers(Draft& draft);    // allocates, frees
+
+// Match id of a sum over the two copies of a program's bucket; -1: of its experts' choices.
+[[nodiscard]] int copy_match(const Draft& draft, std::size_t program, int bucket);
 
 // Each microbatch scatters its gradients (ZeRO levels 2 and 3; models.md 10).
 [[nodiscard]] bool reduces_every(const Scenario& scenario);

@@ -8,6 +8,10 @@
 //   ZeRO       levels 1 to 3 scatter where level 0 reduces: level 1 in place, 2 and 3 into the
 //   shard.
 //              Where each microbatch scatters (visit_zero.cpp), nothing is left to do here
+//   copies     where the model has two (bidirectional schedules), a bucket is summed over them
+//   behind
+//              its own reduction: the whole, or the shard, with the one rank that holds the same
+//              elements. All at the end, in the order of buckets, which is the same on both
 //   tied       the two parts of a tied embedding on one rank are added first; on two ranks they are
 //              summed over `emb`, then each copy over dp. Always at the end.
 #include <algorithm>
@@ -57,13 +61,24 @@ std::vector<std::size_t> last_writers(const Draft& d, const std::vector<Op>& ops
   return last;
 }
 
+// The sum over the two copies of the model, behind the bucket's own reduction.
+void add_copies(Draft& d, std::size_t program, std::size_t bucket, int stage,
+                std::vector<Op>& ops) {
+  const CommId copies = d.copies_of(static_cast<int>(program));
+  if (!copies.valid()) return;
+  const std::string name = d.plan.name(d.plan.communicators[copies.index()].name);
+  ops.push_back(all_reduce(d, name, "grad.copy", d.tensors[program].buckets[bucket].grad, stage));
+  ops.back().match = copy_match(d, program, static_cast<int>(bucket));
+}
+
 void reduce_program(Draft& d, std::size_t program) {
   std::vector<Op>& ops = d.programs[program];
   const ProgramTensors& t = d.tensors[program];
   const bool reduces = std::any_of(t.buckets.begin(), t.buckets.end(),
                                    [](const Bucket& b) { return b.members > 1; });
   // Style nano_train: all at the end, in module order.
-  const bool overlap = d.scenario.parallel.gradient_overlap && !d.sizes.nano_style;
+  const bool overlap =
+      d.scenario.parallel.gradient_overlap && !d.sizes.nano_style && d.order.num_dirs == 1;
   const int stage = ops.empty() ? -1 : ops.back().stage;
   std::vector<Op> next, at_end;
   if (reduces) {
@@ -86,7 +101,10 @@ void reduce_program(Draft& d, std::size_t program) {
     ops = std::move(next);
     ops.insert(ops.end(), at_end.begin(), at_end.end());
   }
-  for (const Bucket& b : t.buckets) {
+  for (std::size_t i = 0; i < t.buckets.size(); ++i)
+    if (!t.buckets[i].tied) add_copies(d, program, i, stage, ops);
+  for (std::size_t i = 0; i < t.buckets.size(); ++i) {
+    const Bucket& b = t.buckets[i];
     if (!b.tied) continue;
     if (t.tied_head.valid()) {
       Op op;
@@ -108,13 +126,21 @@ void reduce_program(Draft& d, std::size_t program) {
     if (d.comm("emb").valid()) {
       const BufferId full = b.zero >= 2 ? b.grad_full : b.grad;
       ops.push_back(all_reduce(d, "emb", "grad.emb", full, stage));
-      ops.back().match = 2 * (d.order.num_stages() - 1) * d.order.num_microbatches;
+      ops.back().match = d.first_match();
     }
     if (b.members > 1) ops.push_back(reduced(d, b, stage));
+    add_copies(d, program, i, stage, ops);
   }
 }
 
 }  // namespace
+
+// Behind the ids of messages, of the tied embedding, of the sums over all ranks, and of labels.
+int copy_match(const Draft& d, std::size_t program, int bucket) {
+  const auto low = static_cast<int>(std::min(program, d.programs.size() - 1 - program));
+  const auto buckets = static_cast<int>(d.tensors[program].buckets.size());
+  return d.first_match() + 3 + d.order.total_microbatches() + low * (buckets + 1) + 1 + bucket;
+}
 
 void gradients(Draft& d) {
   for (std::size_t p = 0; p < d.programs.size(); ++p) reduce_program(d, p);

@@ -29,7 +29,7 @@ class Optimizer {
         program_(program),
         t_(d.tensors[program]),
         ops_(d.programs[program]),
-        first_match_(2 * (d.order.num_stages() - 1) * d.order.num_microbatches + 1),
+        first_match_(d.first_match() + 1),
         spans_programs_(d.programs.size() > 1) {
     stage_ = ops_.empty() ? -1 : ops_.back().stage;
   }
@@ -146,13 +146,19 @@ class Optimizer {
     }
   }
 
+  // A tied embedding counts on the first stage; of two copies of the model the first counts.
+  [[nodiscard]] bool counts(const Tensor& t, const Bucket& b) const {
+    const auto program = static_cast<int>(program_);
+    return d_.order.rank_of(0, b.tied ? 0 : t.stage) == program;
+  }
+
   bool squares(TensorClass cls, BufferId norm, bool written) {
     std::vector<BufferId> grads;
     std::int64_t elements = 0;
     std::vector<char> sharded(t_.buckets.size(), 0);
     for (const Tensor& t : t_.tensors) {
       const Bucket& b = t_.buckets[static_cast<std::size_t>(t.bucket)];
-      if (t.cls != cls || (b.tied && program_ != 0)) continue;
+      if (t.cls != cls || !counts(t, b)) continue;
       if (b.zero > 0) {
         for (int i = t.bucket; i < t.bucket + t.num_buckets; ++i)
           sharded[static_cast<std::size_t>(i)] = 1;
@@ -261,17 +267,23 @@ class Optimizer {
   void sum_choices() {
     if (t_.bias_of.empty() || d_.scenario.model.moe.bias_update == 0) return;
     Op op;
-    op.comm = d_.comm("stage");
-    if (!op.comm.valid()) return;
     op.kind = OpKind::all_reduce;
     op.phase = Phase::O;
     op.stage = stage_;
-    op.stream = d_.stream("comm:stage");
     op.reduction = Reduction::sum;
     op.tag = d_.name("bias");
     op.buffer = t_.all_choices;
     op.dtype = DType::i32;
     op.count = d_.plan.buffer(op.buffer).shape.elements();
+    op.comm = d_.comm("stage");
+    if (op.comm.valid()) {
+      op.stream = d_.stream("comm:stage");
+      ops_.push_back(op);
+    }
+    op.comm = d_.copies_of(static_cast<int>(program_));
+    if (!op.comm.valid()) return;
+    op.stream = d_.stream("comm:" + d_.plan.name(d_.plan.communicators[op.comm.index()].name));
+    op.match = copy_match(d_, program_, -1);
     ops_.push_back(op);
   }
   void update_router_bias() {

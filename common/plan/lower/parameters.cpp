@@ -27,12 +27,14 @@ class Inventory {
     norm_type_ = d.plan.header.types.statistic();
     const int num_stages = d.order.num_stages();
     for (int stage = num_stages - 1; stage >= 0; --stage) {
-      if (d.order.stage_rank[static_cast<std::size_t>(stage)] != program) continue;
+      if (!d.holds(program, stage)) continue;
+      const std::size_t before = plain.size();
       if (stage == num_stages - 1) head();
       int first = 0;
       for (int s = 0; s < stage; ++s) first += split(s);
       for (int layer = first + split(stage) - 1; layer >= first; --layer) block(layer);
       if (stage == 0) embedding();
+      for (std::size_t i = before; i < plain.size(); ++i) plain[i].stage = stage;
     }
     if (tied_) tied.push_back(embed());
   }
@@ -170,12 +172,14 @@ class Packer {
 
   void pack(std::vector<Tensor>& tensors, bool tied) {
     std::vector<Open> open;  // one for each group and type; a full one becomes a bucket
-    int unit = -1;
+    int unit = -1, stage = -1;
     for (Tensor& t : tensors) {
-      // A gather brings one unit (ZeRO-3).
-      if (d_.scenario.parallel.zero == 3 && t.unit != unit)
+      // A gather brings one unit (ZeRO-3). Of two copies of the model the norm counts the first, and
+      // a shard as a whole.
+      if ((d_.scenario.parallel.zero == 3 && t.unit != unit) ||
+          (d_.order.num_dirs == 2 && t.stage != stage))
         for (Open& o : open) close(o, tied);
-      unit = t.unit;
+      unit = t.unit, stage = t.stage;
       const ReducingGroup by = reducing_group(d_.scenario, t.cls);
       Open* to = nullptr;
       for (Open& o : open)
@@ -325,8 +329,7 @@ void expert_state(Draft& d, int program, ProgramTensors& out) {
   for (int stage = 0; stage < d.order.num_stages(); ++stage) {
     const int count = d.scenario.parallel.layer_split[static_cast<std::size_t>(stage)];
     for (int i = first; i < first + count; ++i)
-      if (d.order.stage_rank[static_cast<std::size_t>(stage)] == program && shape.is_moe(i))
-        layers.push_back(i);
+      if (d.holds(program, stage) && shape.is_moe(i)) layers.push_back(i);
     first += count;
   }
   if (layers.empty()) return;

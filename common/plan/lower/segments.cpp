@@ -21,8 +21,9 @@ class Program {
     int first_layer = 0;
     for (int stage = 0; stage < d.order.num_stages(); ++stage) {
       const int layers = d.scenario.parallel.layer_split[static_cast<std::size_t>(stage)];
-      if (d.order.stage_rank[static_cast<std::size_t>(stage)] == program)
-        open(stage, stage_visit(d, program, stage, first_layer, layers));
+      for (int dir = 0; dir < d.order.num_dirs; ++dir)
+        if (d.order.rank_of(dir, stage) == program)
+          open(stage, dir, stage_visit(d, program, stage, first_layer, layers));
       first_layer += layers;
     }
   }
@@ -65,7 +66,8 @@ class Program {
 
  private:
   struct Stage {
-    int stage = -1;
+    int stage = -1, dir = 0;
+    int first_mb = 0;  // of its direction: microbatch 0 is this one of the plan
     Visit visit;
     std::vector<std::vector<BufferId>> buffers;  // by slot and microbatch; of `once` one
     // Microbatches whose I, and whose W, come first: these write the sums of the step.
@@ -73,15 +75,16 @@ class Program {
     std::vector<char> split;  // by microbatch: its backward is an I and a W
   };
 
-  void open(int number, Visit visit) {
+  void open(int number, int dir, Visit visit) {
     Stage& s = stages_.emplace_back();
-    s.stage = number;
+    s.stage = number, s.dir = dir;
+    s.first_mb = dir * d_.order.num_microbatches;
     s.visit = std::move(visit);
     const int m = d_.order.num_microbatches;
     s.split.assign(static_cast<std::size_t>(m), 0);
     bool has_input = false, has_weight = false;
     for (const Action& a : d_.order.ranks[static_cast<std::size_t>(program_)]) {
-      if (a.stage != number) continue;
+      if (a.stage != number || a.dir != dir) continue;
       if (is_backward(a.kind) && !std::exchange(has_input, true)) s.first_input = a.microbatch;
       if (is_weight(a.kind) && !std::exchange(has_weight, true)) s.first_weight = a.microbatch;
       if (a.kind == ActionKind::W) s.split[static_cast<std::size_t>(a.microbatch)] = 1;
@@ -89,7 +92,7 @@ class Program {
     // The stage before, where it is on this rank too, hands its output over as it is.
     const Stage* before = nullptr;
     for (const Stage& other : stages_)
-      if (other.stage == number - 1) before = &other;
+      if (other.stage == number - 1 && other.dir == dir) before = &other;
     for (std::size_t slot_index = 0; slot_index < s.visit.slots.size(); ++slot_index) {
       const Slot& slot = s.visit.slots[slot_index];
       std::vector<BufferId>& ids = s.buffers.emplace_back();
@@ -101,7 +104,7 @@ class Program {
         if (slot.only_in_weight && !s.split[z]) continue;
         Buffer b = slot.buffer;
         b.program = ProgramId{program_};
-        if (!slot.once) b.microbatch = mb;
+        if (!slot.once) b.microbatch = s.first_mb + mb;
         if (slot.rows_of >= 0)  // that slot comes before
           b.rows_of = s.buffers[static_cast<std::size_t>(slot.rows_of)][z];
         if (slot.root >= 0) {
@@ -157,8 +160,9 @@ class Program {
   }
 
   const Stage& stage_of(const Action& a) const {
-    const auto at = std::find_if(stages_.begin(), stages_.end(),
-                                 [&](const Stage& s) { return s.stage == a.stage; });
+    const auto at = std::find_if(stages_.begin(), stages_.end(), [&](const Stage& s) {
+      return s.stage == a.stage && s.dir == a.dir;
+    });
     TANDEM_CHECK(at != stages_.end(), "stage {} is not on rank {}", a.stage, program_);
     return *at;
   }
@@ -250,7 +254,7 @@ class Program {
     op.kind = OpKind::copy;
     op.phase = Phase::D;
     op.stream = d_.stream("copy_in");
-    op.stage = s.stage, op.microbatch = mb;
+    op.stage = s.stage, op.microbatch = s.first_mb + mb;
     op.buffer = buffer_of(s, r, mb);
     op.dtype = DType::i64;
     op.count = d_.plan.buffer(op.buffer).shape.elements();
@@ -276,7 +280,7 @@ class Program {
     op.dtype = DType::i64;
     op.count = d_.plan.buffer(op.buffer).shape.elements();
     // Behind the ids of messages, of the tied embedding and of the sums over all ranks.
-    op.match = 2 * (d_.order.num_stages() - 1) * d_.order.num_microbatches + 3 + mb;
+    op.match = d_.first_match() + 3 + mb;
     add(op);
   }
 
@@ -285,7 +289,7 @@ class Program {
     const Phase phase = phase_of(a.kind);
     Op op;
     op.phase = v.again ? Phase::R : phase;
-    op.stage = s.stage, op.layer = v.layer, op.microbatch = mb;
+    op.stage = s.stage, op.layer = v.layer, op.microbatch = s.first_mb + mb;
     op.kind = v.kind;
     if (v.kind == OpKind::compute) {
       op.stream = d_.stream("compute");
@@ -299,7 +303,7 @@ class Program {
     if (!in_place) return;
     Op sum;
     sum.phase = phase;
-    sum.stage = s.stage, sum.layer = v.layer, sum.microbatch = mb;
+    sum.stage = s.stage, sum.layer = v.layer, sum.microbatch = s.first_mb + mb;
     sum.stream = d_.stream("compute");
     sum.calls = calls(s, mb, v.calls);
     add(sum);
@@ -358,7 +362,7 @@ class Program {
     Op op;
     op.kind = kind;
     op.phase = forth ? Phase::F : phase_of(owner.kind);
-    op.stage = s.stage, op.microbatch = a.microbatch;
+    op.stage = s.stage, op.microbatch = s.first_mb + a.microbatch;
     op.peer = d_.order.rank_of(a.dir, other);
     const std::string name =
         kind == OpKind::send ? edge(program_, op.peer) : edge(op.peer, program_);
@@ -369,8 +373,8 @@ class Program {
     const Buffer& b = d_.plan.buffer(op.buffer);
     op.dtype = b.dtype;
     op.count = b.shape.elements();
-    const int boundary = std::min(s.stage, other), m = d_.order.num_microbatches;
-    op.match = (2 * boundary + (forth ? 0 : 1)) * m + a.microbatch;
+    const int boundary = std::min(s.stage, other), m = d_.order.total_microbatches();
+    op.match = (2 * boundary + (forth ? 0 : 1)) * m + op.microbatch;
     add(op);
   }
 

@@ -140,10 +140,15 @@ void stages(Draft& d) {
   if (s.parallel.nano_train() && !s.parallel.replicates() && s.parallel.ep > 1)
     h.data_axes.add(Axis::ep);
   h.stage_rank.assign(d.order.stage_rank.begin(), d.order.stage_rank.end());
+  h.copies = d.order.num_dirs;
   h.types = types_of(s.training.precision);
   h.evaluation = d.evaluation;
 
   Table table(d);
+  if (h.copies == 2 && !d.evaluation)
+    for (int r = 0; 2 * r + 1 < d.order.num_ranks(); ++r)
+      table.pair(fmt::format("copy:{}-{}", r, d.order.num_ranks() - 1 - r), r,
+                 d.order.num_ranks() - 1 - r);
   for (const NamedGroup& g : named_groups(s)) {
     if (g.name == "world" && s.model.tied_embeddings && !d.ties_on_one_rank() && !d.evaluation)
       table.pair("emb", d.order.stage_rank.front(), d.order.stage_rank.back());

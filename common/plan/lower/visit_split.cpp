@@ -1,10 +1,11 @@
-// The backward of a visit in two: `input` (I) makes what the stage before waits for, `weight` (W) the
-// gradients of weights, any time later (schedules.md 1.2, 4.1; arXiv 2401.10241).
+// The backward of a visit in two: `input` (I) makes what the stage before waits for, `weight` (W)
+// the gradients of weights, any time later (schedules.md 1.2, 4.1; arXiv 2401.10241).
 //
 //   W        every call that makes gradients of weights and nothing else; gathers that only such
 //            calls read; scatters of a microbatch's gradients (ZeRO, `every`). All else is I, also
 //            the norms, whose kernel makes both, and what is computed again: it lives until W
-//   Stash    W reads the output gradient of each block at all positions. weight_stash full keeps what
+//   Stash    W reads the output gradient of each block at all positions. weight_stash full keeps
+//   what
 //            I has gathered; shard (the default with sequence parallelism) keeps the own rows and
 //            gathers again: one more all-gather a block output (models.md 4.2)
 //   Lives    a buffer is freed behind its last reader, so what W reads lives until W by itself.
@@ -51,8 +52,7 @@ void VisitBuilder::split_backward() {
         for (const Ref& r : c.inputs)
           if (r.slot >= 0) (is_weight(c) ? read_by_w : read_by_i).insert(r.slot);
 
-  const bool gathers_again =
-      z_.sp && d_.scenario.parallel.weight_stash != WeightStash::full;
+  const bool gathers_again = z_.sp && d_.scenario.parallel.weight_stash != WeightStash::full;
   std::map<int, int> again;  // slot of I's gather: slot of W's
   std::set<int> kept_for_w;  // what W reads of what has been read: nothing of I may write it later
   for (const VisitOp& op : v_.backward) {
@@ -68,8 +68,7 @@ void VisitBuilder::split_backward() {
       v_.input.push_back(op);
       TANDEM_CHECK(op.buffer.slot < 0 || !kept_for_w.contains(op.buffer.slot),
                    "{} writes what W reads", op.tag);
-      if (gathers_again && !op.again && is_block_output(op) &&
-          read_by_w.contains(op.buffer.slot)) {
+      if (gathers_again && !op.again && is_block_output(op) && read_by_w.contains(op.buffer.slot)) {
         Slot copy = v_.slots[static_cast<std::size_t>(op.buffer.slot)];
         copy.only_in_weight = true;
         v_.slots.push_back(copy);
@@ -84,7 +83,8 @@ void VisitBuilder::split_backward() {
     for (VisitCall c : op.calls) {
       if (!is_weight(c)) {
         for (const Ref& r : c.outputs)
-          TANDEM_CHECK(r.slot < 0 || !kept_for_w.contains(r.slot), "a call of I writes what W reads");
+          TANDEM_CHECK(r.slot < 0 || !kept_for_w.contains(r.slot),
+                       "a call of I writes what W reads");
         input.calls.push_back(c);
         continue;
       }

@@ -33,10 +33,10 @@ class Completeness {
   Completeness(const Plan& plan, Report& report) : plan_(plan), report_(report) {}
   void run() {
     const std::size_t stages = plan_.header.stage_rank.size();
-    for (std::size_t s = 0; s < stages && !report_.full(); ++s) {
-      const ProgramId program{plan_.header.stage_rank[s]};
-      stage(program, static_cast<std::int32_t>(s));
-    }
+    const std::int32_t each = plan_.header.microbatches / plan_.header.copies;
+    for (std::int32_t copy = 0; copy < plan_.header.copies; ++copy)
+      for (std::size_t s = 0; s < stages && !report_.full(); ++s)
+        stage(static_cast<std::int32_t>(s), copy * each, each);
     for (std::size_t p = 0; p < plan_.programs.size() && !report_.full(); ++p)
       if (const ProgramId program{static_cast<std::int64_t>(p)}; plan_.header.evaluation)
         unchanged(program);
@@ -47,24 +47,26 @@ class Completeness {
  private:
   void bad(const char* sub, int stage, int mb, const std::string& what, OpId at, std::string found,
            std::string expected, std::vector<OpId> notes = {}) {
-    report_.add(
-        {kComplete,
-         fmt::format("{} rank {} stage {} mb {}: {}", sub,
-                     plan_.header.stage_rank[static_cast<std::size_t>(stage)], stage, mb, what),
-         at, std::move(found), std::move(expected), kHint, std::move(notes)});
+    report_.add({kComplete,
+                 fmt::format("{} rank {} stage {} mb {}: {}", sub, plan_.header.rank_of(stage, mb),
+                             stage, mb, what),
+                 at, std::move(found), std::move(expected), kHint, std::move(notes)});
   }
 
-  void stage(ProgramId program, std::int32_t stage) {
-    std::vector<Visit> visits(static_cast<std::size_t>(plan_.header.microbatches));
+  // Microbatches [first, first + count) of one copy of the stage.
+  void stage(std::int32_t stage, std::int32_t first, std::int32_t count) {
+    const ProgramId program{plan_.header.rank_of(stage, first)};
+    std::vector<Visit> visits(static_cast<std::size_t>(count));
     const Program& p = plan_.programs[program.index()];
     for (std::uint32_t i = 0; i < p.num_ops; ++i) {
       const OpId id{p.first_op + i};
       const Op& o = plan_.op(id);
-      if (o.stage != stage || o.microbatch < 0 || o.kind != OpKind::compute) continue;
-      add(visits[static_cast<std::size_t>(o.microbatch)], id, o);
+      const std::int32_t mb = o.microbatch - first;
+      if (o.stage != stage || mb < 0 || mb >= count || o.kind != OpKind::compute) continue;
+      add(visits[static_cast<std::size_t>(mb)], id, o);
     }
-    for (int mb = 0; mb < plan_.header.microbatches && !report_.full(); ++mb)
-      check(stage, mb, visits[static_cast<std::size_t>(mb)], visits[0]);
+    for (int mb = 0; mb < count && !report_.full(); ++mb)
+      check(stage, first + mb, visits[static_cast<std::size_t>(mb)], visits[0]);
   }
 
   void add(Visit& v, OpId id, const Op& o) {
@@ -130,9 +132,9 @@ class Completeness {
   void differs(const char* sub, int stage, int mb, const char* what, const Visit& v,
                const Kernels& mine, const Kernels& model) {
     bad(sub, stage, mb,
-        fmt::format("another {} than microbatch 0: an op is lost or there twice", what),
+        fmt::format("another {} than the first microbatch: an op is lost or there twice", what),
         what[0] == 'f' ? v.last_f : v.last_backward, fmt::format("{} kernel calls", mine.size()),
-        fmt::format("the {} of microbatch 0", model.size()));
+        fmt::format("the {} of the first microbatch", model.size()));
   }
 
   // V2.6: what an evaluation finds, it leaves.

@@ -71,6 +71,10 @@ class Structure {
     if (plan_.programs.size() != static_cast<std::size_t>(pp))
       whole("V1.4 not one program for each pipeline rank",
             fmt::format("{} programs", plan_.programs.size()), fmt::format("pp = {}", pp));
+    if (h.copies < 1 || h.copies > 2 || (h.copies == 2 && h.microbatches % 2 != 0))
+      whole(
+          "V1.2 a plan has one copy of the model, or two that share an even number of microbatches",
+          fmt::format("{} copies, {} microbatches", h.copies, h.microbatches), "1 or 2");
     if (h.stage_rank.empty() || h.microbatches < 1)
       whole("V1.2 a plan has a stage and a microbatch or more",
             fmt::format("{} stages, {} microbatches", h.stage_rank.size(), h.microbatches), "1");
@@ -252,13 +256,16 @@ class Structure {
     if (o.stage >= static_cast<int>(plan_.header.stage_rank.size()))
       return bad("V1.2", id, "is of a stage that does not exist", fmt::format("{}", o.stage),
                  fmt::format("below {}", plan_.header.stage_rank.size()));
-    if (o.stage >= 0 && plan_.header.stage_rank[static_cast<std::size_t>(o.stage)] != program.value)
-      return bad(
-          "V1.3", id,
-          fmt::format("stage {} belongs to rank {}, found on rank {}", o.stage,
-                      plan_.header.stage_rank[static_cast<std::size_t>(o.stage)], program.value),
-          fmt::format("program {}", program.value),
-          fmt::format("program {}", plan_.header.stage_rank[static_cast<std::size_t>(o.stage)]));
+    if (o.stage >= 0) {
+      const PlanHeader& h = plan_.header;
+      const std::int32_t owner = h.rank_of(o.stage, o.microbatch);
+      const bool here = o.microbatch < 0 ? h.holds(program.value, o.stage) : owner == program.value;
+      if (!here)
+        return bad("V1.3", id,
+                   fmt::format("stage {} belongs to rank {}, found on rank {}", o.stage, owner,
+                               program.value),
+                   fmt::format("program {}", program.value), fmt::format("program {}", owner));
+    }
     if (o.kind == OpKind::compute && o.calls.count == 0)
       return bad("V1.1", id, "computes nothing", "no calls", "k0(1 -> 2)");
     if (is_communication(o.kind)) {
