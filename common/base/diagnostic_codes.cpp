@@ -197,6 +197,10 @@ constexpr CodeInfo kCodes[] = {
      "One launcher watches at most 4,096 processes.", "tandem execute on 16,384 devices"},
     {"E-SCEN-062", kInfeasible, "the executor has no grouped messages on shared communicators",
      "Its transports run the messages of a queue one after the other.", "tandem execute with grouping runs and communicators pair"},
+    {"E-SCEN-063", kInput, "schedule kind file without a file",
+     "Kind file takes its order from schedule.file.", "schedule: file"},
+    {"E-SCEN-064", kInfeasible, "the order of the file is of another size",
+     "A row for each pipeline rank, and the microbatches of a step.", "an order of 4 rows with pp: 2"},
     {"W-SCEN-001", kInput, "a field has no effect",
      "The value is read, but nothing in this scenario uses it.", "decay_steps without decay"},
     {"W-SCEN-002", kInput, "fewer microbatches than pipeline stages",
@@ -344,6 +348,8 @@ constexpr CodeInfo kCodes[] = {
      "post_validate belongs to a later version.", "optimizer_barrier: post_validated"},
 
     // --- SCHED: schedules by themselves ----------------------------------------------------------------
+    {"E-SCHED-001", kInput, "a table of costs has the wrong form",
+     "The first line is stage,F,I,W; then a line for each stage, from 0, with decimals.", "tandem schedule zb_greedy --costs x.csv"},
 
     // --- CAL: calibration tables -------------------------------------------------------------------
     {"E-CAL-001", kInput, "the calibration is not a JSON object",

@@ -28,11 +28,11 @@ struct Layer {
 };
 constexpr std::array kLayers = {
     Layer{"common/base", 0},
-    Layer{"common/scenario", 1},
-    Layer{"common/collective", 1},
-    Layer{"common/model", 2},
-    Layer{"common/parallel", 3},
-    Layer{"common/schedule", 4},
+    Layer{"common/schedule", 1},
+    Layer{"common/scenario", 2},
+    Layer{"common/collective", 2},
+    Layer{"common/model", 3},
+    Layer{"common/parallel", 4},
     Layer{"common/plan", 5},
     Layer{"common/timeline", 6},
     Layer{"common/report", 7},
