@@ -80,8 +80,7 @@ Result<std::map<std::string, Decimal>> named_costs(const std::string& cost) {
   for (std::string_view part : split(cost, ',')) {
     const std::size_t equals = part.find('=');
     const std::string name(part.substr(0, std::min(equals, part.size())));
-    const bool known =
-        name == "F" || name == "I" || name == "W" || name == "B" || name == "FB";
+    const bool known = name == "F" || name == "I" || name == "W" || name == "B" || name == "FB";
     if (equals == std::string_view::npos || !known)
       return usage("E-CLI-004", "an option has a wrong value", "--cost " + std::string(part),
                    "F=, I=, W=, B= or FB= and a number, separated by commas",
@@ -97,9 +96,7 @@ Result<std::map<std::string, Decimal>> named_costs(const std::string& cost) {
 
 Result<UserCosts> costs_of(const std::map<std::string, Decimal>& given, const Decimal& hop) {
   const auto has = [&](const char* name) { return given.contains(name); };
-  const auto at = [&](const char* name) {
-    return has(name) ? given.at(name) : Decimal{1, 0};
-  };
+  const auto at = [&](const char* name) { return has(name) ? given.at(name) : Decimal{1, 0}; };
   Scale scale;
   for (const auto& [name, value] : given) scale.add(value);
   scale.add(hop);
@@ -129,13 +126,13 @@ Result<UserCosts> costs_of(const std::map<std::string, Decimal>& given, const De
   if (has("FB")) {
     const std::int64_t cell = scale.of(at("FB"));
     if (cell < std::max(c.F, whole) || cell > c.F + whole)
-      return usage("E-CLI-004", "an option has a wrong value",
-                   fmt::format("FB={} with F={}, B={}", in_unit(cell, out.unit),
-                               in_unit(c.F, out.unit), in_unit(whole, out.unit)),
-                   fmt::format("max(F, B) <= FB <= F + B: {} to {}",
-                               in_unit(std::max(c.F, whole), out.unit),
-                               in_unit(c.F + whole, out.unit)),
-                   "a cell takes as long as its longer part at least, and as both in turn at most");
+      return usage(
+          "E-CLI-004", "an option has a wrong value",
+          fmt::format("FB={} with F={}, B={}", in_unit(cell, out.unit), in_unit(c.F, out.unit),
+                      in_unit(whole, out.unit)),
+          fmt::format("max(F, B) <= FB <= F + B: {} to {}", in_unit(std::max(c.F, whole), out.unit),
+                      in_unit(c.F + whole, out.unit)),
+          "a cell takes as long as its longer part at least, and as both in turn at most");
     out.costs.cell = cell;
     out.gives_cell = true;
   }
@@ -178,8 +175,7 @@ Result<UserCosts> parse_cost_table(std::string_view text, const std::string& fil
       scale.add(*value);
       row[i] = *value;
     }
-    if (row[0].value + row[1].value + row[2].value == 0)
-      return bad(number, line, "a cost above 0");
+    if (row[0].value + row[1].value + row[2].value == 0) return bad(number, line, "a cost above 0");
     rows.push_back(row);
   }
   if (rows.empty()) return bad(0, "no stage", "a line for each stage");
