@@ -185,7 +185,8 @@ Result<TrainingState> start_state(const RunInput& in, Rank rank, const Interpret
 }
 
 StepValues values_of(const StepResult& r) {
-  return {r.loss, r.norm, r.lr, r.tokens, r.ended - r.started, r.data_wait, r.balance, r.dropped};
+  return {r.loss,      r.norm,    r.lr,      r.tokens,    r.ended - r.started,
+          r.data_wait, r.balance, r.dropped, r.non_finite};
 }
 
 // The norm was finite, or the step had stopped before its update.
@@ -232,20 +233,27 @@ class RankRun {
     const int first_timed = in_.config.first_step + untimed_steps(in_.config);
     for (int step = state->step; step < total_steps(in_.config); ++step) {
       const bool timed = step >= first_timed;
+      const bool measured = measures_after(in_.config, step);
+      const auto choices_before =
+          measured ? interpreter_.expert_choices() : decltype(interpreter_.expert_choices()){};
       Result<StepResult> result = interpreter_.run_step(timed);
       if (!result) {
         outcome.error = result.error();
         return;
       }
-      if (Status s = check_loss(*result, step); !s) {
-        outcome.error = s.error();
-        return;
-      }
-      outcome.steps.push_back(*result);
       const StepValues values = values_of(*result);
       StepMetrics m = metrics_of(values, *state, in_.config);
-      if (Status s = evaluate(m); !s) outcome.error = s.error();
-      if (metrics) note(*metrics, m, timed, outcome.saving);
+      m.timed = timed;
+      m.checkpoint_s = static_cast<double>(outcome.saving) * 1e-9;
+      if (in_.config.clip) m.clipped_share = clipped_.add(m.clip_coef);
+      if (Status s = check_loss(*result, step); !s) {
+        outcome.error = s.error();
+      } else {
+        outcome.steps.push_back(*result);
+        if (Status after = behind_step(m, measured ? &choices_before : nullptr); !after)
+          outcome.error = after.error();
+      }
+      if (metrics) note(*metrics, m);  // also of a step that stops the run
       if (outcome.error) return;
       advance(*state, values);
       if (observer)
@@ -265,6 +273,43 @@ class RankRun {
   }
 
  private:
+  using Choices = std::map<int, std::vector<std::int64_t>>;
+
+  // What is done with what the step has left, before anybody changes it. `choices_before`: null
+  // where the step is not measured.
+  Status behind_step(StepMetrics& m, const Choices* choices_before) {
+    // First: an evaluation and what follows can read what differs.
+    if (Status s = check_replicas(m); !s) return s;
+    if (choices_before)
+      if (Status s = measure(m, *choices_before); !s) return s;
+    return evaluate(m);
+  }
+  Status measure(StepMetrics& m, const Choices& choices_before) {
+    const Nanoseconds start = now_ns();
+    RankMeasures own;
+    own.rank = rank_.value, own.step = m.step;
+    own.tensors = tensor_sums(in_.plan, rank_, in_.config, m.step, memory_of(interpreter_));
+    if (Status s = check_finite(own.tensors, m.step); !s) return s;
+    own.seconds = seconds_of(in_.plan, interpreter_.last_parts());
+    own.choices = interpreter_.expert_choices();
+    for (const auto& [layer, list] : choices_before)
+      for (std::size_t e = 0; e < list.size(); ++e) own.choices[layer][e] -= list[e];
+    own.bias_spread = bias_spreads(in_.plan, rank_, memory_of(interpreter_));
+    own.live = interpreter_.live_bytes();
+    own.peak_bytes = interpreter_.peak_bytes();
+    own.peak_by_class = interpreter_.peak().by_class;
+    own.kernel_scratch_bytes = interpreter_.kernel_scratch_peak();
+    own.slab_bytes = interpreter_.slab_bytes();
+    if (Status s = write_measures(own, run_dir_); !s) return s;
+    if (Status s = barrier_.meet(); !s) return s;
+    if (rank_.value != 0) return Ok{};
+    const auto all = read_measures(in_.plan.header.mesh.world(), m.step, run_dir_);
+    if (!all) return all.error();
+    m.measures = combine(in_.plan, *all);
+    m.measures->seconds = static_cast<double>(now_ns() - start) * 1e-9;
+    largest_peak_ = std::max(largest_peak_, m.measures->peak_bytes);
+    return Ok{};
+  }
   Status evaluate(StepMetrics& m) {
     if (!evaluator_ || !evaluates_after(in_.config, m.step)) return Ok{};
     const Result<EvaluationLoss> e = evaluator_->run(m.step);
@@ -272,29 +317,34 @@ class RankRun {
     m.evaluation = {e->loss, std::exp(e->loss), static_cast<double>(e->duration) * 1e-9};
     return Ok{};
   }
-  void note(MetricsFiles& files, StepMetrics m, bool timed, Nanoseconds saving) const {
-    m.timed = timed;
-    m.checkpoint_s = static_cast<double>(saving) * 1e-9;
+  void note(MetricsFiles& files, StepMetrics& m) {
     m.peak_bytes = interpreter_.peak_bytes();
+    largest_peak_ = std::max(largest_peak_, m.peak_bytes);
+    if (in_.config.device_bytes > 0)
+      m.memory_share = static_cast<double>(largest_peak_) / in_.config.device_bytes;
     files.add(m);
     if (const Diagnostics alerts = files.new_alerts(m); !alerts.empty()) say(alerts);
   }
   Status between_steps(const TrainingState& state, Outcome& outcome) {
-    if (in_.config.check_replicas > 0 && state.step % in_.config.check_replicas == 0)
-      if (Status s = check_replicas(state.step); !s) return s;
     if (!is_save_due(in_.config, state.step)) return Ok{};
     const Nanoseconds start = now_ns();
     const Status saved = save(state);
     outcome.saving += now_ns() - start;
     return saved;
   }
-  // In both, no rank can come here again before rank 0 has done its part: a step needs rank 0.
-  Status check_replicas(int step) {
-    if (Status s = write_replica_hashes(in_.plan, rank_, memory_of(interpreter_), step, run_dir_);
+  // In these, no rank can come here again before rank 0 has done its part: a step needs rank 0.
+  Status check_replicas(StepMetrics& m) {
+    const int every = in_.config.check_replicas, done = m.step + 1;
+    if (every == 0 || done % every != 0) return Ok{};
+    if (Status s = write_replica_hashes(in_.plan, rank_, memory_of(interpreter_), done, run_dir_);
         !s)
       return s;
     if (Status s = barrier_.meet(); !s) return s;
-    return rank_.value == 0 ? compare_replicas(in_.plan, step, run_dir_) : Status(Ok{});
+    if (rank_.value != 0) return Ok{};
+    const Status compared = compare_replicas(in_.plan, done, run_dir_);
+    if (compared || compared.error().diagnostics.front().code == "E-EXEC-036")
+      m.replicas_equal = compared.ok();
+    return compared;
   }
   Status save(const TrainingState& state) {
     if (Status s = save_shard(in_.plan, rank_, memory_of(interpreter_),
@@ -312,6 +362,8 @@ class RankRun {
   Evaluator* evaluator_;
   Barrier& barrier_;
   const std::string run_dir_;
+  ClippedShare clipped_;
+  Bytes largest_peak_ = 0;  // rank 0: of itself, and of all ranks behind each measurement
 };
 
 }  // namespace

@@ -111,7 +111,8 @@ Json to_json(const ExecuteSummary& s) {
       out["experts"].push_back({{"layer", load.layer},
                                 {"choices", load.choices},
                                 {"max_over_mean", load.max_over_mean},
-                                {"rank_max_over_mean", load.rank_max_over_mean}});
+                                {"rank_max_over_mean", load.rank_max_over_mean},
+                                {"entropy", load.entropy}});
   }
   if (s.verify)
     out["verify"] = {{"max_rel_loss", s.verify->max_rel_loss},

@@ -145,52 +145,6 @@ Status write_launch_report(const ExecuteRequest& request, const exec::LaunchOutc
                            root.dump(1, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
-// Choices of the layers with experts, summed over ranks; where the plan sums them (`bias`) each
-// rank has the sum of its stage.
-class ExpertLoads {
- public:
-  explicit ExpertLoads(const ExecuteRequest& request)
-      : ep_(request.plan->header.mesh.of(Axis::ep)) {
-    for (const Op& op : request.plan->ops)
-      summed_ = summed_ || request.plan->name(op.tag) == "bias";
-  }
-  void add(const Json& rank) {
-    if (!rank.contains("expert_choices")) return;
-    for (const auto& [layer, list] : rank.at("expert_choices").items()) {
-      const auto values = list.get<std::vector<std::int64_t>>();
-      std::vector<std::int64_t>& sum = choices_[std::stoi(layer)];
-      if (summed_ && !sum.empty()) continue;
-      sum.resize(std::max(sum.size(), values.size()));
-      for (std::size_t e = 0; e < values.size(); ++e) sum[e] += values[e];
-    }
-  }
-  void report(double dropped, ExecuteSummary& out) const {
-    std::int64_t total = 0;
-    for (const auto& [layer, choices] : choices_) {
-      ExpertLoad load{layer, choices, max_over_mean(choices), 1};
-      std::vector<std::int64_t> ranks(static_cast<std::size_t>(ep_));
-      for (std::size_t e = 0; e < choices.size(); ++e)
-        ranks[e * ranks.size() / choices.size()] += choices[e];
-      load.rank_max_over_mean = max_over_mean(ranks);
-      for (std::int64_t c : choices) total += c;
-      out.experts.push_back(std::move(load));
-    }
-    if (total > 0) out.dropped_share = dropped / static_cast<double>(total);
-  }
-
- private:
-  static double max_over_mean(const std::vector<std::int64_t>& list) {
-    std::int64_t sum = 0, most = 0;
-    for (std::int64_t x : list) sum += x, most = std::max(most, x);
-    return sum > 0 ? static_cast<double>(most) * static_cast<double>(list.size()) /
-                         static_cast<double>(sum)
-                   : 0;
-  }
-  int ep_;
-  bool summed_ = false;
-  std::map<int, std::vector<std::int64_t>> choices_;
-};
-
 void read_evaluations(const Json& evaluation, ExecuteSummary& out) {
   const auto steps = evaluation.at("steps").get<std::vector<int>>();
   for (std::size_t i = 0; i < steps.size(); ++i) {
@@ -203,7 +157,7 @@ void read_evaluations(const Json& evaluation, ExecuteSummary& out) {
 Status read_rank_files(const ExecuteRequest& request, ExecuteSummary& out) {
   std::vector<double> slowest;
   std::int64_t largest = -1;
-  ExpertLoads experts(request);
+  ExpertChoices experts(*request.plan);
   double dropped = 0;
   for (int rank = 0; rank < out.ranks; ++rank) {
     const std::string path = rank_path(request.run_dir, rank, "json");
@@ -234,7 +188,9 @@ Status read_rank_files(const ExecuteRequest& request, ExecuteSummary& out) {
         sum.bytes_sent += row.at("bytes_sent").get<std::int64_t>();
         sum.bytes_sent_by_law += row.at("bytes_sent_by_law").get<std::int64_t>();
       }
-      experts.add(root);
+      if (root.contains("expert_choices"))
+        for (const auto& [layer, list] : root.at("expert_choices").items())
+          experts.add(Rank{rank}, std::stoi(layer), list.get<std::vector<std::int64_t>>());
       if (out.peak_bytes.back() > largest) {
         largest = out.peak_bytes.back();
         out.peak_by_class = root.at("peak_by_class").get<std::map<std::string, std::int64_t>>();
@@ -243,7 +199,8 @@ Status read_rank_files(const ExecuteRequest& request, ExecuteSummary& out) {
       return damaged(path, e.what());
     }
   }
-  experts.report(dropped, out);
+  out.experts = experts.loads();
+  if (experts.total() > 0) out.dropped_share = dropped / static_cast<double>(experts.total());
   const auto warmup = static_cast<std::size_t>(untimed_steps(request.config));
   if (slowest.size() <= warmup) return damaged(rank_path(request.run_dir, 0, "json"), "no steps");
   out.step_s.assign(slowest.begin() + static_cast<std::ptrdiff_t>(warmup), slowest.end());

@@ -18,6 +18,7 @@
 #include "common/base/result.h"
 #include "common/plan/plan.h"
 #include "common/plan/training.h"
+#include "common/report/expert_load.h"
 
 namespace tandem::tools {
 
@@ -52,14 +53,6 @@ struct CommunicationTotal {
   std::int64_t bytes_sent = 0, bytes_sent_by_law = 0;  // counted; in closed form
 };
 
-// One layer with experts, all steps of the run.
-struct ExpertLoad {
-  int layer = 0;
-  std::vector<std::int64_t> choices;  // of each expert, before drops
-  double max_over_mean = 0;           // of experts
-  double rank_max_over_mean = 0;      // of the ranks of expert parallelism
-};
-
 struct EvaluationSummary {
   int step = 0;  // of training: after this one
   double loss = 0;
@@ -79,7 +72,7 @@ struct ExecuteSummary {
   std::vector<std::int64_t> kernel_scratch_bytes;     // by rank: LibTorch's own, beside the plan
   // By communicator and tag: "tp attn.out".
   std::map<std::string, CommunicationTotal> communication;
-  std::vector<ExpertLoad> experts;  // by layer; empty without
+  std::vector<ExpertLoad> experts;  // by layer, of all steps; empty without
   double dropped_share = 0;         // of all assignments
   bool pinned = false;              // compute threads had cores of their own
   double wall_s = 0;

@@ -495,7 +495,7 @@ constexpr CodeInfo kCodes[] = {
     {"E-EXEC-049", Failure::usage, "a planned fault cannot be read",
      "A fault is ACTION@RANK:OP:PHASE[:STEP] (exec/transport/fault.h).", "boom@1:2:now"},
     {"W-EXEC-001", Failure::execution, "a metric of training has passed a threshold",
-     "Warning and severe: loss / median of the losses before 3 or 10, gradient norm 100 or 1000, wait for data 0.3 or 0.5 of the step. It is in metrics.jsonl too.",
+     "Warning and severe: loss / median of the losses before 3 or 10, gradient norm 100 or 1000, wait for data 0.3 or 0.5 of the step, memory 0.9 or 0.95 of the device's. Warning: a step of 0.1 of the parameters, or below 1e-7. It is in metrics.jsonl too.",
      "a learning rate that is too high"},
     {"E-EXEC-060", Failure::execution, "the executor cannot be used",
      "This build has none (TANDEM_EXEC=OFF), or libtandem_exec.so does not lie beside the program or cannot be loaded.",

@@ -2,6 +2,7 @@
 #include "common/model/flops.h"
 
 #include "common/base/check.h"
+#include "common/schedule/registry.h"
 
 namespace tandem {
 namespace {
@@ -141,7 +142,7 @@ double executed_flops_of_rank(const Scenario& s, int pp) {
                stages, s.parallel.layer_split.size());
   for (int stage = 0; stage < stages; ++stage) {
     const int count = s.parallel.layer_split[static_cast<std::size_t>(stage)];
-    if (stage % s.parallel.pp == pp) {
+    if (lies_on(s.schedule.kind, s.schedule.options, s.parallel.pp, stage, pp)) {
       for (int layer = first; layer < first + count; ++layer) {
         for (const OperationFlops& op : layer_flops(s, layer)) sum += op.executed.sum();
         sum += again_flops(s, layer, layer - first);
@@ -150,7 +151,8 @@ double executed_flops_of_rank(const Scenario& s, int pp) {
     }
     first += count;
   }
-  return sum * s.num_microbatches();
+  const ScheduleKind* kind = find_schedule(s.schedule.kind);
+  return sum * s.num_microbatches() / (kind ? kind->copies : 1);  // each copy does its share
 }
 
 }  // namespace tandem

@@ -32,10 +32,9 @@ struct Symbols {
 [[nodiscard]] bool holds_first(const Scenario& scenario, int pp);
 [[nodiscard]] bool holds_last(const Scenario& scenario, int pp);
 
-// Layers of the rank, stage by stage, each with its place in the stage; stage i lies on rank i mod
-// p.
+// Layers of the rank, stage by stage, each with its place in the stage.
 struct StageLayer {
-  int layer, place;
+  int layer, place, stage;
 };
 [[nodiscard]] std::vector<StageLayer> layers_of(const Scenario& scenario, int pp);
 

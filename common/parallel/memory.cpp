@@ -10,6 +10,7 @@
 #include "common/model/flops.h"  // local_vocabulary
 #include "common/parallel/groups.h"
 #include "common/parallel/local_sizes.h"
+#include "common/schedule/registry.h"
 
 namespace tandem {
 namespace {
@@ -61,16 +62,19 @@ Symbols symbols(const Scenario& sc) {
 bool has_experts(const Scenario& sc, int layer) { return model_shape(sc.model).is_moe(layer); }
 
 static int stages(const Scenario& s) { return s.parallel.pp * s.schedule.stages_per_rank; }
-bool holds_first(const Scenario&, int pp) { return pp == 0; }
-bool holds_last(const Scenario& s, int pp) { return (stages(s) - 1) % s.parallel.pp == pp; }
+static bool holds(const Scenario& s, int stage, int pp) {
+  return lies_on(s.schedule.kind, s.schedule.options, s.parallel.pp, stage, pp);
+}
+bool holds_first(const Scenario& s, int pp) { return holds(s, 0, pp); }
+bool holds_last(const Scenario& s, int pp) { return holds(s, stages(s) - 1, pp); }
 
 std::vector<StageLayer> layers_of(const Scenario& s, int pp) {
   std::vector<StageLayer> out;
   int first = 0;
   for (int stage = 0; stage < stages(s); ++stage) {
     const int count = s.parallel.layer_split[static_cast<std::size_t>(stage)];
-    if (stage % s.parallel.pp == pp)
-      for (int i = 0; i < count; ++i) out.push_back({first + i, i});
+    if (holds(s, stage, pp))
+      for (int i = 0; i < count; ++i) out.push_back({first + i, i, stage});
     first += count;
   }
   return out;
@@ -107,8 +111,12 @@ class Locals {
       add("embed.weight", {rows, x_.H}, vocabulary, tied);
       if (x_.gpt) add("pos_embed.weight", {s_.model.max_sequence, x_.H}, TensorClass::whole);
     }
-    for (const auto& [layer, place] : layers_of(s_, pp_)) layer_tensors(layer);
+    for (const auto& [layer, place, stage] : layers_of(s_, pp_)) {
+      stage_ = stage;
+      layer_tensors(layer);
+    }
     if (holds_last(s_, pp_)) {
+      stage_ = static_cast<int>(s_.parallel.layer_split.size()) - 1;
       norm("final_norm");
       if (!tied)
         add("head.weight", {rows, x_.H}, vocabulary);
@@ -120,13 +128,13 @@ class Locals {
 
  private:
   void add(const std::string& name, Shape shape, TensorClass cls, bool tied = false) {
-    list_.push_back({name, shape, types_.compute, tied, cls});
+    list_.push_back({name, shape, types_.compute, tied, cls, stage_});
   }
   // Never below fp32, else the statistics come out in two bytes (models.md 2.1).
   void norm(const std::string& name) {
     const TensorClass cls = TensorClass::whole;
-    list_.push_back({name + ".weight", {x_.H}, types_.statistic(), false, cls});
-    if (x_.gpt) list_.push_back({name + ".bias", {x_.H}, types_.statistic(), false, cls});
+    list_.push_back({name + ".weight", {x_.H}, types_.statistic(), false, cls, stage_});
+    if (x_.gpt) list_.push_back({name + ".bias", {x_.H}, types_.statistic(), false, cls, stage_});
   }
   // `bias`: cut with the rows of the output, or added behind the reduction.
   void linear(const std::string& name, I out, I in, TensorClass bias) {
@@ -150,8 +158,9 @@ class Locals {
   void latents(const std::string& prefix) {
     using enum TensorClass;
     add(prefix + "qkv_a.weight", {x_.rq + x_.rkv + x_.dr, x_.H}, whole);
-    list_.push_back({prefix + "q_norm.weight", {x_.rq}, types_.statistic(), false, whole});
-    list_.push_back({prefix + "kv_norm.weight", {x_.rkv}, types_.statistic(), false, whole});
+    list_.push_back({prefix + "q_norm.weight", {x_.rq}, types_.statistic(), false, whole, stage_});
+    list_.push_back(
+        {prefix + "kv_norm.weight", {x_.rkv}, types_.statistic(), false, whole, stage_});
     add(prefix + "q_b.weight", {x_.a * (x_.dn + x_.dr), x_.rq}, tp_cut);
     add(prefix + "kv_b.weight", {x_.a * (x_.dn + x_.dv), x_.rkv}, tp_cut);
   }
@@ -170,6 +179,7 @@ class Locals {
   int pp_;
   Symbols x_;
   PlanTypes types_;
+  int stage_ = 0;
   std::vector<LocalTensor> list_;
 };
 
@@ -270,30 +280,41 @@ std::vector<BucketSize> bucket_sizes(const Scenario& s, int pp) {
   std::vector<LocalTensor> tensors = local_tensors(s, pp);
   std::reverse(tensors.begin(), tensors.end());
   std::map<Reduced, int> members;
+  // With two copies of the model a bucket holds tensors of one stage.
+  const ScheduleKind* kind = find_schedule(s.schedule.kind);
+  const bool copies = kind && kind->copies == 2;
+  int stage = -1;
+  const auto close_all = [&] {
+    for (auto& [key, fill] : open) {
+      const int g = members[key.second];
+      if (fill > 0) closed.push_back({round_up(fill, kAlign * g), key.first, false, g});
+      fill = 0;
+    }
+  };
   for (const LocalTensor& t : tensors) {
     const ReducingGroup by = reducing_group(s, t.cls);
     const Reduced key = {by.group.name, by.tag};
     const int g = mesh.size_of_group(by.group.axes);
     members[key] = g;
     const I elements = t.shape.elements();
-    if (s.parallel.style == Style::nano_train) {  // each tensor by itself, without padding
-      closed.push_back({elements, t.dtype, false, g});
+    if (s.parallel.style == Style::nano_train) {
+      // Each tensor by itself; with ZeRO padded to equal parts.
+      closed.push_back({s.parallel.zero > 0 ? round_up(elements, g) : elements, t.dtype, false, g});
       continue;
     }
     if (t.tied) {
       closed.push_back({round_up(elements, kAlign * g), t.dtype, true, g});
       continue;
     }
+    if (copies && t.stage != stage) close_all();
+    stage = t.stage;
     I& fill = open[{t.dtype, key}];
     fill = round_up(fill, kAlign) + elements;
     if (fill * main < s.parallel.gradient_bucket) continue;
     closed.push_back({round_up(fill, kAlign * g), t.dtype, false, g});
     fill = 0;
   }
-  for (const auto& [key, fill] : open) {
-    const int g = members[key.second];
-    if (fill > 0) closed.push_back({round_up(fill, kAlign * g), key.first, false, g});
-  }
+  close_all();
   return closed;
 }
 
@@ -314,7 +335,7 @@ StaticBytes static_bytes(const Scenario& s, int pp, int zero) {
   }
   const Symbols x = symbols(s);
   if (s.model.moe.router == RouterKind::sigmoid)
-    for (const auto& [layer, place] : layers_of(s, pp))
+    for (const auto& [layer, place, stage] : layers_of(s, pp))
       out.optim += has_experts(s, layer) ? x.E * x.s : 0;
   return out;
 }
@@ -330,7 +351,7 @@ std::optional<int> open_visits(const Scenario& s, int pp) {
 KeptBytes kept_bytes(const Scenario& s, int pp, int visits) {
   const Symbols x = symbols(s);
   KeptBytes out;
-  for (const auto& [layer, place] : layers_of(s, pp)) {
+  for (const auto& [layer, place, stage] : layers_of(s, pp)) {
     const SavedBytes saved = layer_kept(s, layer, place);
     out.saved_input += saved.for_input;
     out.saved_weight += saved.for_weight;
@@ -356,7 +377,7 @@ KeptBytes kept_bytes(const Scenario& s, int pp, int visits) {
 
 Bytes recompute_working_set(const Scenario& s, int pp) {
   Bytes most = 0;
-  for (const auto& [layer, place] : layers_of(s, pp)) {
+  for (const auto& [layer, place, stage] : layers_of(s, pp)) {
     const SavedBytes all = sum(layer_saved(s, layer)), kept = layer_kept(s, layer, place);
     most = std::max(most, all.for_input + all.for_weight - kept.for_input - kept.for_weight);
   }

@@ -70,6 +70,7 @@ struct LocalTensor {
   DType dtype = DType::f32;  // of the parameter
   bool tied = false;
   TensorClass cls = TensorClass::whole;
+  int stage = 0;
 };
 // In forward order. A stage's first layer is the sum of the stages before it.
 [[nodiscard]] std::vector<LocalTensor> local_tensors(const Scenario& scenario, int pp);

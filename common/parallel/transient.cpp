@@ -158,7 +158,7 @@ class Products {
     if (sc_.num_microbatches() < 2) return 0;
     using enum TensorClass;
     I product = 0;
-    for (const auto& [layer, place] : memory::layers_of(sc_, pp)) {
+    for (const auto& [layer, place, stage] : memory::layers_of(sc_, pp)) {
       product = std::max(product, attention());
       if (memory::has_experts(sc_, layer)) {
         const TensorClass shared = sc_.parallel.nano_train() ? router : tp_cut;
@@ -235,7 +235,7 @@ TransientBytes transient_bytes(const Scenario& sc, int pp) {
   const bool cut = s.moves() || (x.t > 1 && memory::has_balance_loss(sc));
   TransientBytes out;
   I layers_with_experts = 0;
-  for (const auto& [layer, place] : memory::layers_of(sc, pp)) {
+  for (const auto& [layer, place, stage] : memory::layers_of(sc, pp)) {
     const bool at_end = last && layer + 1 == sc.model.layers;
     const bool experts = memory::has_experts(sc, layer);
     layers_with_experts += experts ? 1 : 0;

@@ -1,6 +1,7 @@
 // JSON form of training.json: one table of fields serves the writer and the reader.
 #include "common/plan/training.h"
 
+#include <algorithm>
 #include <cmath>
 #include <initializer_list>
 #include <nlohmann/json.hpp>
@@ -104,6 +105,9 @@ void for_each_field(Config& c, Visit&& visit) {
   visit("check_replicas", c.check_replicas);
   visit("evaluation_every", c.evaluation_every);
   visit("evaluation_batches", c.evaluation_batches);
+  visit("metrics_every", c.metrics_every);
+  visit("peak_flops", c.peak_flops);
+  visit("device_bytes", c.device_bytes);
 }
 
 Error bad(const std::string& file, std::string title, std::string found, std::string expected) {
@@ -326,6 +330,8 @@ std::string check(const TrainingConfig& c) {
     return "checkpoint_every and check_replicas of at least 0";
   if (c.evaluation_every < 0 || c.evaluation_batches < 1)
     return "evaluation_every of at least 0, evaluation_batches of at least 1";
+  if (c.metrics_every < 0 || c.peak_flops < 0 || c.device_bytes < 0)
+    return "metrics_every, peak_flops and device_bytes of at least 0";
   if (c.threads_per_rank < 1) return "threads_per_rank of at least 1";
   if (!(c.timeout_s > 0)) return "timeout_s above 0";
   if (!one_of(c.init, {"normal", "test"})) return "init normal or test";
@@ -333,6 +339,16 @@ std::string check(const TrainingConfig& c) {
   if (!one_of(c.data_kind, {"text", "random"})) return "data_kind text or random";
   if (!one_of(c.sampler, {"random", "sequential"})) return "sampler random or sequential";
   return "";
+}
+
+// Of the cores that the ranks share, as `simulate` counts them (docs/cli.md, `mfu`). The executor
+// runs on this machine's CPU, so the peak of another cluster's devices says nothing about it.
+double peak_flops(const Scenario& s, const std::string& precision) {
+  const ClusterSpec& c = s.cluster;
+  const auto peak = c.device.peak.find(precision);
+  if (!c.local || peak == c.device.peak.end()) return 0;
+  const int cores = c.cores_per_node > 0 ? c.cores_per_node : s.parallel.world();
+  return peak->second * std::min(s.parallel.world(), cores);
 }
 
 }  // namespace
@@ -406,6 +422,9 @@ TrainingConfig training_config(const Scenario& s) {
   c.checkpoint_every = t.checkpoint.every;
   c.evaluation_every = t.evaluation.every;
   c.evaluation_batches = t.evaluation.batches;
+  c.metrics_every = t.metrics.every;
+  c.peak_flops = peak_flops(s, c.precision);
+  c.device_bytes = static_cast<double>(s.cluster.device.memory);
   return c;
 }
 

@@ -55,6 +55,10 @@ struct TrainingConfig {
   // Losses of validation data, by RUN/plan_evaluation.txt: after step k where evaluates_after(k).
   int evaluation_every = 0;    // steps; 0: never
   int evaluation_batches = 1;  // global batches of one evaluation
+  // What is measured between steps (models.md 8.3): after step k where measures_after(k).
+  int metrics_every = 0;    // steps; 0: never
+  double peak_flops = 0;    // flop/s of all devices together, for MFU; 0: not known
+  double device_bytes = 0;  // memory of one device, for alerts; 0: not known
 };
 
 // Training has warmup_steps + steps steps; this run does those from first_step on.
@@ -67,6 +71,10 @@ struct TrainingConfig {
 
 [[nodiscard]] inline bool evaluates_after(const TrainingConfig& c, int step) {
   return c.evaluation_every > 0 && (step + 1) % c.evaluation_every == 0;
+}
+
+[[nodiscard]] inline bool measures_after(const TrainingConfig& c, int step) {
+  return c.metrics_every > 0 && (step + 1) % c.metrics_every == 0;
 }
 
 // Key/value heads, and the width of a head, with the zeros above resolved.

@@ -106,6 +106,11 @@ struct EvaluationSpec {
   int batches = 1;  // global batches of one evaluation
 };
 
+// Values of a step that cost a pass over gradients and parameters (models.md 8.3).
+struct MetricsSpec {
+  int every = 0;  // steps; 0: never
+};
+
 struct TrainingSpec {
   int sequence = 0;  // resolved: max_sequence
   Init init = Init::normal;
@@ -120,6 +125,7 @@ struct TrainingSpec {
   DataSpec data;
   CheckpointSpec checkpoint;
   EvaluationSpec evaluation;
+  MetricsSpec metrics;
 };
 
 // Whether the layer at this place of its stage (0, 1, ...) is computed again in the backward.

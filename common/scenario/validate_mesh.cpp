@@ -275,15 +275,31 @@ class MeshRules : RuleSet {
     if (s_.model.mla.q_rank == 0) impossible("model.mla.q_rank", "0", "a latent of q");
     if (s_.schedule.grouping == Grouping::runs)
       impossible("schedule.grouping", "runs", "grouping: none");
-    // Shards of single tensors: vectors are as long as these widths.
-    const std::int64_t members = std::int64_t{p.dp} * p.tp;
-    if (p.zero == 0 || p.dp * p.tp == 1) return;
-    for (const auto& [path, width] : {std::pair{"model.hidden", s_.model.hidden},
-                                      std::pair{"model.mla.q_rank", s_.model.mla.q_rank},
-                                      std::pair{"model.mla.kv_rank", s_.model.mla.kv_rank}})
-      if (width % members != 0)
-        impossible(path, fmt::format("{}", width),
-                   fmt::format("a multiple of dp * tp = {} with zero above 0", members));
+    equal_parts();
+  }
+
+  // Tensors that lie in one buffer with others have no room between them: their shards are equal.
+  void equal_parts() {
+    const ParallelSpec& p = s_.parallel;
+    const ModelSpec& m = s_.model;
+    if (p.zero == 0 || !degrees_fit_) return;
+    const std::int64_t dense = p.dp, sliced = std::int64_t{p.dp} * p.tp;
+    const auto divides = [&](const char* path, std::int64_t width, std::int64_t members) {
+      if (members < 2 || width * m.hidden % members == 0 || !good({path, "model.hidden"})) return;
+      refuse({path, "parallel.style"}, "E-SCEN-057",
+             fmt::format("{} = {} is not possible with style nano_train and zero {}", path, width,
+                         p.zero),
+             fmt::format("{} * {} elements for {} ranks", width, m.hidden, members),
+             fmt::format("a multiple of {}", members),
+             "use another width or hidden, zero: 0, or style: tandem");
+    };
+    divides("model.mla.q_rank", m.mla.q_rank, dense);
+    divides("model.mla.kv_rank", m.mla.kv_rank + m.mla.rope_dim, dense);
+    if (m.ffn_hidden % p.tp == 0) divides("model.ffn_hidden", m.ffn_hidden / p.tp, dense);
+    if (m.moe.experts == 0) return;
+    divides("model.moe.expert_hidden", m.moe.expert_hidden, sliced);
+    if (m.moe.shared_experts > 0)
+      divides("model.moe.shared_experts", m.moe.shared_experts * m.moe.expert_hidden, sliced);
   }
 
   // Row 18: nothing to share, of all parameters or of some.

@@ -83,6 +83,19 @@ int default_stages_per_rank(std::string_view kind, const ScheduleOptions& option
   return row ? std::max(row->stages_per_rank, row->least) : 1;
 }
 
+bool lies_on(std::string_view kind, const ScheduleOptions& options, int num_ranks, int stage,
+             int rank) {
+  const ScheduleKind* row = find_schedule(kind);
+  std::string_view placement = row ? row->placement : "loop";
+  const auto given = options.find("placement");
+  if (kind == "zb_greedy")
+    placement = given == options.end() ? "v" : std::string_view(given->second);
+  const int turn = stage / num_ranks, place = stage % num_ranks;
+  if (placement == "bidir") return place == rank || num_ranks - 1 - place == rank;
+  const bool back = placement == "v" && turn % 2 == 1;
+  return (back ? num_ranks - 1 - place : place) == rank;
+}
+
 Error schedule_error(const std::string& kind, const std::string& fact, const std::string& found,
                      const std::string& expected, const std::string& hint) {
   return make_error(Failure::infeasible, "E-PLAN-001", "sched/" + kind + ": " + fact, found,

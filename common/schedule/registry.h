@@ -35,6 +35,11 @@ struct ScheduleKind {
 // v where the scenario says auto: what the kind fixes, hanayo 2 * waves, else 2 or 1.
 [[nodiscard]] int default_stages_per_rank(std::string_view kind, const ScheduleOptions& options);
 
+// Whether a copy of the stage lies on the pipeline rank, by the kind's placement
+// (schedules.md 1.3).
+[[nodiscard]] bool lies_on(std::string_view kind, const ScheduleOptions& options, int num_ranks,
+                           int stage, int rank);
+
 // The order of `kind`, or E-PLAN diagnostics with the arithmetic (Failure::infeasible). Options of
 // other kinds are refused by name; those of lowering (receive, ...) are not looked at here.
 [[nodiscard]] Result<Order> make_order(const std::string& kind, PipelineShape shape,

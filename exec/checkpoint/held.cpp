@@ -14,7 +14,7 @@ namespace {
 
 // What one optimizer call updates: all of `param`, or the own part of it.
 struct Update {
-  BufferId param, main, m, v;
+  BufferId param, main, m, v, grad;
   AxisSet axes;  // of the group whose members share it; empty: all
 };
 
@@ -26,7 +26,7 @@ std::vector<Update> updates_of(const Plan& plan, ProgramId program) {
       if (k.kind != KernelKind::adamw) continue;
       const auto outputs = plan.operands_of(c.outputs);
       out.push_back({outputs[k.flags & kCast ? 3 : 0].id, outputs[0].id, outputs[1].id,
-                     outputs[2].id, k.coords});
+                     outputs[2].id, plan.operands_of(c.inputs)[1].id, k.coords});
     }
   return out;
 }
@@ -111,7 +111,12 @@ std::vector<HeldPiece> held_pieces(const Plan& plan, Rank rank) {
         p.piece = piece_of(h);
         p.param = u.param;
         p.param_element = h.element;
-        if (mine) p.m = u.m, p.v = u.v, p.state_element = h.element - (is_shard ? 0 : first);
+        if (mine) {
+          p.m = u.m, p.v = u.v, p.state_element = h.element - (is_shard ? 0 : first);
+          // A whole bucket's gradient is whole too (level 1), or a shard like the moments (2).
+          const bool grad_is_whole = plan.buffer(u.grad).shape.elements() == n;
+          p.grad = u.grad, p.grad_element = grad_is_whole ? h.element : p.state_element;
+        }
         if (mine || main_is_whole) {
           p.main = u.main;
           p.main_element = main_is_whole ? h.element : p.state_element;

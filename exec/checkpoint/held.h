@@ -20,6 +20,8 @@ struct HeldPiece {
   // ZeRO 1 and 2 a rank holds all parameters, but moments only of its own part: no m, v (and no
   // main copy) elsewhere.
   BufferId param, main, m, v;
+  BufferId grad;                   // with m and v: the reduced gradient, between steps
+  std::int64_t grad_element = 0;   // in it
   std::int64_t param_element = 0;  // of the piece's first element in param
   std::int64_t main_element = 0;   // in main
   std::int64_t state_element = 0;  // in m and v

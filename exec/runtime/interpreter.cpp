@@ -12,6 +12,7 @@
 #include "common/plan/uses.h"
 #include "exec/device/clock.h"
 #include "exec/device/torch_memory.h"
+#include "exec/optim/adamw_step.h"
 #include "exec/runtime/lent_buffers.h"
 #include "exec/train/init.h"
 #include "exec/train/shard.h"
@@ -130,6 +131,7 @@ Interpreter::Interpreter(const Plan& plan, Rank rank, const TrainingConfig& conf
     context_.size[static_cast<std::size_t>(a)] = plan.header.mesh.of(static_cast<Axis>(a));
   context_.tokens_per_step =
       std::int64_t{plan.header.microbatches} * plan.header.micro_batch * plan.header.sequence;
+  timeline_.clock = Clock::monotonic_ns;
   peak_.rank = rank.value;
   for (BufferId id : plan.persistent(plan.program_of(rank))) {
     const Bytes bytes = Plan::own_bytes(plan.buffer(id));
@@ -310,16 +312,7 @@ Result<StepResult> Interpreter::run_batch(int batch, int step) {
   return result;
 }
 
-void Interpreter::set_optimizer_step() {
-  const int step = of_training(step_);
-  const double lr = learning_rate(config_, step), k = step + 1;
-  context_.adamw = {config_.beta1,
-                    config_.beta2,
-                    config_.eps,
-                    1 - lr * config_.weight_decay,
-                    lr / (1 - std::pow(config_.beta1, k)),
-                    std::sqrt(1 - std::pow(config_.beta2, k))};
-}
+void Interpreter::set_optimizer_step() { context_.adamw = adamw_step(config_, of_training(step_)); }
 
 // Called when a step begins, and by a worker that has carried out the last free or ended an op that
 // a host_wait names. It looks anew with the mutex held, so no call is lost and none is too many.
@@ -433,6 +426,7 @@ Result<StepResult> Interpreter::end_step(Nanoseconds started) {
   result.norm = std::sqrt(metrics_[kMetricNormSquared]);
   result.lr = learning_rate(config_, of_training(step_));
   result.data_wait = data_wait();
+  last_started_ = result.started, last_ended_ = result.ended;
   if (timed_step_ >= 0)
     timeline_.steps.push_back({rank_.value, timed_step_, result.started, result.ended});
   kernel_scratch_peak_ = std::max(kernel_scratch_peak_, torch_memory().peak);
@@ -458,6 +452,21 @@ Nanoseconds Interpreter::data_wait() {
     stream_end[ops_[i].stream.index()] = span.ended;
   }
   return total;
+}
+
+ClassBytes Interpreter::live_bytes() {
+  const std::lock_guard lock(memory_mutex_);
+  return live_;
+}
+
+Parts Interpreter::last_parts() const {
+  std::span<const Span> spans = untimed_;
+  std::span<const CallSpan> calls = untimed_calls_;
+  if (timed_step_ >= 0) {
+    spans = std::span(timeline_.spans).last(ops_.size());
+    calls = std::span(timeline_.calls).last(calls_per_step_);
+  }
+  return cut_into_parts(plan_, timeline_, {spans, calls, last_started_, last_ended_});
 }
 
 void Interpreter::fail(Error error) {
@@ -604,7 +613,6 @@ void Interpreter::sample(std::int32_t op, Nanoseconds time) {
 }
 
 Timeline Interpreter::take_timeline() {
-  timeline_.clock = Clock::monotonic_ns;
   timeline_.peaks = {peak_};
   timeline_.meta["kind"] = "measured";
   return std::move(timeline_);

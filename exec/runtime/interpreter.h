@@ -25,6 +25,7 @@
 #include "common/plan/live_bytes.h"
 #include "common/plan/plan.h"
 #include "common/plan/training.h"
+#include "common/report/parts.h"
 #include "common/timeline/timeline.h"
 #include "exec/device/arena.h"
 #include "exec/device/stream.h"
@@ -77,6 +78,10 @@ class Interpreter {
   // Most bytes of the plan's buffers that were alive at once, over all steps so far.
   [[nodiscard]] Bytes peak_bytes() const { return peak_.total; }
   [[nodiscard]] const PeakMemory& peak() const { return peak_; }
+  // Bytes by class that are alive now: between steps what lives for the run.
+  [[nodiscard]] ClassBytes live_bytes();
+  // Between steps: where the time of the last one went, timed or not. It sums to its duration.
+  [[nodiscard]] Parts last_parts() const;
   [[nodiscard]] Bytes slab_bytes() const { return arena_.slab_bytes(); }
   // Between steps: gives the memory of buffers that do not live for the run back to the system.
   // Only where all others are lent.
@@ -162,9 +167,10 @@ class Interpreter {
   int timed_step_ = -1;            // of the timeline; -1: not recorded
   int told_step_ = 0, batch_ = 0;  // of an evaluation: see run_batch()
   std::array<double, 8> metrics_{};
+  Nanoseconds last_started_ = 0, last_ended_ = 0;  // of the step before
 
   std::mutex memory_mutex_;
-  std::array<std::int64_t, kNumBufferClasses> live_{};
+  ClassBytes live_{};
   std::vector<Bytes> taken_;            // by buffer: what it was counted with when it was allocated
   RunTimeRows step_rows_;               // of the step that runs
   std::vector<RunTimeRows> seen_rows_;  // by step

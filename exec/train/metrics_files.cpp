@@ -1,6 +1,7 @@
 #include "exec/train/metrics_files.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -9,6 +10,41 @@
 namespace tandem::exec {
 namespace {
 
+void add_measures(const Measures& m, Scalars& out) {
+  const auto put = [&](std::string name, double value) {
+    out.emplace_back(std::move(name), value);
+  };
+  for (std::size_t i = 0; i < m.norm_by_layer.size(); ++i) {
+    put(fmt::format("gradient/layer_{}", i), m.norm_by_layer[i]);
+    put(fmt::format("update/layer_{}", i), m.update_by_layer[i]);
+  }
+  for (const auto& [name, norm] : m.norm_outside) put("gradient/" + name, norm);
+  if (m.first_over_last) put("gradient/first_over_last", *m.first_over_last);
+  put("gradient/zero_share", m.zero_share);
+  put("update/ratio", m.update_ratio);
+  put("update/p50", m.update_p50);
+  put("update/p95", m.update_p95);
+  put("update/max", m.update_max);
+  put("optimizer/parameter_norm", m.parameter_norm);
+  for (const ExpertLoad& load : m.experts) {
+    put(fmt::format("experts/max_over_mean/layer_{}", load.layer), load.max_over_mean);
+    put(fmt::format("experts/entropy/layer_{}", load.layer), load.entropy);
+  }
+  for (const auto& [layer, spread] : m.bias_spread)
+    put(fmt::format("experts/bias_spread/layer_{}", layer), spread);
+  put("time/compute_s", m.compute_s);
+  put("time/pipeline_idle_s", m.pipeline_idle_s);
+  for (const auto& [name, seconds] : m.exposed_s) put("time/exposed_s/" + name, seconds);
+  put("time/measure_s", m.seconds);
+  for (std::size_t c = 0; c < m.peak_by_class.size(); ++c) {
+    const std::string name(name_of(static_cast<BufferClass>(c)));
+    if (m.peak_by_class[c] != 0)
+      put("memory/peak/" + name, static_cast<double>(m.peak_by_class[c]));
+    if (m.predicted_by_class[c] != 0)
+      put("memory/predicted/" + name, static_cast<double>(m.predicted_by_class[c]));
+  }
+}
+
 Scalars scalars_of(const StepMetrics& m) {
   Scalars out = {{"loss/ce", m.loss},
                  {"loss/perplexity", m.perplexity},
@@ -16,6 +52,8 @@ Scalars scalars_of(const StepMetrics& m) {
                  {"gradient/clip_coef", m.clip_coef},
                  {"optimizer/lr", m.lr},
                  {"rate/tokens_per_s", m.tokens_per_s},
+                 {"rate/sequences_per_s", m.sequences_per_s},
+                 {"rate/model_tflops_per_s", m.model_flops_per_s * 1e-12},
                  {"time/step_s", m.step_s},
                  {"time/data_wait_s", m.data_wait_s},
                  {"time/checkpoint_s", m.checkpoint_s},
@@ -28,6 +66,12 @@ Scalars scalars_of(const StepMetrics& m) {
   if (m.spike_ratio) out.emplace_back("loss/spike_ratio", *m.spike_ratio);
   if (m.balance) out.emplace_back("loss/balance", *m.balance);
   if (m.dropped) out.emplace_back("experts/dropped", *m.dropped);
+  if (m.dropped_share) out.emplace_back("experts/dropped_share", *m.dropped_share);
+  if (m.clipped_share) out.emplace_back("gradient/clipped_share", *m.clipped_share);
+  if (m.mfu) out.emplace_back("rate/mfu", *m.mfu);
+  if (m.memory_share) out.emplace_back("memory/share", *m.memory_share);
+  if (m.replicas_equal) out.emplace_back("replicas/equal", *m.replicas_equal ? 1 : 0);
+  if (m.measures) add_measures(*m.measures, out);
   return out;
 }
 
@@ -57,6 +101,9 @@ void MetricsFiles::add(const StepMetrics& m) {
 Diagnostics MetricsFiles::new_alerts(const StepMetrics& m) {
   Diagnostics out;
   std::map<std::string_view, AlertLevel> levels;
+  if (!m.measures)  // what is only known of measured steps stands until the next one
+    for (const auto& [name, level] : levels_)
+      if (name.starts_with("update")) levels[name] = level;
   for (const Alert& a : alerts_of(m)) {
     levels[a.name] = a.level;
     if (a.level > levels_[a.name]) out.push_back(to_diagnostic(a, m.step));

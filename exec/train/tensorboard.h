@@ -16,7 +16,7 @@
 
 namespace tandem::exec {
 
-using Scalars = std::vector<std::pair<std::string_view, double>>;  // tag, value
+using Scalars = std::vector<std::pair<std::string, double>>;  // tag, value
 
 [[nodiscard]] std::string tfrecord(std::string_view data);
 [[nodiscard]] std::string version_event(double wall_time);

@@ -29,8 +29,8 @@ struct Layer {
 constexpr std::array kLayers = {
     Layer{"common/base", 0},
     Layer{"common/schedule", 1},
+    Layer{"common/collective", 1},
     Layer{"common/scenario", 2},
-    Layer{"common/collective", 2},
     Layer{"common/model", 3},
     Layer{"common/parallel", 4},
     Layer{"common/plan", 5},

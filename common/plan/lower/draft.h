@@ -66,6 +66,7 @@ struct Tensor {
   int bucket = -1;
   int num_buckets = 1;                // with style nano_train one for each tensor that lies in it
   std::int64_t offset = 0;            // of its first element in the bucket
+  std::int64_t bucket_elements = 0;   // style nano_train: of its own bucket, where that is padded
   std::vector<BufferId> part_params;  // and windows of the parameter for these
 };
 

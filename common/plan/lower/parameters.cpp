@@ -174,8 +174,8 @@ class Packer {
     std::vector<Open> open;  // one for each group and type; a full one becomes a bucket
     int unit = -1, stage = -1;
     for (Tensor& t : tensors) {
-      // A gather brings one unit (ZeRO-3). Of two copies of the model the norm counts the first, and
-      // a shard as a whole.
+      // A gather brings one unit (ZeRO-3). Of two copies of the model the norm counts the first,
+      // and a shard as a whole.
       if ((d_.scenario.parallel.zero == 3 && t.unit != unit) ||
           (d_.order.num_dirs == 2 && t.stage != stage))
         for (Open& o : open) close(o, tied);

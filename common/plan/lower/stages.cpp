@@ -33,7 +33,7 @@ PlanTypes types_of(Precision p) {
 bool outside_the_plan(std::string_view path) {
   return path == "schedule.file" || path == "training.steps" || path == "training.init" ||
          path.starts_with("training.data.") || path.starts_with("training.checkpoint.") ||
-         path.starts_with("training.evaluation.") ||
+         path.starts_with("training.evaluation.") || path.starts_with("training.metrics.") ||
          (path.starts_with("training.optimizer.") && path != "training.optimizer.clip");
 }
 

@@ -4,8 +4,12 @@
 //   Tensors that one product takes together (gate and up, the local experts) lie in one buffer, as
 //   everywhere. What a call covers is a window of it: the rows of one of them. A window says
 //   nothing about whose elements they are; the buffer does.
-//   Shards   member i of g owns elements [i N/g, (i+1) N/g) of a tensor of N; the scenario's rules
-//            see to it that g divides N.
+//   Shards   k = ceil(N / g): member i of g owns elements [min(i k, N), min((i+1) k, N)) of a
+//   tensor
+//            of N; its calls cover g k. Where g does not divide N the tensor is a view at the front
+//            of a bucket of g k elements, whose end is 0 and stays 0. Tensors that lie in one
+//            buffer with others have no room for that: the scenario's rules see to it that g
+//            divides them.
 #include <fmt/format.h>
 
 #include "common/base/check.h"
@@ -23,7 +27,13 @@ class TensorBuckets {
   void add(Tensor t) {
     Buffer param = buffer(BufferClass::param, t.dtype, t.shape, t.name);
     param.slice = t.slice;
-    param.bucket = true;
+    const std::int64_t n = t.shape.elements(), g = members(t), padded = (n + g - 1) / g * g;
+    if (d_.scenario.parallel.zero > 0 && padded != n && parts_of(t).size() == 1) {
+      // As a bucket of the other style that holds one tensor.
+      t.bucket_elements = padded;
+      param.alias_of = d_.add(buffer(BufferClass::param, t.dtype, {padded}, "bucket." + t.name));
+    }
+    param.bucket = !param.alias_of.valid();
     t.param = d_.add(param);
     if (!d_.evaluation) trained(t, param);
     out_.places.emplace(t.name, out_.tensors.size());
@@ -35,11 +45,17 @@ class TensorBuckets {
   void trained(Tensor& t, const Buffer& param) {
     const int zero = d_.scenario.parallel.zero;
     const ReducingGroup by = reducing_group(d_.scenario, t.cls);
-    const std::int64_t members = d_.plan.header.mesh.size_of_group(by.group.axes);
+    const std::int64_t members = this->members(t);
     const int level = members > 1 ? zero : 0;
     Buffer grad = param;
     grad.cls = level >= 2 ? BufferClass::grad_full : BufferClass::grad;
     grad.dtype = main_;
+    BufferId padded_param, padded_grad;
+    if (param.alias_of.valid()) {
+      padded_param = param.alias_of;
+      padded_grad = grad.alias_of =
+          d_.add(buffer(grad.cls, main_, {t.bucket_elements}, "bucket." + t.name));
+    }
     t.grad = d_.add(grad);
     t.bucket = static_cast<int>(out_.buckets.size());
     const std::vector<Part> parts = parts_of(t);
@@ -47,7 +63,7 @@ class TensorBuckets {
       Bucket b;
       b.name = part.name;
       b.dtype = t.dtype;
-      b.elements = part.shape.elements();
+      b.elements = padded_param.valid() ? t.bucket_elements : part.shape.elements();
       b.group = by.group.name, b.tag = by.tag, b.axes = by.group.axes;
       b.members = members;
       b.zero = level;
@@ -55,8 +71,12 @@ class TensorBuckets {
       TANDEM_CHECK(level == 0 || b.elements % members == 0, "{} elements of {} over {} members",
                    b.elements, part.name, members);
       const bool alone = parts.size() == 1;
-      b.param = alone ? t.param : window(param, t.param, part);
-      const BufferId whole = alone ? t.grad : window(grad, t.grad, part);
+      b.param = padded_param.valid() ? padded_param
+                : alone              ? t.param
+                                     : window(param, t.param, part);
+      const BufferId whole = padded_grad.valid() ? padded_grad
+                             : alone             ? t.grad
+                                                 : window(grad, t.grad, part);
       if (!alone) t.part_params.push_back(b.param);
       b.grad = level >= 2 ? state(b, BufferClass::grad, ".grad", whole) : whole;
       if (level >= 2) b.grad_full = whole;
@@ -66,6 +86,9 @@ class TensorBuckets {
       out_.buckets.push_back(b);
     }
     t.num_buckets = static_cast<int>(parts.size());
+  }
+  [[nodiscard]] std::int64_t members(const Tensor& t) const {
+    return d_.plan.header.mesh.size_of_group(reducing_group(d_.scenario, t.cls).group.axes);
   }
   struct Part {
     std::string name;

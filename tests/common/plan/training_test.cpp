@@ -149,6 +149,7 @@ TEST_CASE("training.json: where a run resumes and saves; how many steps it times
   c.checkpoint_directory = "../ck", c.checkpoint_every = 4;
   c.resume_from = "../ck/step-0000000008", c.first_step = 8, c.check_replicas = 3;
   c.evaluation_every = 5, c.evaluation_batches = 2;
+  c.metrics_every = 4, c.peak_flops = 6e10, c.device_bytes = 4e9;
   const std::string text = to_json(c);
   const Result<TrainingConfig> read = training_from_json(text, "training.json");
   REQUIRE(read.ok());
@@ -175,6 +176,35 @@ TEST_CASE("training.json: where a run resumes and saves; how many steps it times
         "E-EXEC-030");
   CHECK(code_of(replaced(text, "\"evaluation_batches\": 2", "\"evaluation_batches\": 0")) ==
         "E-EXEC-030");
+  CHECK(measures_after(*read, 3));
+  CHECK_FALSE(measures_after(*read, 4));
+  CHECK_FALSE(measures_after(c, 4));
+  CHECK(read->peak_flops == 6e10);
+  CHECK(read->device_bytes == 4e9);
+  for (const char* key : {"\"metrics_every\": 4", "\"peak_flops\": 6", "\"device_bytes\": 4"}) {
+    std::string negative = key;
+    negative.insert(negative.find(": ") + 2, "-");
+    CHECK(code_of(replaced(text, key, negative)) == "E-EXEC-030");
+  }
+}
+
+// W = 4 ranks share 2 cores of 60 Gflop/s: 120. The devices of another cluster do not run here.
+TEST_CASE("training config: the peak of the cores that the ranks share, and a device's memory") {
+  Scenario s;
+  s.model.hidden = 64, s.model.heads = 4;
+  s.parallel.dp = 4;
+  s.cluster.device.peak = {{"fp32", 60e9}};
+  s.cluster.device.memory = 4'000'000'000;
+  s.cluster.cores_per_node = 2;
+  CHECK(training_config(s).peak_flops == 120e9);
+  s.cluster.cores_per_node = 8;
+  CHECK(training_config(s).peak_flops == 240e9);
+  CHECK(training_config(s).device_bytes == 4e9);
+  s.training.precision = Precision::fp64;  // no peak of it
+  CHECK(training_config(s).peak_flops == 0);
+  s.training.precision = Precision::fp32;
+  s.cluster.local = false;
+  CHECK(training_config(s).peak_flops == 0);
 }
 
 TEST_CASE("training.json: wrong content is refused") {

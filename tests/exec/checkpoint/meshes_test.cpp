@@ -3,7 +3,10 @@
 //         every pair of meshes, tied and untied, padded vocabulary, two families, three types.
 #include <fmt/format.h>
 
+#include "common/plan/build.h"
+#include "common/scenario/read.h"
 #include "exec/checkpoint/folder.h"
+#include "exec/checkpoint/held.h"
 #include "tests/exec/checkpoint/fake_ranks.h"
 
 using namespace tandem;
@@ -175,4 +178,34 @@ TEST_CASE("where checkpoints go is no part of a plan") {
   REQUIRE(without.ok());
   REQUIRE(with.ok());
   CHECK(with->header.digest == without->header.digest);
+}
+
+// models.md 4.6, style nano_train: k = ceil(N / g), rank i owns [min(i k, N), min((i+1) k, N)).
+TEST_CASE("shards of single tensors that the ranks do not divide: 11 and 5 elements over 4") {
+  const auto scenario = read_scenario_text(
+      "t.yaml",
+      "tandem: 1\nmodel: {preset: deepseek-tiny, mla: {q_rank: 5, kv_rank: 11}}\n"
+      "training: {micro_batch: 1, global_batch: 8}\nparallel: {style: nano_train, dp: 4, zero: "
+      "1}\n");
+  REQUIRE_MESSAGE(scenario.ok(), (scenario.ok() ? "" : to_text(scenario.error().diagnostics)));
+  const Result<Plan> plan = build_plan(*scenario);
+  REQUIRE_MESSAGE(plan.ok(), (plan.ok() ? "" : to_text(plan.error().diagnostics)));
+  using Ranges = std::vector<std::pair<std::int64_t, std::int64_t>>;
+  const auto owned = [&](const std::string& name) {
+    Ranges out;
+    for (int rank = 0; rank < 4; ++rank) {
+      out.emplace_back(-1, -1);
+      for (const HeldPiece& h : held_pieces(*plan, Rank{rank}))
+        if (h.piece.name == name && h.m.valid()) {
+          out.back() = {h.piece.flat_begin, h.piece.flat_end};
+          CHECK(h.is_owner);
+        }
+    }
+    return out;
+  };
+  CHECK(owned("layers.0.attn.kv_norm.weight") == Ranges{{0, 3}, {3, 6}, {6, 9}, {9, 11}});
+  CHECK(owned("layers.0.attn.q_norm.weight") == Ranges{{0, 2}, {2, 4}, {4, 5}, {-1, -1}});
+  CHECK(owned("layers.0.norm1.weight") == Ranges{{0, 16}, {16, 32}, {32, 48}, {48, 64}});
+  for (const Buffer& b : plan->buffers)
+    if (plan->name(b.name) == "layers.0.attn.kv_norm.weight.m") CHECK(b.shape.elements() == 3);
 }

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "common/plan/build.h"
+#include "common/schedule/registry.h"
 #include "exec/runtime/interpreter.h"
 #include "exec/train/reference.h"
 #include "exec/train/shard.h"
@@ -61,7 +62,9 @@ Scenario scenario_of(const Layout& l) {
   t.data.kind = DataKind::random;
   s.parallel.tp = l.tp, s.parallel.pp = l.pp, s.parallel.dp = l.dp, s.parallel.cp = l.cp;
   s.parallel.sequence_parallel = l.sp;
-  s.parallel.layer_split.assign(static_cast<std::size_t>(l.pp), l.layers / l.pp);
+  s.schedule.stages_per_rank = default_stages_per_rank(l.schedule, {});
+  const int stages = l.pp * s.schedule.stages_per_rank;
+  s.parallel.layer_split.assign(static_cast<std::size_t>(stages), l.layers / stages);
   s.parallel.zero = l.zero, s.parallel.zero_reduce = l.zero_reduce;
   s.schedule.kind = l.schedule;
   return s;
@@ -257,37 +260,58 @@ TEST_CASE("fp32: gradients of step 0 within 1e-5, losses within 1e-4") {
   }
 }
 
+namespace {
+
+// Losses, gradients and parameters of `layout` are those of one rank, bit by bit.
+void check_bitwise(const Layout& base, const std::vector<std::pair<int, const char*>>& runs) {
+  const RunOutcome one = execute(base);
+  std::map<std::tuple<std::string, int, int>, std::string_view> expected;
+  for (const RankTensor& t : one.tensors[0].tensors)
+    expected[{one.plan.name(one.plan.buffer(t.buffer).name), static_cast<int>(t.kind), t.step}] =
+        t.data;
+  for (const auto& [pp, schedule] : runs) {
+    CAPTURE(pp);
+    CAPTURE(schedule);
+    Layout layout = base;
+    layout.pp = pp;
+    layout.schedule = schedule;
+    const RunOutcome many = execute(layout);
+    for (std::size_t k = 0; k < 3; ++k) CHECK(many.steps[0][k].loss == one.steps[0][k].loss);
+    int compared = 0;
+    for (const RankTensors& r : many.tensors)
+      for (const RankTensor& t : r.tensors) {
+        const std::string name = many.plan.name(many.plan.buffer(t.buffer).name);
+        const auto it = expected.find({name, static_cast<int>(t.kind), t.step});
+        REQUIRE_MESSAGE(it != expected.end(), name);
+        const bool equal = it->second == t.data;
+        CHECK_MESSAGE(equal, name);
+        ++compared;
+      }
+    CHECK(compared >= static_cast<int>(expected.size()));
+  }
+}
+
+}  // namespace
+
 TEST_CASE("pp without clipping is bitwise pp = 1: losses, gradients, parameters") {
   for (const Layout& base :
        {Layout{.precision = "fp64", .clip = false}, Layout{.precision = "fp32", .clip = false},
-        llama({.precision = "fp32", .clip = false, .kv_heads = 2})}) {
-    const RunOutcome one = execute(base);
-    std::map<std::tuple<std::string, int, int>, std::string_view> expected;
-    for (const RankTensor& t : one.tensors[0].tensors)
-      expected[{one.plan.name(one.plan.buffer(t.buffer).name), static_cast<int>(t.kind), t.step}] =
-          t.data;
-    for (const auto& [pp, schedule] : {std::pair(2, "1f1b"), std::pair(4, "1f1b"),
-                                       std::pair(2, "gpipe"), std::pair(4, "gpipe")}) {
-      CAPTURE(pp);
-      CAPTURE(schedule);
-      Layout layout = base;
-      layout.pp = pp;
-      layout.schedule = schedule;
-      const RunOutcome many = execute(layout);
-      for (std::size_t k = 0; k < 3; ++k) CHECK(many.steps[0][k].loss == one.steps[0][k].loss);
-      int compared = 0;
-      for (const RankTensors& r : many.tensors)
-        for (const RankTensor& t : r.tensors) {
-          const std::string name = many.plan.name(many.plan.buffer(t.buffer).name);
-          const auto it = expected.find({name, static_cast<int>(t.kind), t.step});
-          REQUIRE_MESSAGE(it != expected.end(), name);
-          const bool equal = it->second == t.data;
-          CHECK_MESSAGE(equal, name);
-          ++compared;
-        }
-      CHECK(compared >= static_cast<int>(expected.size()));
-    }
-  }
+        llama({.precision = "fp32", .clip = false, .kv_heads = 2})})
+    check_bitwise(base, {{2, "1f1b"}, {4, "1f1b"}, {2, "gpipe"}, {4, "gpipe"}});
+}
+
+// models.md 4.3, schedules.md 1.2: where the order of W on every stage ascends.
+TEST_CASE("every kind whose W ascend is bitwise pp = 1, split or not, on every placement") {
+  const std::vector<const char*> kinds = {
+      "eager_1f1b", "zb_h1",  "zb_h2", "zb_greedy", "interleaved_1f1b", "interleaved_zb",
+      "zbv",        "v_half", "v_min", "hanayo",    "dualpipev"};
+  std::vector<std::pair<int, const char*>> runs;
+  for (const char* kind : kinds)
+    for (int pp : {2, 4}) runs.emplace_back(pp, kind);
+  for (const Layout& base :
+       {Layout{.micro_batch = 1, .precision = "fp64", .clip = false, .layers = 8},
+        llama({.micro_batch = 1, .precision = "fp64", .clip = false, .layers = 8, .kv_heads = 2})})
+    check_bitwise(base, runs);
 }
 
 // Every element of every parameter at the end, put together from all ranks; each copy is checked.

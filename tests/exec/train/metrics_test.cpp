@@ -165,10 +165,19 @@ StepValues values(double loss, double norm = 2) {
   return {loss, norm, 1e-3, 256, 500'000'000, 50'000'000};
 }
 
+// A gpt of one layer: H 8, F 32, V 16, S 4; 2 sequences a step.
+TrainingConfig small_model() {
+  TrainingConfig c;
+  c.layers = 1, c.hidden = 8, c.heads = 2, c.ffn_hidden = 32, c.vocab = 16;
+  c.max_sequence = c.sequence = 4;
+  c.global_batch = 2, c.micro_batch = 1;
+  return c;
+}
+
 }  // namespace
 
 TEST_CASE("metrics of a step by their definitions") {
-  TrainingConfig config;
+  TrainingConfig config = small_model();
   config.clip = 1.0;
   TrainingState state;
   state.step = 7;
@@ -183,6 +192,20 @@ TEST_CASE("metrics of a step by their definitions") {
   CHECK(m.step_s == doctest::Approx(0.5));
   CHECK(m.data_wait_s == doctest::Approx(0.05));
   CHECK(m.tokens_per_s == doctest::Approx(512));
+  CHECK(m.sequences_per_s == doctest::Approx(4));
+  // Matrices: q, k, v, o 4 x 64, fc1 and fc2 2 x 256, head 128 = 896 elements, 6 FLOPs each and
+  // token; attention: of each sequence 10 pairs that see each other, 2 products, 2 H FLOPs, and
+  // twice that backward.
+  const double flops = 6.0 * 896 * 8 + 2 * 10 * 2 * 2 * 8 * 3;
+  CHECK(m.model_flops_per_s == doctest::Approx(flops / 0.5));
+  CHECK_FALSE(m.mfu);
+  CHECK_FALSE(m.non_finite);
+  config.peak_flops = 1e6;
+  CHECK(*metrics_of(values(3), state, config).mfu == doctest::Approx(flops / 0.5 / 1e6));
+  CHECK(metrics_of(values(NAN), state, config).non_finite);
+  StepValues reported = values(3);
+  reported.non_finite = 1;
+  CHECK(metrics_of(reported, state, config).non_finite);
   state.recent_losses.push_back(1);
   CHECK(metrics_of(values(3), state, config).spike_ratio == 3.0 / 5);  // of 1 2 4 6 8 100
   state.recent_losses = {1, 2, 3, 4};
@@ -190,6 +213,26 @@ TEST_CASE("metrics of a step by their definitions") {
   CHECK(metrics_of(values(3, 0.5), state, config).clip_coef == 1);
   config.clip.reset();
   CHECK(metrics_of(values(3, 1e9), state, config).clip_coef == 1);
+}
+
+// 256 tokens choose 2 experts in the layers 1 and 3 of four: 1024 choices.
+TEST_CASE("the share of choices that were dropped") {
+  TrainingConfig config = small_model();
+  config.family = "mixtral", config.layers = 4;
+  config.moe.experts = 4, config.moe.top_k = 2, config.moe.expert_hidden = 8;
+  config.moe.dense_first = 1, config.moe.every = 2;
+  StepValues step = values(3);
+  step.dropped = 64;
+  CHECK(metrics_of(step, {}, config).dropped_share == 64.0 / 1024);
+  CHECK_FALSE(metrics_of(step, {}, small_model()).dropped_share);
+}
+
+TEST_CASE("the share of clipped steps is that of the last 32") {
+  ClippedShare share;
+  CHECK(share.add(0.5) == 1);
+  CHECK(share.add(1) == 0.5);
+  for (int k = 0; k < 30; ++k) share.add(1);
+  CHECK(share.add(0.1) == 1.0 / 32);  // the first one has left
 }
 
 TEST_CASE("the state of training behind a step") {
@@ -224,6 +267,23 @@ TEST_CASE("alerts at their thresholds, and not below") {
   CHECK(levels(1, 1000, 0) == "grad_norm severe; ");
   CHECK(levels(1, 1, 0.3) == "data_wait warning; ");
   CHECK(levels(11, 1e4, 0.5) == "loss_spike severe; grad_norm severe; data_wait severe; ");
+  const auto of_measured = [](double ratio, std::optional<double> memory) {
+    StepMetrics m;
+    m.step_s = 1;
+    m.measures.emplace().update_ratio = ratio;
+    m.memory_share = memory;
+    std::string out;
+    for (const Alert& a : alerts_of(m))
+      out += std::string(a.name) + " " + std::string(name_of(a.level)) + "; ";
+    return out;
+  };
+  CHECK(of_measured(1e-7, 0.89) == "");
+  CHECK(of_measured(0.99e-7, std::nullopt) == "update_low warning; ");
+  CHECK(of_measured(0.099, 0.9) == "memory warning; ");
+  CHECK(of_measured(0.1, 0.95) == "memory severe; update_high warning; ");
+  const Diagnostic low = to_diagnostic({"update_low", AlertLevel::warning, 1e-8, 1e-7, true}, 2);
+  CHECK(low.found == "step 2: update_low 1e-08");
+  CHECK(low.expected == "at least 1e-07");
   StepMetrics tiny;  // 0.9 of a step, and still no more than a thread takes to wake up
   tiny.step_s = 1e-3, tiny.data_wait_s = 0.9e-3;
   CHECK(alerts_of(tiny).empty());
@@ -249,6 +309,17 @@ TEST_CASE("the log is told when an alert appears or grows, not at every step") {
   CHECK(told(200) == 0);
   CHECK(told(1) == 0);
   CHECK(told(200) == 1);
+  // What only measured steps know stands until the next of them.
+  const auto told_of = [&](std::optional<double> ratio) {
+    StepMetrics m;
+    if (ratio) m.measures.emplace().update_ratio = *ratio;
+    return files.new_alerts(m).size();
+  };
+  CHECK(told_of(1) == 1);
+  CHECK(told_of({}) == 0);
+  CHECK(told_of(1) == 0);
+  CHECK(told_of(1e-3) == 0);
+  CHECK(told_of(1) == 1);
 }
 
 TEST_CASE("metrics.jsonl: a line a step; what is not finite is null; alerts stand in it") {
@@ -269,6 +340,35 @@ TEST_CASE("metrics.jsonl: a line a step; what is not finite is null; alerts stan
   const auto plain = nlohmann::json::parse(to_json_line({}));
   for (const char* key : {"alerts", "evaluation_loss", "evaluation_perplexity", "evaluation_s"})
     CHECK_FALSE(plain.contains(key));
+  for (const char* key : {"replicas_equal", "gradients", "updates", "time", "memory", "experts"})
+    CHECK_FALSE(plain.contains(key));
+  CHECK(plain["non_finite"] == false);
+  for (const char* key : {"mfu", "clipped_share", "memory_share"}) CHECK(plain[key].is_null());
+  StepMetrics full;
+  full.replicas_equal = false;
+  full.clipped_share = 0.25;
+  Measures& own = full.measures.emplace();
+  own.norm_by_layer = {3, 4}, own.update_by_layer = {0.5, 0.25};
+  own.norm_outside = {{"embed", 2}};
+  own.update_ratio = 0.01, own.parameter_norm = 7;
+  own.experts = {expert_load(1, {3, 1}, 2)};
+  own.bias_spread = {{1, 0.125}};
+  own.exposed_s = {{"tp", 0.5}};
+  own.peak_by_class[0] = 10, own.predicted_by_class[0] = 11;
+  const auto measured = nlohmann::json::parse(to_json_line(full));
+  CHECK(measured["replicas_equal"] == false);
+  CHECK(measured["clipped_share"] == 0.25);
+  CHECK(measured["gradients"]["norm_by_layer"] == std::vector<double>{3, 4});
+  CHECK(measured["gradients"]["norm_outside"]["embed"] == 2);
+  CHECK(measured["gradients"]["first_over_last"].is_null());
+  CHECK(measured["updates"]["ratio_by_layer"] == std::vector<double>{0.5, 0.25});
+  CHECK(measured["parameter_norm"] == 7);
+  CHECK(measured["experts"][0]["choices"] == std::vector<int>{3, 1});
+  CHECK(measured["experts"][0]["max_over_mean"] == 1.5);
+  CHECK(measured["experts"][0]["bias_spread"] == 0.125);
+  CHECK(measured["time"]["exposed_s"]["tp"] == 0.5);
+  CHECK(measured["memory"]["peak_by_class"]["param"] == 10);
+  CHECK(measured["memory"]["predicted_by_class"]["param"] == 11);
   m.evaluation = {2.5, 12.25, 0.125};
   const auto evaluated = nlohmann::json::parse(to_json_line(m));
   CHECK(evaluated["evaluation_loss"] == 2.5);

@@ -79,11 +79,17 @@ class Ticket final : public Barrier {
 // Flips the sign of one element of the reduced gradients, on one rank in one step.
 class SpoilingComm final : public CommBackend {
  public:
-  SpoilingComm(const Plan& plan, Meeting& meeting, Rank rank, int step)
-      : plan_(plan), inner_(meeting, rank), step_(step) {}
+  // Of a gradient, or of the loss that all ranks are told.
+  SpoilingComm(const Plan& plan, Meeting& meeting, Rank rank, int step, bool loss = false)
+      : plan_(plan), inner_(meeting, rank), step_(step), loss_(loss) {}
   Result<Nanoseconds> run(OpId op, int step, const CommOperands& operands) override {
     Result<Nanoseconds> out = inner_.run(op, step, operands);
-    if (step == step_ && plan_.name(plan_.op(op).tag) == "grad.dp" && !done_) {
+    if (step != step_ || done_) return out;
+    const std::string& tag = plan_.name(plan_.op(op).tag);
+    if (loss_ && tag == "metrics") {
+      reinterpret_cast<double*>(operands.data)[kMetricLoss] = NAN;
+      done_ = true;
+    } else if (!loss_ && tag == "grad.dp") {
       done_ = true;
       operands.data[4 * 1000 + 3] ^= std::byte{0x80};
     }
@@ -95,10 +101,12 @@ class SpoilingComm final : public CommBackend {
   const Plan& plan_;
   MemoryComm inner_;
   const int step_;
+  const bool loss_;
   bool done_ = false;
 };
 
 // Codes of the ranks' results; rank 0's message in `message`.
+constexpr int kLossOfAll = -2;  // in the place of a rank
 std::vector<std::string> train(const TestFolder& folder, int spoiled_rank, int spoiled_step,
                                std::string& message) {
   RunInput in;
@@ -115,7 +123,9 @@ std::vector<std::string> train(const TestFolder& folder, int spoiled_rank, int s
   std::vector<std::thread> threads;
   for (int r = 0; r < 2; ++r)
     threads.emplace_back([&, r] {
-      SpoilingComm comm(in.plan, meeting, Rank{r}, r == spoiled_rank ? spoiled_step : -1);
+      const bool loss = spoiled_rank == kLossOfAll;
+      SpoilingComm comm(in.plan, meeting, Rank{r}, loss || r == spoiled_rank ? spoiled_step : -1,
+                        loss);
       Ticket ticket(barrier);
       const Status s = run_rank(in, Rank{r}, comm, nullptr, ticket, nullptr, folder.run());
       codes[static_cast<std::size_t>(r)] = code_of(s);
@@ -237,7 +247,30 @@ TEST_CASE("training: a gradient that is spoiled on one rank stops the run at the
   const TestFolder folder;
   const auto codes = train(folder, 1, 2, message);
   CHECK(codes[0] == "E-EXEC-036");
+  // The line of the step that stopped the run says why; unchecked steps say nothing of replicas.
+  std::ifstream metrics(folder.run() + "/metrics.jsonl");
+  std::vector<nlohmann::json> lines;
+  for (std::string line; std::getline(metrics, line);) lines.push_back(nlohmann::json::parse(line));
+  REQUIRE(lines.size() == 4);
+  CHECK_FALSE(lines[0].contains("replicas_equal"));
+  CHECK(lines[1]["replicas_equal"] == true);
+  CHECK_FALSE(lines[2].contains("replicas_equal"));
+  CHECK(lines[3]["replicas_equal"] == false);
   CHECK(message.find("after step 4, ") != std::string::npos);
   CHECK(message.find("rank 0 holds") != std::string::npos);
   CHECK(message.find("rank 1 holds") != std::string::npos);
+}
+
+TEST_CASE("training: a loss that is not finite stops the run, and its line says so") {
+  std::string message;
+  const TestFolder folder;
+  CHECK(train(folder, kLossOfAll, 2, message) ==
+        std::vector<std::string>{"E-EXEC-031", "E-EXEC-031"});
+  std::ifstream metrics(folder.run() + "/metrics.jsonl");
+  std::vector<nlohmann::json> lines;
+  for (std::string line; std::getline(metrics, line);) lines.push_back(nlohmann::json::parse(line));
+  REQUIRE(lines.size() == 3);
+  CHECK(lines[1]["non_finite"] == false);
+  CHECK(lines[2]["non_finite"] == true);
+  CHECK(lines[2]["loss"].is_null());
 }
