@@ -14,6 +14,7 @@ constexpr Command kCommands[] = {
     {"validate", add_validate},
     {"model", add_model},
     {"plan", add_plan},
+    {"schedule", add_schedule},
     {"simulate", add_simulate},
     {"execute", add_execute},
     {"run", add_run},

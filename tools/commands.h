@@ -54,6 +54,7 @@ void add_simulate(CLI::App& app, Context& context);
 void add_compare(CLI::App& app, Context& context);
 void add_report(CLI::App& app, Context& context);
 void add_trace(CLI::App& app, Context& context);
+void add_schedule(CLI::App& app, Context& context);
 void add_schema(CLI::App& app, Context& context);
 void add_version(CLI::App& app, Context& context);
 

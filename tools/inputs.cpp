@@ -90,6 +90,13 @@ Result<PlanInput> from_scenario(Context& context, const PlanRequest& request) {
   in.scenario = std::move(*scenario);
   in.plan = std::move(*plan);
   in.inputs.emplace_back(request.file, sha256_hex(*bytes));
+  if (const auto it = in.scenario.schedule.options.find("file");
+      it != in.scenario.schedule.options.end()) {
+    const std::string order = path_of_field(in.scenario, "schedule.file", it->second);
+    const auto text = read_file(order, limits::kTableBytes);
+    if (!text) return text.error();
+    in.inputs.emplace_back(order, sha256_hex(*text));
+  }
   in.text = print(in.plan);
   return in;
 }

@@ -53,6 +53,14 @@ Status write_plan_files(RunDir& dir, const PlanInput& in) {
     scenario.cluster.calibration = "calibration.cal.json";
     if (Status s = dir.write(scenario.cluster.calibration, *bytes); !s) return s;
   }
+  if (const auto it = scenario.schedule.options.find("file");
+      it != scenario.schedule.options.end()) {
+    const auto bytes =
+        read_file(path_of_field(in.scenario, "schedule.file", it->second), limits::kTableBytes);
+    if (!bytes) return bytes.error();
+    it->second = "order.csv";
+    if (Status s = dir.write(it->second, *bytes); !s) return s;
+  }
   return dir.write("scenario.yaml", explain(scenario, /*with_origins=*/false));
 }
 

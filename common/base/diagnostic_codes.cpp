@@ -197,6 +197,10 @@ constexpr CodeInfo kCodes[] = {
      "One launcher watches at most 4,096 processes.", "tandem execute on 16,384 devices"},
     {"E-SCEN-062", kInfeasible, "the executor has no grouped messages on shared communicators",
      "Its transports run the messages of a queue one after the other.", "tandem execute with grouping runs and communicators pair"},
+    {"E-SCEN-063", kInput, "schedule kind file without a file",
+     "Kind file takes its order from schedule.file.", "schedule: file"},
+    {"E-SCEN-064", kInfeasible, "the order of the file is of another size",
+     "A row for each pipeline rank, and the microbatches of a step.", "an order of 4 rows with pp: 2"},
     {"W-SCEN-001", kInput, "a field has no effect",
      "The value is read, but nothing in this scenario uses it.", "decay_steps without decay"},
     {"W-SCEN-002", kInput, "fewer microbatches than pipeline stages",
@@ -292,6 +296,12 @@ constexpr CodeInfo kCodes[] = {
      "The message holds the arithmetic of the schedule kind.", "1f1b with stages_per_rank: 2"},
     {"E-PLAN-002", kInput, "the order of the schedule cannot run",
      "Ranks wait for each other; the message shows where each one stands, and the grid of the order.", "an order with a backward before the forward it needs"},
+    {"E-PLAN-003", kInput, "the text of an order has the wrong form",
+     "One row a rank, cells between commas; what follows `l1:LINE:COLUMN` says what is wrong. Texts of other systems need --dialect.", "0F0,0F1,0B0x"},
+    {"E-PLAN-004", kInput, "the order is too large",
+     "Limits are in common/base/limits.h: bytes, actions, stages, microbatches.", "a file with stage 2000000000"},
+    {"E-PLAN-005", kInfeasible, "the order cannot be written in this dialect",
+     "PyTorch's files have no slices and no directions.", "tandem schedule dualpipe --to torch"},
     {"E-PLAN-010", kInput, "this is no plan text of version 1",
      "The first line that is no comment starts with `plan 1`.", "an empty plan.txt"},
     {"E-PLAN-011", kInput, "a line of the plan has the wrong form",
@@ -338,6 +348,8 @@ constexpr CodeInfo kCodes[] = {
      "post_validate belongs to a later version.", "optimizer_barrier: post_validated"},
 
     // --- SCHED: schedules by themselves ----------------------------------------------------------------
+    {"E-SCHED-001", kInput, "a table of costs has the wrong form",
+     "The first line is stage,F,I,W; then a line for each stage, from 0, with decimals.", "tandem schedule zb_greedy --costs x.csv"},
 
     // --- CAL: calibration tables -------------------------------------------------------------------
     {"E-CAL-001", kInput, "the calibration is not a JSON object",

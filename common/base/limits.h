@@ -17,6 +17,12 @@ inline constexpr std::int64_t kPlanLineBytes = 16 << 20;
 inline constexpr std::int64_t kTensorElements = 1LL << 47;
 // Calibration, JSON and CSV inputs: a table of 100,000 rows fits.
 inline constexpr std::int64_t kTableBytes = 64LL << 20;
+// Actions of an order (L1), read or generated: 1,024 ranks with 1,024 microbatches, F, I and W, are
+// 3 million; each takes about 100 bytes while it is checked.
+inline constexpr std::int64_t kOrderActions = 1 << 22;
+// Actions of an order that zb_greedy searches for: each round of its descent tries a swap of every
+// two neighbours, and runs the whole order for each.
+inline constexpr std::int64_t kSearchedActions = 12'000;
 // Timelines given to `compare` or `trace`.
 inline constexpr std::int64_t kTimelineBytes = 4LL << 30;
 // Manifest of a checkpoint: some 200 bytes for each piece of a tensor, so a million pieces fit.

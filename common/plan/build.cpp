@@ -4,6 +4,7 @@
 
 #include "common/plan/lower/draft.h"
 #include "common/plan/print.h"
+#include "common/scenario/order_file.h"
 #include "common/schedule/registry.h"
 #include "common/schedule/text.h"
 
@@ -75,6 +76,7 @@ Result<Plan> lower_plan(const Scenario& scenario, const std::string& last, bool 
 }  // namespace
 
 Result<Order> build_order(const Scenario& s) {
+  if (const auto order = kept_order(s.schedule)) return *order;
   const PipelineShape shape{s.parallel.pp, s.num_microbatches(), s.schedule.stages_per_rank};
   return make_order(s.schedule.kind, shape, s.schedule.options);
 }

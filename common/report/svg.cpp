@@ -3,11 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <iterator>
 #include <set>
 
+#include "common/base/svg.h"
 #include "common/base/text.h"
 #include "common/report/numbers.h"
 #include "common/timeline/labels.h"
@@ -27,26 +26,6 @@ Unit unit_for(double ns) {
   if (ns >= 2e3) return {1e3, "us"};
   return {};
 }
-
-// The distance of about `count` round marks in `range`.
-double tick_step(double range, int count) {
-  const double raw = range / count;
-  double power = 1;
-  while (power * 10 <= raw) power *= 10;
-  while (power > raw) power /= 10;
-  for (double m : {1.0, 2.0, 5.0})
-    if (m * power >= raw) return m * power;
-  return 10 * power;
-}
-
-class Drawing {
- public:
-  template <class... Args>
-  void put(fmt::format_string<Args...> format, Args&&... args) {
-    fmt::format_to(std::back_inserter(text), format, std::forward<Args>(args)...);
-  }
-  std::string text;
-};
 
 }  // namespace
 
@@ -78,7 +57,7 @@ std::string waterfall_svg(const Comparison& c) {
     return kLeft + (ns - low) / (high - low) * (kWidth - kLeft - kRight);
   };
   const int bottom = kTop + kRow * (static_cast<int>(rows.size()) + 1) + 6;
-  Drawing d;
+  SvgText d;
   d.put(
       "<svg viewBox=\"0 0 {} {}\" role=\"img\" aria-labelledby=\"wf-title\" width=\"100%\" "
       "style=\"max-width:{}px\"><title id=\"wf-title\">Waterfall: {}</title>\n",
@@ -123,19 +102,7 @@ std::string waterfall_svg(const Comparison& c) {
 
 namespace {
 
-// Okabe and Ito's colours, the same as page/report.js.
-std::string_view phase_colour(Phase p) {
-  constexpr std::array<std::string_view, 7> kColours = {"#0072B2", "#E69F00", "#009E73", "#D55E00",
-                                                        "#56B4E9", "#CC79A7", "#999999"};
-  return kColours[static_cast<std::size_t>(p)];
-}
-std::string_view phase_word(Phase p) {
-  constexpr std::array<std::string_view, 7> kWords = {
-      "F forward",  "I backward for inputs", "W backward for weights",
-      "B backward", "R recompute",           "O optimizer",
-      "D data"};
-  return kWords[static_cast<std::size_t>(p)];
-}
+std::string_view phase_colour(Phase p) { return kPhaseColours[static_cast<std::size_t>(p)]; }
 
 }  // namespace
 
@@ -174,7 +141,7 @@ std::string timeline_svg(const Plan& plan, const Timeline& predicted, const Time
   const int per_rank = static_cast<int>(sides.size()) * (kBar + kStrip + 4) + 10;
   const int bottom = top + per_rank * static_cast<int>(ranks.size());
   const auto x = [&](double ns) { return kLeft + ns / length * (options.width - kLeft - kRight); };
-  Drawing d;
+  SvgText d;
   d.put(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0} {1}\" width=\"{0}\" "
       "height=\"{1}\" role=\"img\" font-family=\"system-ui, DejaVu Sans, sans-serif\" "
@@ -251,7 +218,7 @@ std::string timeline_svg(const Plan& plan, const Timeline& predicted, const Time
         left, bottom + 36, fill, left + 19, bottom + 46, words);
     left += 36 + static_cast<int>(words.size()) * 7;
   };
-  for (Phase p : used) legend(phase_colour(p), phase_word(p));
+  for (Phase p : used) legend(phase_colour(p), kPhaseWords[static_cast<std::size_t>(p)]);
   legend("#6b7280", "transfer");
   legend("url(#wait)", "waiting for members");
   if (ranks.size() < num_all)

@@ -289,7 +289,7 @@ constexpr Field kFields[] = {
      [](const S& s, I) { V v = of_int(s.parallel.gather_window); v.absent = s.parallel.gather_residency != Residency::window; return v; }},
 
     {"schedule.kind", kChoice, "gpipe, 1f1b, eager_1f1b, interleaved_1f1b, bfs, zb_h1, zb_h2, interleaved_zb, zbv, v_half, v_min, dualpipe, dualpipev, chimera, hanayo, seq1f1b, zb_greedy, file",
-     0, 0, false, "1f1b", "gpipe, 1f1b, eager_1f1b, interleaved_1f1b, bfs, zb_h1, zb_h2, interleaved_zb, zbv, v_half, v_min, dualpipe, dualpipev, chimera, hanayo, zb_greedy", "Pipeline schedule. `schedule: KIND` is short for it.",
+     0, 0, false, "1f1b", "gpipe, 1f1b, eager_1f1b, interleaved_1f1b, bfs, zb_h1, zb_h2, interleaved_zb, zbv, v_half, v_min, dualpipe, dualpipev, chimera, hanayo, zb_greedy, file", "Pipeline schedule. `schedule: KIND` is short for it.",
      [](S& s, I, const V& v) { s.schedule.kind = v.word; },
      [](const S& s, I) { return of_text(s.schedule.kind); }},
     {"schedule.stages_per_rank", kCount, "auto", 1, kLayers, false, "auto", "", "Stages a pipeline rank holds; auto: what the kind needs.", INT(schedule.stages_per_rank)},
@@ -310,7 +310,7 @@ constexpr Field kFields[] = {
     {"schedule.merge", kBool, "", 0, 0, false, "false", "", "Split kinds: I followed by its W becomes B.", 
      [](S& s, I, const V& v) { s.schedule.merge = v.boolean; },
      [](const S& s, I) { return where_split(s, of_bool(s.schedule.merge)); }},
-    {"schedule.file", kText, "", 0, 0, false, "", "-", "Kind file: the CSV of the order."},
+    {"schedule.file", kText, "", 0, 0, false, "", "", "Kind file: the CSV of the order (L1 text), relative to this file; its stages count.", OPTION("file")},
     {"schedule.receive", kChoice, "early, deferred, deferred_parity", 0, 0, false, "early", "", "When a receive is posted.", ENUM(schedule.receive)},
     {"schedule.communicators", kChoice, "edge, pair, world", 0, 0, false, "edge", "", "Communicators of pipeline messages.", ENUM(schedule.communicators)},
     {"schedule.grouping", kChoice, "none, runs", 0, 0, false, "none", "", "Grouping of neighbouring messages.", ENUM(schedule.grouping)},

@@ -15,6 +15,7 @@
 #include "common/scenario/json_reader.h"
 #include "common/scenario/leaves.h"
 #include "common/scenario/locate.h"
+#include "common/scenario/order_file.h"
 #include "common/scenario/presets.h"
 #include "common/scenario/resolve.h"
 #include "common/scenario/validate.h"
@@ -54,6 +55,7 @@ class Reader {
     assign();
     check_version(*document);
     check_required();
+    add_order();
     resolve(scenario_, given_);
     if (!stop_) validate(scenario_, given_, failed_, problems_);
     return finish(warnings);
@@ -244,6 +246,35 @@ class Reader {
     if (values.values.empty()) preset_missing_ = true;
     note(std::move(found));
     lay_over(all_, values);
+  }
+
+  // schedule.file: the order of kind file.
+  void add_order() {
+    const std::string field = "schedule.file";
+    const bool wanted = scenario_.schedule.kind == "file" && !failed_.contains("schedule.kind");
+    const Leaf* leaf = find(field);
+    if (!wanted || failed_.contains(field)) return;
+    auto& options = scenario_.schedule.options;
+    std::optional<Order> order;
+    if (leaf == nullptr || !options.contains("file")) {
+      problems_.push_back(at_fields(scenario_, {"schedule.kind"}, "E-SCEN-063",
+                                    "schedule kind file without a file", "no schedule.file",
+                                    "the path of an order",
+                                    "write schedule: {kind: file, file: order.csv}"));
+    } else {
+      Diagnostics found;
+      order = read_order_file(beside(*leaf->source, options.at("file")), found);
+      for (Diagnostic& d : found) {
+        if (d.notes.size() < static_cast<std::size_t>(limits::kNotesPrinted))
+          d.notes.push_back(
+              {location_of(*leaf->source, leaf->node.mark), field + " is chosen here"});
+        problems_.push_back(std::move(d));
+      }
+    }
+    if (order)
+      keep_order(scenario_.schedule, *order);
+    else
+      failed_.insert({field, "schedule.kind"});
   }
 
   std::optional<YamlDocument> preset_document(const PresetKind& kind, const std::string& name,

@@ -6,6 +6,7 @@
 
 #include "common/base/limits.h"
 #include "common/base/text.h"
+#include "common/scenario/order_file.h"
 #include "common/schedule/registry.h"
 
 namespace tandem {
@@ -125,8 +126,12 @@ void resolve(Scenario& s, const std::set<std::string>& given) {
   resolve_experts(s, given);
   resolve_training(s, given);
   resolve_network(s.cluster, given);
-  if (!given.contains("schedule.stages_per_rank"))
-    s.schedule.stages_per_rank = default_stages_per_rank(s.schedule.kind, s.schedule.options);
+  if (!given.contains("schedule.stages_per_rank")) {
+    const std::optional<Order> order = kept_order(s.schedule);
+    s.schedule.stages_per_rank = order
+                                     ? stages_per_rank(*order)
+                                     : default_stages_per_rank(s.schedule.kind, s.schedule.options);
+  }
   const std::int64_t stages = product(s.parallel.pp, s.schedule.stages_per_rank);
   if (!given.contains("parallel.layer_split") && stages <= limits::kLayers)
     s.parallel.layer_split = split_layers(s.model.layers, static_cast<int>(stages));

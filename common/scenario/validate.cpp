@@ -10,6 +10,7 @@
 #include "common/base/limits.h"
 #include "common/base/text.h"
 #include "common/scenario/locate.h"
+#include "common/scenario/order_file.h"
 #include "common/scenario/validate_rules.h"
 #include "common/schedule/registry.h"
 
@@ -78,19 +79,26 @@ class Rules : RuleSet {
     const int v = s_.schedule.stages_per_rank;
     const std::string& kind = s_.schedule.kind;
     const ScheduleKind* row = find_schedule(kind);
-    const int needed = default_stages_per_rank(kind, s_.schedule.options);
-    const bool fixed = row && (row->stages_per_rank > 0 || kind == "hanayo");
+    const std::optional<Order> file = kept_order(s_.schedule);
+    const int needed =
+        file ? stages_per_rank(*file) : default_stages_per_rank(kind, s_.schedule.options);
+    const bool fixed = file || (row && (row->stages_per_rank > 0 || kind == "hanayo"));
     if (good({"schedule.kind", "schedule.stages_per_rank", "schedule.waves"}) && fixed &&
         v != needed)
       refuse({"schedule.stages_per_rank", "schedule.kind"}, "E-SCEN-045",
-             fmt::format("sched/{}: stages_per_rank = {}; this kind has {} per rank", kind, v,
+             fmt::format("sched/{}: stages_per_rank = {}; this {} has {} per rank", kind, v,
+                         file ? "order" : "kind",
                          needed == 1 ? "one stage" : fmt::format("{} stages", needed)),
              fmt::format("{} stage{} per rank", v, v == 1 ? "" : "s"), fmt::format("{}", needed),
              fmt::format("use stages_per_rank: {}, or delete the key", needed));
     else if (good({"schedule.kind", "schedule.stages_per_rank", "parallel.pp"}))
       stages(std::int64_t{s_.parallel.pp} * v);
-    for (const auto& [name, value] : s_.schedule.options)
-      if (row && !takes_option(*row, name)) option_of_another(name, value, option_takers(name));
+    for (const auto& [name, value] : s_.schedule.options) {
+      const bool of_file = name == "file" || name == "order";  // its path, and what it holds
+      if (of_file ? kind != "file" : !row || !takes_option(*row, name))
+        option_of_another(name, value, of_file ? "only file takes it" : option_takers(name));
+    }
+    if (file) order(*file);
     if (row && !row->splits) {
       const char* who = "only kinds that split the backward take it";
       if (s_.schedule.merge) option_of_another("merge", "true", who);
@@ -102,6 +110,28 @@ class Rules : RuleSet {
              "grouping runs is not possible with receive deferred", "grouping: runs",
              "grouping: none", "use receive: early, or grouping: none");
     few_microbatches();
+  }
+
+  // An order of a file is of certain ranks, stages and microbatches.
+  void order(const Order& o) {
+    if (good({"parallel.pp"}) && o.num_ranks() != s_.parallel.pp)
+      refuse(
+          {"schedule.file", "parallel.pp"}, "E-SCEN-064",
+          fmt::format("the order is of {} ranks, parallel.pp = {}", o.num_ranks(), s_.parallel.pp),
+          fmt::format("{} rows", o.num_ranks()), fmt::format("{} rows", s_.parallel.pp),
+          fmt::format("use pp: {}, or an order of {} ranks", o.num_ranks(), s_.parallel.pp));
+    if (!good({"training.global_batch", "training.micro_batch"})) return;
+    const std::int64_t step = std::int64_t{s_.training.micro_batch} * s_.parallel.data_ranks();
+    if (step == 0 || s_.training.global_batch % step != 0) return;  // another rule's
+    const std::int64_t m = s_.training.global_batch / step;
+    const int of_file = o.total_microbatches();
+    if (m != of_file)
+      refuse(
+          {"schedule.file", "training.global_batch"}, "E-SCEN-064",
+          fmt::format("the order is of {} microbatches, the scenario has {}", of_file, m),
+          fmt::format("{} / {} = {} microbatches", s_.training.global_batch, step, m),
+          fmt::format("{} microbatches", of_file),
+          fmt::format("use global_batch: {}, or an order of {} microbatches", of_file * step, m));
   }
 
   void stages(std::int64_t num_stages) {

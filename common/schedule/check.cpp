@@ -8,13 +8,13 @@
 
 #include "common/base/limits.h"
 #include "common/schedule/text.h"
+#include "common/schedule/waiting.h"
 
 namespace tandem {
 namespace {
 
-struct Place {
-  int rank = -1, pos = -1;
-};
+using Place = OrderCheck::Place;
+
 // Where the actions of one (stage, microbatch) stand.
 struct Visit {
   Place f, i, w, b;
@@ -34,10 +34,15 @@ class Checker {
   }
 
  private:
+  // No more are printed; the loops that find the most stop here.
+  [[nodiscard]] bool full() const {
+    return out_.errors.size() >= static_cast<std::size_t>(limits::kDiagnosticsPrinted);
+  }
   void bad(const char* code, Place at, const std::string& title, std::string found,
            std::string expected, std::string hint) {
-    if (out_.errors.size() >= static_cast<std::size_t>(limits::kDiagnosticsPrinted)) return;
+    if (full()) return;
     if (out_.errors.empty()) first_ = at;
+    out_.places.push_back(at);
     const int line = at.rank < 0 ? 0 : at.rank + 1;  // row k of the text is rank k
     out_.errors.push_back(make_diagnostic(code, title, std::move(found), std::move(expected),
                                           std::move(hint), {file_, line, 0}));
@@ -142,6 +147,7 @@ class Checker {
       for (int s = 0; s < order_.num_stages(); ++s)
         for (int mb = 0; mb < order_.num_microbatches; ++mb)
           for (int slice = 0; slice < order_.num_slices; ++slice) {
+            if (full()) return;
             Action a{ActionKind::F, s, mb, slice};
             a.dir = static_cast<std::int8_t>(dir);
             visit(a, visits_[order_.visit(a)]);
@@ -221,24 +227,34 @@ class Checker {
   // What a cell needs: all inputs of its parts.
   [[nodiscard]] std::vector<Place> cell_needs(const RankOrder& list, std::size_t begin) const {
     std::vector<Place> out;
-    for (std::size_t i = begin; i < end_of_cell(list, begin); ++i)
+    const std::size_t end = end_of_cell(list, begin);
+    for (std::size_t i = begin; i < end; ++i)
       for (const Place& p : needs(list[i])) out.push_back(p);
     return out;
   }
 
   void cycle() {
     std::vector<int> next(order_.ranks.size(), 0);  // all before it is done
-    const auto done = [&](Place p) { return p.pos < next[static_cast<std::size_t>(p.rank)]; };
-    for (bool moved = true; moved;) {  // each round ends or moves an action
-      moved = false;
-      for (std::size_t r = 0; r < next.size(); ++r)
-        while (next[r] < static_cast<int>(order_.ranks[r].size())) {
-          const auto head = static_cast<std::size_t>(next[r]);
-          const std::vector<Place> inputs = cell_needs(order_.ranks[r], head);
-          if (!std::all_of(inputs.begin(), inputs.end(), done)) break;
-          next[r] = static_cast<int>(end_of_cell(order_.ranks[r], head));
-          moved = true;
+    std::vector<std::size_t> first_key;             // of each rank: an action's key is its position
+    std::size_t keys = 0;
+    for (const RankOrder& list : order_.ranks) first_key.push_back(keys), keys += list.size();
+    WaitingRanks ranks(next.size(), keys);
+    const auto missing = [&](Place p) { return p.pos >= next[static_cast<std::size_t>(p.rank)]; };
+    while (const auto r = ranks.take()) {
+      const RankOrder& list = order_.ranks[*r];
+      while (next[*r] < static_cast<int>(list.size())) {
+        const auto head = static_cast<std::size_t>(next[*r]);
+        const std::vector<Place> inputs = cell_needs(list, head);
+        const auto input = std::find_if(inputs.begin(), inputs.end(), missing);
+        if (input != inputs.end()) {
+          ranks.sleep(*r, first_key[static_cast<std::size_t>(input->rank)] +
+                              static_cast<std::size_t>(input->pos));
+          break;
         }
+        const std::size_t end = end_of_cell(list, head);
+        next[*r] = static_cast<int>(end);
+        for (std::size_t i = head; i < end; ++i) ranks.done(first_key[*r] + i);
+      }
     }
     for (std::size_t r = 0; r < next.size(); ++r)
       if (next[r] < static_cast<int>(order_.ranks[r].size()))

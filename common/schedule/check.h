@@ -15,6 +15,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "common/base/diagnostic.h"
 #include "common/schedule/order.h"
@@ -22,8 +23,12 @@
 namespace tandem {
 
 struct OrderCheck {
+  struct Place {
+    int rank = -1, pos = -1;  // -1: of the order, or of the row, as a whole
+  };
   Diagnostics
-      errors;        // at most 100; titles open with the sub-code: "V2.3 rank 1 pos 2 op 1B0: ..."
+      errors;  // at most 100; titles open with the sub-code: "V2.3 rank 1 pos 2 op 1B0: ..."
+  std::vector<Place> places;  // of each error
   std::string grid;  // the order as a table, the row of the first error marked; empty if none
   [[nodiscard]] bool ok() const { return errors.empty(); }
 };

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 
 #include "common/schedule/text.h"
+#include "common/schedule/waiting.h"
 
 namespace tandem {
 namespace {
@@ -17,15 +19,17 @@ class Clock {
     for (auto& ends : ends_) ends.assign(order.num_visits(), kNotYet);
   }
 
-  // When the inputs of `a` are there; kNotYet where one has not ended.
-  [[nodiscard]] std::int64_t ready(const Action& a) const {
-    std::int64_t at = 0;
-    bool all = true;
+  struct Inputs {
+    std::int64_t at = 0;                 // when all are there
+    std::optional<std::size_t> missing;  // the key of one that has not ended
+  };
+  void add_inputs(const Action& a, Inputs& in) const {
     const auto want = [&](bool back, int stage, int slice) {
-      const std::int64_t end = ends_[back][order_.visit(a.dir, stage, a.microbatch, slice)];
-      if (end == kNotYet) all = false;
+      const std::size_t visit = order_.visit(a.dir, stage, a.microbatch, slice);
+      const std::int64_t end = ends_[back][visit];
+      if (end == kNotYet) in.missing = key(back, visit);
       const bool near = order_.rank_of(a.dir, stage) == order_.rank_of(a);
-      at = std::max(at, end + (near ? 0 : costs_.hop));
+      in.at = std::max(in.at, end + (near ? 0 : costs_.hop));
     };
     if (a.kind == ActionKind::F) {
       if (a.stage > 0) want(false, a.stage - 1, a.slice);
@@ -37,7 +41,12 @@ class Clock {
       if (a.stage + 1 < order_.num_stages()) want(true, a.stage + 1, a.slice);
       if (a.slice + 1 < order_.num_slices) want(true, a.stage, a.slice + 1);
     }
-    return all ? at : kNotYet;
+  }
+  [[nodiscard]] std::size_t num_keys() const { return 2 * order_.num_visits(); }
+  // Of what others wait for; none: W.
+  [[nodiscard]] std::optional<std::size_t> key_of(const Action& a) const {
+    if (a.kind != ActionKind::F && !is_backward(a.kind)) return {};
+    return key(is_backward(a.kind), order_.visit(a));
   }
   void ended(const Action& a, std::int64_t end) {
     if (a.kind == ActionKind::F) ends_[0][order_.visit(a)] = end;
@@ -45,6 +54,9 @@ class Clock {
   }
 
  private:
+  [[nodiscard]] static std::size_t key(bool back, std::size_t visit) {
+    return 2 * visit + (back ? 1 : 0);
+  }
   const Order& order_;
   const ScheduleCosts& costs_;
   std::array<std::vector<std::int64_t>, 2> ends_;
@@ -90,34 +102,36 @@ Result<ScheduleTimes> evaluate(const Order& order, const ScheduleCosts& costs) {
   out.busy.assign(num_ranks, 0);
   std::vector<std::size_t> next(num_ranks, 0);
   for (std::size_t r = 0; r < num_ranks; ++r) out.actions[r].resize(order.ranks[r].size());
-  for (bool moved = true; moved;) {
-    moved = false;
-    for (std::size_t r = 0; r < num_ranks; ++r) {
-      const RankOrder& list = order.ranks[r];
-      while (next[r] < list.size()) {
-        const std::size_t begin = next[r], end = end_of_cell(list, begin);
-        std::int64_t start = free[r], cost = 0;
-        bool known = true, computes = false;
-        for (std::size_t i = begin; i < end; ++i) {
-          if (!is_compute(list[i].kind)) continue;
-          const std::int64_t at = clock.ready(list[i]);
-          known = known && at != kNotYet;
-          start = std::max(start, at);
-          cost += costs.of(list[i]);
-          computes = true;
-        }
-        if (!known) break;
-        if (end - begin > 1 && costs.cell) cost = *costs.cell;
-        for (std::size_t i = begin; i < end; ++i) {
-          out.actions[r][i] = {start, start + cost};
-          if (is_compute(list[i].kind)) clock.ended(list[i], start + cost);
-        }
-        if (computes && first[r] == kNotYet) first[r] = start;
-        if (computes) free[r] = start + cost;
-        out.busy[r] += cost;
-        next[r] = end;
-        moved = true;
+  WaitingRanks ranks(num_ranks, clock.num_keys());
+  while (const auto taken = ranks.take()) {
+    const std::size_t r = *taken;
+    const RankOrder& list = order.ranks[r];
+    while (next[r] < list.size()) {
+      const std::size_t begin = next[r], end = end_of_cell(list, begin);
+      Clock::Inputs inputs;
+      std::int64_t cost = 0;
+      bool computes = false;
+      for (std::size_t i = begin; i < end; ++i) {
+        if (!is_compute(list[i].kind)) continue;
+        clock.add_inputs(list[i], inputs);
+        cost += costs.of(list[i]);
+        computes = true;
       }
+      if (inputs.missing) {
+        ranks.sleep(r, *inputs.missing);
+        break;
+      }
+      if (end - begin > 1 && costs.cell) cost = *costs.cell;
+      const std::int64_t start = std::max(free[r], inputs.at);
+      for (std::size_t i = begin; i < end; ++i) {
+        out.actions[r][i] = {start, start + cost};
+        if (is_compute(list[i].kind)) clock.ended(list[i], start + cost);
+        if (const auto key = clock.key_of(list[i])) ranks.done(*key);
+      }
+      if (computes && first[r] == kNotYet) first[r] = start;
+      if (computes) free[r] = start + cost;
+      out.busy[r] += cost;
+      next[r] = end;
     }
   }
   for (std::size_t r = 0; r < num_ranks; ++r) {

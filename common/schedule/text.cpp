@@ -5,10 +5,9 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <numeric>
 #include <string_view>
 #include <vector>
-
-#include "common/schedule/evaluate.h"
 
 namespace tandem {
 namespace {
@@ -62,6 +61,16 @@ std::string to_file(const Order& order, const std::string& gen) {
   return head + "\n" + to_text(order);
 }
 
+Result<std::string> to_torch(const Order& order) {
+  const bool slices = order.num_slices > 1;
+  if (!slices && order.num_dirs == 1) return to_text(order);
+  const std::string found = slices ? fmt::format("{} slices", order.num_slices) : "two directions";
+  return make_error(Failure::infeasible, "E-PLAN-005",
+                    fmt::format("PyTorch's text has no {}", slices ? "slices" : "directions"),
+                    found, "an order of whole microbatches and one copy of the model",
+                    "write Tandem's own text: --to tandem");
+}
+
 std::string grid(const Order& order, int mark_rank, int mark) {
   const int ranks = std::min(order.num_ranks(), kMaxGridRanks);
   const bool slices = order.num_slices > 1;
@@ -106,27 +115,38 @@ std::string grid(const Order& order, int mark_rank, int mark) {
   return out;
 }
 
-std::string time_grid(const Order& order) {
-  ScheduleCosts unit;
-  unit.full = 1;
-  const Result<ScheduleTimes> times = evaluate(order, unit);
-  if (!times) return {};  // verify names the cycle
-  const auto columns = static_cast<std::size_t>(times->makespan);
+std::int64_t time_slot(const ScheduleTimes& times) {
+  std::int64_t slot = 0;
+  for (const auto& list : times.actions)
+    for (const ActionTime& t : list) slot = std::gcd(std::gcd(slot, t.start), t.end);
+  return slot;
+}
+
+std::string time_grid(const Order& order, const ScheduleTimes& times, std::int64_t slot) {
+  const auto columns = static_cast<std::size_t>(times.makespan / slot);
   std::vector<std::vector<std::string>> rows(order.ranks.size(),
                                              std::vector<std::string>(columns, "."));
+  // Without the stage: the row says where, and on a rank of several the text keeps it.
+  const bool one_stage = order.num_stages() == order.num_ranks() && order.num_dirs == 1;
   std::size_t cell = 1;
   for (std::size_t r = 0; r < order.ranks.size(); ++r) {
-    std::int64_t part = 0;
-    for (std::size_t i = 0; i < order.ranks[r].size(); ++i) {
-      Action a = order.ranks[r][i];
-      part = a.fused ? part + 1 : 0;
-      if (!is_compute(a.kind)) continue;
-      const std::string whole = to_text(a, order.num_slices > 1);
-      // Without the stage: the row says where, and on a rank of several the text keeps it.
-      const bool one_stage = order.num_stages() == order.num_ranks() && order.num_dirs == 1;
-      std::string& text = rows[r][static_cast<std::size_t>(times->actions[r][i].start + part)];
-      text = one_stage ? whole.substr(whole.find_first_not_of("0123456789")) : whole;
-      cell = std::max(cell, text.size());
+    const RankOrder& list = order.ranks[r];
+    for (std::size_t i = 0; i < list.size();) {
+      const std::size_t end = end_of_cell(list, i), parts = end - i;
+      const ActionTime t = times.actions[r][i];
+      const auto begin = static_cast<std::size_t>(t.start / slot),
+                 length = static_cast<std::size_t>((t.end - t.start) / slot);
+      for (std::size_t k = begin; k < begin + length; ++k) rows[r][k] = "-";
+      for (std::size_t k = 0; k < parts; ++k) {
+        // In a cell too short for all its parts the first ones are shown.
+        const std::size_t at = begin + (length >= parts ? k * length / parts : k);
+        if (!is_compute(list[i + k].kind) || at >= begin + length) continue;
+        const std::string whole = to_text(list[i + k], order.num_slices > 1);
+        std::string& text = rows[r][at];
+        text = one_stage ? whole.substr(whole.find_first_not_of("0123456789")) : whole;
+        cell = std::max(cell, text.size());
+      }
+      i = end;
     }
   }
   std::string out;
@@ -137,6 +157,14 @@ std::string time_grid(const Order& order) {
     out += '\n';
   }
   return out;
+}
+
+std::string time_grid(const Order& order) {
+  ScheduleCosts unit;
+  unit.full = 1;
+  const Result<ScheduleTimes> times = evaluate(order, unit);
+  if (!times) return {};  // verify names the cycle
+  return time_grid(order, *times, 1);
 }
 
 }  // namespace tandem

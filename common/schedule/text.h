@@ -1,8 +1,11 @@
 // L1 text: rows of cells, one row a rank; a superset of PyTorch's pipeline CSV (schedules.md 3).
 #pragma once
 
+#include <cstdint>
 #include <string>
 
+#include "common/base/result.h"
+#include "common/schedule/evaluate.h"
 #include "common/schedule/order.h"
 
 namespace tandem {
@@ -22,13 +25,25 @@ namespace tandem {
 // empty.
 [[nodiscard]] std::string to_file(const Order& order, const std::string& gen = "");
 
+// What PyTorch's _load_csv reads: rows alone. E-PLAN-005 for slices and directions, which it does
+// not have.
+[[nodiscard]] Result<std::string> to_torch(const Order& order);
+
 // Rows are cells of the lists (not time), columns are ranks (schedules.md 3.5). The row of the
 // action at `mark` of rank `mark_rank` gets "<-- ERROR HERE", and only ten rows around it are
 // shown; at most 16 ranks. mark < 0: none.
 [[nodiscard]] std::string grid(const Order& order, int mark_rank = -1, int mark = -1);
 
-// The step x rank picture of the order with unit costs (B too; a fused cell takes a slot for each
-// part) and free communication: a row a rank, a column a slot, "." where it idles.
+// The time x rank picture of the order: a row a rank, a column for each `slot` of time, "." where
+// it idles. An action stands in its first column, "-" in the others; parts of a fused cell share
+// its columns. All times must be multiples of `slot`, as they are of time_slot(): their greatest
+// common divisor, 0 where all are 0.
+[[nodiscard]] std::string time_grid(const Order& order, const ScheduleTimes& times,
+                                    std::int64_t slot);
+[[nodiscard]] std::int64_t time_slot(const ScheduleTimes& times);
+
+// The same with unit costs (B too; a fused cell takes a slot for each
+// part) and free communication.
 [[nodiscard]] std::string time_grid(const Order& order);
 
 }  // namespace tandem

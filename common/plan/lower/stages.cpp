@@ -29,9 +29,9 @@ PlanTypes types_of(Precision p) {
   return {DType::f16, DType::f32};
 }
 
-// Fields that change no op and no buffer of the plan.
+// Fields that change no op and no buffer of the plan. What schedule.file holds does, its name not.
 bool outside_the_plan(std::string_view path) {
-  return path == "training.steps" || path == "training.init" ||
+  return path == "schedule.file" || path == "training.steps" || path == "training.init" ||
          path.starts_with("training.data.") || path.starts_with("training.checkpoint.") ||
          path.starts_with("training.evaluation.") || path.starts_with("training.metrics.") ||
          (path.starts_with("training.optimizer.") && path != "training.optimizer.clip");
