@@ -50,7 +50,8 @@ void place_w(Slots& slots, bool split) {
       ++pending_a;
     }
   }
-  for (int slot = end; pending_a + pending_b > 0; ++slot) put(slot);
+  const int left = pending_a + pending_b;
+  for (int k = 0; k < left; ++k) put(end + k);
 }
 
 // Visits held at once; without W a free slot pays for one I.
