@@ -10,6 +10,7 @@
 #include "common/model/flops.h"  // local_vocabulary
 #include "common/parallel/groups.h"
 #include "common/parallel/local_sizes.h"
+#include "common/scenario/order_file.h"
 #include "common/schedule/registry.h"
 
 namespace tandem {
@@ -282,7 +283,8 @@ std::vector<BucketSize> bucket_sizes(const Scenario& s, int pp) {
   std::map<Reduced, int> members;
   // With two copies of the model a bucket holds tensors of one stage.
   const ScheduleKind* kind = find_schedule(s.schedule.kind);
-  const bool copies = kind && kind->copies == 2;
+  const std::optional<Order> file = kept_order(s.schedule);
+  const bool copies = file ? file->num_dirs == 2 : kind && kind->copies == 2;
   int stage = -1;
   const auto close_all = [&] {
     for (auto& [key, fill] : open) {
