@@ -37,6 +37,13 @@ struct ReducingGroup {
 };
 [[nodiscard]] ReducingGroup reducing_group(const Scenario& scenario, TensorClass cls);
 
+// Each microbatch scatters its gradients (ZeRO levels 2 and 3; models.md 10).
+[[nodiscard]] inline bool scatters_every(const Scenario& s) {
+  const ParallelSpec& p = s.parallel;
+  const bool automatic = p.zero_reduce == ZeroReduce::automatic && p.style != Style::nano_train;
+  return p.zero >= 2 && (p.zero_reduce == ZeroReduce::every || automatic);
+}
+
 // Sequence parallelism is on and cuts something.
 [[nodiscard]] inline bool cuts_sequence(const Scenario& s) {
   return s.parallel.sequence_parallel && s.parallel.tp > 1;

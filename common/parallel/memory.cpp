@@ -281,10 +281,12 @@ std::vector<BucketSize> bucket_sizes(const Scenario& s, int pp) {
   std::vector<LocalTensor> tensors = local_tensors(s, pp);
   std::reverse(tensors.begin(), tensors.end());
   std::map<Reduced, int> members;
-  // With two copies of the model a bucket holds tensors of one stage.
+  // With two copies of the model, or a scatter for each microbatch, a bucket holds tensors of one
+  // stage.
   const ScheduleKind* kind = find_schedule(s.schedule.kind);
   const std::optional<Order> file = kept_order(s.schedule);
   const bool copies = file ? file->num_dirs == 2 : kind && kind->copies == 2;
+  const bool by_stage = copies || scatters_every(s);
   int stage = -1;
   const auto close_all = [&] {
     for (auto& [key, fill] : open) {
@@ -308,7 +310,7 @@ std::vector<BucketSize> bucket_sizes(const Scenario& s, int pp) {
       closed.push_back({round_up(elements, kAlign * g), t.dtype, true, g});
       continue;
     }
-    if (copies && t.stage != stage) close_all();
+    if (by_stage && t.stage != stage) close_all();
     stage = t.stage;
     I& fill = open[{t.dtype, key}];
     fill = round_up(fill, kAlign) + elements;

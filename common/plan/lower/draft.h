@@ -180,9 +180,6 @@ void buffers(Draft& draft);    // allocates, frees
 // Match id of a sum over the two copies of a program's bucket; -1: of its experts' choices.
 [[nodiscard]] int copy_match(const Draft& draft, std::size_t program, int bucket);
 
-// Each microbatch scatters its gradients (ZeRO levels 2 and 3; models.md 10).
-[[nodiscard]] bool reduces_every(const Scenario& scenario);
-
 // Called by segments for each program: tensors in buckets, optimizer state.
 void parameters(Draft& draft, int program);
 // Instead of buckets, for style nano_train: a bucket for each tensor, in module order.

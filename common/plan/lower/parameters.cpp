@@ -174,10 +174,10 @@ class Packer {
     std::vector<Open> open;  // one for each group and type; a full one becomes a bucket
     int unit = -1, stage = -1;
     for (Tensor& t : tensors) {
-      // A gather brings one unit (ZeRO-3). Of two copies of the model the norm counts the first,
-      // and a shard as a whole.
-      if ((d_.scenario.parallel.zero == 3 && t.unit != unit) ||
-          (d_.order.num_dirs == 2 && t.stage != stage))
+      // A gather brings one unit (ZeRO-3), the scatter of a microbatch's gradients is one stage's.
+      // Of two copies of the model the norm counts the first, and a shard as a whole.
+      const bool by_stage = d_.order.num_dirs == 2 || scatters_every(d_.scenario);
+      if ((d_.scenario.parallel.zero == 3 && t.unit != unit) || (by_stage && t.stage != stage))
         for (Open& o : open) close(o, tied);
       unit = t.unit, stage = t.stage;
       const ReducingGroup by = reducing_group(d_.scenario, t.cls);
@@ -207,7 +207,7 @@ class Packer {
       b.axes = p.by.group.axes;
       b.members = members(p.by);
       b.zero = b.members > 1 ? d_.scenario.parallel.zero : 0;
-      b.every = b.zero >= 2 && !p.tied && reduces_every(d_.scenario);
+      b.every = b.zero >= 2 && !p.tied && scatters_every(d_.scenario);
       place(p, b, static_cast<int>(i), out);
       out.buckets.push_back(b);
     }
@@ -311,12 +311,6 @@ class Packer {
 };
 
 }  // namespace
-
-bool reduces_every(const Scenario& s) {
-  return s.parallel.zero_reduce == ZeroReduce::every ||
-         (s.parallel.zero_reduce == ZeroReduce::automatic && s.parallel.zero >= 2 &&
-          s.parallel.style != Style::nano_train);
-}
 
 namespace {
 
