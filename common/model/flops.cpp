@@ -2,6 +2,7 @@
 #include "common/model/flops.h"
 
 #include "common/base/check.h"
+#include "common/scenario/order_file.h"
 #include "common/schedule/registry.h"
 
 namespace tandem {
@@ -152,7 +153,9 @@ double executed_flops_of_rank(const Scenario& s, int pp) {
     first += count;
   }
   const ScheduleKind* kind = find_schedule(s.schedule.kind);
-  return sum * s.num_microbatches() / (kind ? kind->copies : 1);  // each copy does its share
+  const std::optional<Order> file = kept_order(s.schedule);
+  const int copies = file ? file->num_dirs : kind ? kind->copies : 1;
+  return sum * s.num_microbatches() / copies;  // each does its share
 }
 
 }  // namespace tandem

@@ -10,6 +10,7 @@
 #include "common/model/flops.h"  // local_vocabulary
 #include "common/parallel/groups.h"
 #include "common/parallel/local_sizes.h"
+#include "common/scenario/order_file.h"
 #include "common/schedule/registry.h"
 
 namespace tandem {
@@ -283,7 +284,9 @@ std::vector<BucketSize> bucket_sizes(const Scenario& s, int pp) {
   // With two copies of the model, or a scatter for each microbatch, a bucket holds tensors of one
   // stage.
   const ScheduleKind* kind = find_schedule(s.schedule.kind);
-  const bool by_stage = (kind && kind->copies == 2) || scatters_every(s);
+  const std::optional<Order> file = kept_order(s.schedule);
+  const bool copies = file ? file->num_dirs == 2 : kind && kind->copies == 2;
+  const bool by_stage = copies || scatters_every(s);
   int stage = -1;
   const auto close_all = [&] {
     for (auto& [key, fill] : open) {

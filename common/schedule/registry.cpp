@@ -83,6 +83,20 @@ int default_stages_per_rank(std::string_view kind, const ScheduleOptions& option
   return row ? std::max(row->stages_per_rank, row->least) : 1;
 }
 
+namespace {
+
+// Of kind file: `place=` in the header of the text that the scenario keeps (scenario/order_file.h).
+std::string_view placement_of_file(const ScheduleOptions& options) {
+  const auto text = options.find("order");
+  if (text == options.end()) return "loop";
+  const std::string_view header = std::string_view(text->second).substr(0, text->second.find('\n'));
+  for (std::string_view word : split(header, ' '))
+    if (word.starts_with("place=")) return word.substr(6);
+  return "loop";
+}
+
+}  // namespace
+
 bool lies_on(std::string_view kind, const ScheduleOptions& options, int num_ranks, int stage,
              int rank) {
   const ScheduleKind* row = find_schedule(kind);
@@ -90,6 +104,12 @@ bool lies_on(std::string_view kind, const ScheduleOptions& options, int num_rank
   const auto given = options.find("placement");
   if (kind == "zb_greedy")
     placement = given == options.end() ? "v" : std::string_view(given->second);
+  if (kind == "file") placement = placement_of_file(options);
+  if (placement.starts_with('[')) {
+    const auto ranks = split(placement.substr(1, placement.size() - 2), ',');
+    const auto at = static_cast<std::size_t>(stage);
+    return at < ranks.size() && parse_int(ranks[at]) == rank;
+  }
   const int turn = stage / num_ranks, place = stage % num_ranks;
   if (placement == "bidir") return place == rank || num_ranks - 1 - place == rank;
   const bool back = placement == "v" && turn % 2 == 1;

@@ -8,6 +8,8 @@
 #include <regex>
 
 #include "common/base/file.h"
+#include "common/model/flops.h"
+#include "common/parallel/memory.h"
 #include "common/plan/build.h"
 #include "common/plan/print.h"
 #include "common/plan/verify/verify.h"
@@ -60,6 +62,11 @@ TEST_CASE("schedule kind file: the plan of a kind's own text is the kind's plan"
       CHECK(read.schedule.stages_per_rank == made.schedule.stages_per_rank);
       CHECK(read.parallel.layer_split == made.parallel.layer_split);
       CHECK(plan_text(read) == plan_text(made));
+      for (int pp = 0; pp < 2; ++pp) {  // closed forms know where its stages lie
+        CHECK(executed_flops_of_rank(read, pp) == executed_flops_of_rank(made, pp));
+        CHECK(local_parameters(read, pp) == local_parameters(made, pp));
+        CHECK(bucket_sizes(read, pp).size() == bucket_sizes(made, pp).size());
+      }
       CHECK(explain(read).find("file: o.csv") != std::string::npos);
     }
   }
