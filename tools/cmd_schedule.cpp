@@ -431,13 +431,14 @@ Result<EvaluatedSchedule> row_of(const std::string& kind, const Options& given,
 }
 
 int show_all(Context& context, const Options& o, const Settings& settings, const UserCosts& costs) {
-  for (const auto& [name, value] : settings.options) {
+  for (const auto& given : settings.options) {
+    const std::string& name = given.first;
     const auto kinds = schedule_kinds();
     const bool taken = std::any_of(kinds.begin(), kinds.end(), [&](const std::string& kind) {
       return takes_option(*find_schedule(kind), name);
     });
     if (!taken)
-      return context.fail(wrong_value(fmt::format("--opt {}={}", name, value),
+      return context.fail(wrong_value(fmt::format("--opt {}={}", name, given.second),
                                       "an option of some kind", "correct or delete it"));
   }
   if (const Status fits = fits_clock(costs, limits::kOrderActions); !fits)
