@@ -4,8 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <set>
-#include <tuple>
+#include <cstdint>
 
 #include "common/plan/lower/draft.h"
 #include "common/schedule/text.h"
@@ -13,29 +12,41 @@
 namespace tandem::lower {
 namespace {
 
-using Key = std::tuple<ActionKind, int, int, int, int>;
-
 struct Sweep {
   const Order& in;
   Order out;
-  std::vector<std::set<Key>> done;  // by rank: what stands in its output
+  std::vector<std::uint8_t> done;  // by visit: bits of what stands in the output of its rank
 
-  [[nodiscard]] bool has(int rank, ActionKind kind, int stage, const Action& of) const {
-    return done[static_cast<std::size_t>(rank)].contains(
-        {kind, stage, of.microbatch, of.slice, of.dir});
+  static constexpr std::uint8_t bit(ActionKind kind) {
+    switch (kind) {
+      case ActionKind::F:
+        return 1;
+      case ActionKind::I:
+      case ActionKind::B:
+        return 2;
+      case ActionKind::recv_f:
+        return 4;
+      case ActionKind::recv_b:
+        return 8;
+      default:
+        return 0;
+    }
+  }
+  [[nodiscard]] bool has(ActionKind kind, int stage, const Action& of) const {
+    return (done[in.visit(of.dir, stage, of.microbatch, of.slice)] & bit(kind)) != 0;
   }
   [[nodiscard]] bool ready(int rank, const Action& a) const {
     if (a.kind == ActionKind::F)
-      return a.stage == 0 || has(rank, ActionKind::recv_f, a.stage, a) ||
-             has(rank, ActionKind::F, a.stage - 1, a);
+      return a.stage == 0 || has(ActionKind::recv_f, a.stage, a) ||
+             (in.rank_of(a.dir, a.stage - 1) == rank && has(ActionKind::F, a.stage - 1, a));
     if (is_backward(a.kind))
-      return a.stage == in.num_stages() - 1 || has(rank, ActionKind::recv_b, a.stage, a) ||
-             has(rank, ActionKind::I, a.stage + 1, a) || has(rank, ActionKind::B, a.stage + 1, a);
+      return a.stage == in.num_stages() - 1 || has(ActionKind::recv_b, a.stage, a) ||
+             (in.rank_of(a.dir, a.stage + 1) == rank && has(ActionKind::B, a.stage + 1, a));
     return true;
   }
   void put(int rank, const Action& a) {
     out.ranks[static_cast<std::size_t>(rank)].push_back(a);
-    done[static_cast<std::size_t>(rank)].insert({a.kind, a.stage, a.microbatch, a.slice, a.dir});
+    if (!is_of_stage(a.kind)) done[in.visit(a)] |= bit(a.kind);
   }
   // The message that `a` makes, and its arrival.
   void send(int rank, const Action& a) {
@@ -118,7 +129,7 @@ RankOrder deferred(const Order& order, int rank, bool parity) {
 Result<Order> p2p(const Order& order, Receive policy) {
   Sweep sweep{order, order, {}};
   const auto num_ranks = order.ranks.size();
-  sweep.done.resize(num_ranks);
+  sweep.done.assign(order.num_visits(), 0);
   for (RankOrder& list : sweep.out.ranks) list.clear();
   std::vector<std::size_t> at(num_ranks, 0);
   for (bool progress = true; progress;) {

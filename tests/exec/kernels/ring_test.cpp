@@ -2,7 +2,7 @@
 //         and every kernel that reads positions reads the zig-zag ones.
 // Method  the members of a ring in one process: their calls in the order of the plan, their blocks
 //         handed on by copying; put together by position and held against the whole attention,
-//         which other tests hold against autograd. fp64 within 2e-15 of the largest element, fp32
+//         which other tests hold against autograd. fp64 within 5e-15 of the largest element, fp32
 //         5e-6.
 #include <ATen/ATen.h>
 #include <doctest/doctest.h>
@@ -74,7 +74,8 @@ TEST_CASE("ring attention: c members together are the whole attention, forward a
         CAPTURE(c);
         CAPTURE(x.kv);
         CAPTURE(x.dv);
-        const double limit = t.plan.compute == DType::f64 ? 2e-15 : 5e-6;
+        // Usually 1e-15; 2.4e-15 where a busy machine gives the products other numbers of threads.
+        const double limit = t.plan.compute == DType::f64 ? 5e-15 : 5e-6;
         const std::int64_t batch = 2, whole = 12 * c, seq = whole / c;
         const std::int64_t row = (x.heads + x.kv) * x.dh + x.kv * x.dv;
         const Tensor qkv = random({whole, batch, row}, t.scalar);
