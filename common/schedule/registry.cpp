@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 
+#include "common/base/limits.h"
 #include "common/base/text.h"
 #include "common/schedule/kinds/kinds.h"
 
@@ -151,6 +152,15 @@ Result<Order> make_order(const std::string& kind, PipelineShape shape,
     return schedule_error(kind, fmt::format("this schedule fixes v={} (got v={})", needed, v),
                           fmt::format("v={}", v), fmt::format("v={}", needed),
                           "drop schedule.stages_per_rank");
+  const std::int64_t actions = std::int64_t{3} * p * v * m;
+  if (kind == "zb_greedy" && actions > limits::kSearchedActions)
+    return schedule_error(kind,
+                          fmt::format("{} actions are more than the {} it searches; use fewer "
+                                      "microbatches, or zb_h1",
+                                      actions, limits::kSearchedActions),
+                          fmt::format("3 * {} stages * {} microbatches", p * v, m),
+                          fmt::format("at most {}", limits::kSearchedActions),
+                          "write schedule: zb_h1");
   if (!shape.costs.empty() && shape.costs.size() != static_cast<std::size_t>(p * v))
     return schedule_error(
         kind, fmt::format("{} costs for {} stages; give one a stage", shape.costs.size(), p * v),
