@@ -6,16 +6,21 @@
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <string>
 
 #include "common/parallel/memory.h"
 #include "sim/memory/tracker.h"
 #include "tests/common/plan/plan_of.h"
+#include "tests/sim/scale.h"
 
 namespace tandem {
 namespace {
 
 void check_transients(const std::string& text) {
+  // With TANDEM_TEST_SCALE 0.1 (sanitizers) every tenth layout.
+  static int number = 0;
+  if (number++ % std::max(1, 10 / sim::scaled(10)) != 0) return;
   CAPTURE(text);
   const Scenario s = scenario(text);
   REQUIRE(has_transient_form(s));
