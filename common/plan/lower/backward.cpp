@@ -1,4 +1,4 @@
-// Step `backward`: I and W of an order merged, split, and those of the first stage
+// Step `backward`: I and W of an order merged, and those of the first stage
 // (schedules.md 4.1). None of it changes the order of microbatches in which a stage adds its weight
 // gradients.
 #include "common/plan/lower/draft.h"
@@ -43,24 +43,6 @@ Order backward(const Order& order, bool merge, bool keep_first_stage) {
   for (RankOrder& list : out.ranks) {
     if (merge) list = merged(list);
     if (!keep_first_stage) list = with_whole_first_stage(list);
-  }
-  return out;
-}
-
-Order split_backwards(const Order& order) {
-  Order out = order;
-  for (RankOrder& list : out.ranks) {
-    RankOrder next;
-    for (const Action& a : list) {
-      next.push_back(a);
-      if (a.kind != ActionKind::B) continue;
-      next.back().kind = ActionKind::I;
-      Action w = next.back();
-      w.kind = ActionKind::W;
-      w.fused = false;
-      next.push_back(w);
-    }
-    list = std::move(next);
   }
   return out;
 }

@@ -161,8 +161,6 @@ struct Draft {
 // Merges each I and the W behind it (option merge), and gives the first stage, whose inputs need no
 // gradient, whole backwards at the place of its W (option first_stage: full_at_W).
 [[nodiscard]] Order backward(const Order& order, bool merge, bool keep_first_stage);
-// The inverse of merging: each B as an I with its W behind it.
-[[nodiscard]] Order split_backwards(const Order& order);
 // Adds REDUCE_GRAD of a stage right behind its last backward.
 [[nodiscard]] Order reduce(const Order& order);
 // Adds sends and receives by the sender-driven sweep, then places receives by the policy. Fails

@@ -11,18 +11,15 @@ namespace tandem {
 
 Result<Order> bfs(const PipelineShape& shape, const ScheduleOptions& options) {
   const int p = shape.num_ranks, m = shape.num_microbatches, v = shape.stages_per_rank;
-  const std::string direction = option(options, "backward", "lifo");
-  if (direction != "fifo" && direction != "lifo")
-    return schedule_error("bfs", "backward=" + direction + " is no order of the backwards",
-                          direction, "fifo or lifo", "write schedule.backward: lifo");
+  const Result<bool> lifo = backward_lifo("bfs", options, true);
+  if (!lifo) return lifo.error();
   Order order = empty_order(shape, loop_placement(p, v));
   for (int r = 0; r < p; ++r) {
     RankOrder& list = order.ranks[static_cast<std::size_t>(r)];
     for (int c = 0; c < v; ++c)
       for (int i = 0; i < m; ++i) list.push_back(forward(c * p + r, i));
     for (int c = v - 1; c >= 0; --c)
-      for (int i = 0; i < m; ++i)
-        list.push_back(backward(c * p + r, direction == "fifo" ? i : m - 1 - i));
+      for (int i = 0; i < m; ++i) list.push_back(backward(c * p + r, *lifo ? m - 1 - i : i));
   }
   return order;
 }

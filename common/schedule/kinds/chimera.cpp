@@ -7,8 +7,6 @@
 //            min(F,B)); else simulate    live, K' = min(m, D): min(K', K'/2 + 1 + min(r, p-1-r))
 //   Source   Li and Hoefler, SC 2021 (arXiv 2107.06925), direct concatenation; slots derived here;
 //            schedules.md 2.13. Its forward doubling and backward halving are not implemented.
-#include <fmt/format.h>
-
 #include <algorithm>
 
 #include "common/schedule/kinds/kinds.h"
@@ -17,22 +15,8 @@ namespace tandem {
 
 Result<Order> chimera(const PipelineShape& shape, const ScheduleOptions&) {
   const int p = shape.num_ranks, m = shape.num_microbatches;
-  if (p % 2 != 0)
-    return schedule_error("chimera",
-                          fmt::format("p={} is odd; two directions need an even number of ranks; "
-                                      "use p={}",
-                                      p, p + 1),
-                          fmt::format("p={}", p), "an even number of ranks", "change parallel.pp");
-  if (m % 2 != 0)
-    return schedule_error("chimera",
-                          fmt::format("m={} is odd; each direction takes half of the microbatches; "
-                                      "use m={}",
-                                      m, m + 1),
-                          fmt::format("m={}", m), "an even number of microbatches",
-                          fmt::format("use {} microbatches", m + 1));
-  Order order = linear_order(shape);
-  order.num_dirs = 2;
-  order.num_microbatches = m / 2;
+  Result<Order> order = two_way_order("chimera", shape);
+  if (!order) return order;
   const int half = p / 2;
   for (int r = 0; r < p; ++r) {
     std::vector<std::pair<int, Action>> by_slot;
@@ -49,7 +33,7 @@ Result<Order> chimera(const PipelineShape& shape, const ScheduleOptions&) {
     std::sort(by_slot.begin(), by_slot.end(),
               [](const auto& a, const auto& b) { return a.first < b.first; });
     for (const auto& [slot, action] : by_slot)
-      order.ranks[static_cast<std::size_t>(r)].push_back(action);
+      order->ranks[static_cast<std::size_t>(r)].push_back(action);
   }
   return order;
 }

@@ -16,8 +16,6 @@
 //           (h-1)(FB+I-2W)-F, (h-1)(FB+F-I-W), (h-1)(FB-W)-F), 0 for h = 1 (the README's bubble
 //           holds for F = I >= W)    live p+1, dualpipev 2p+1 visits
 //   Source  deepseek-ai/DualPipe; torch ScheduleDualPipeV; schedules.md 2.12.
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <deque>
 
@@ -86,32 +84,17 @@ class Rank {
 Result<Order> dualpipe(const PipelineShape& shape, const ScheduleOptions& options) {
   const std::string kind = "dualpipe";
   const int p = shape.num_ranks, m = shape.num_microbatches;
-  if (p % 2 != 0)
-    return schedule_error(kind,
-                          fmt::format("p={} is odd; two directions need an even number of ranks; "
-                                      "use p={} or dualpipev",
-                                      p, p + 1),
-                          fmt::format("p={}", p), "an even number of ranks",
-                          "change parallel.pp, or write schedule: dualpipev");
-  if (m % 2 != 0)
-    return schedule_error(kind,
-                          fmt::format("m={} is odd; each direction takes half of the microbatches; "
-                                      "use m={}",
-                                      m, m + 1),
-                          fmt::format("m={}", m), "an even number of microbatches",
-                          fmt::format("use {} microbatches", m + 1));
+  Result<Order> order = two_way_order(kind, shape, "dualpipev");
+  if (!order) return order;
   if (m < 2 * p)
     return too_few_microbatches(kind, m, "2p", 2 * p,
                                 "each direction fills p ranks with p microbatches");
   const Result<bool> fuse = bool_option(kind, options, "fuse", true);
   if (!fuse) return fuse.error();
-  Order order = linear_order(shape);
-  order.num_dirs = 2;
-  order.num_microbatches = m / 2;
   const int h = p / 2;
   for (int r = 0; r < p; ++r) {
     const int q = std::min(r, p - 1 - r), d0 = r < h ? 0 : 1;
-    Rank(order.ranks[static_cast<std::size_t>(r)], {q, d0}, {p - 1 - q, 1 - d0}, *fuse)
+    Rank(order->ranks[static_cast<std::size_t>(r)], {q, d0}, {p - 1 - q, 1 - d0}, *fuse)
         .run(h, q, m / 2);
   }
   return order;

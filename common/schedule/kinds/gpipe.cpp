@@ -12,17 +12,14 @@
 namespace tandem {
 
 Result<Order> gpipe(const PipelineShape& shape, const ScheduleOptions& options) {
-  const auto it = options.find("backward");
-  const std::string direction = it == options.end() ? "fifo" : it->second;
-  if (direction != "fifo" && direction != "lifo")
-    return schedule_error("gpipe", "backward=" + direction + " is no order of the backwards",
-                          direction, "fifo or lifo", "write schedule.backward: fifo");
+  const Result<bool> lifo = backward_lifo("gpipe", options, false);
+  if (!lifo) return lifo.error();
   const int m = shape.num_microbatches;
   Order order = linear_order(shape);
   for (int rank = 0; rank < shape.num_ranks; ++rank) {
     RankOrder& list = order.ranks[static_cast<std::size_t>(rank)];
     for (int i = 0; i < m; ++i) list.push_back(forward(rank, i));
-    for (int i = 0; i < m; ++i) list.push_back(backward(rank, direction == "fifo" ? i : m - 1 - i));
+    for (int i = 0; i < m; ++i) list.push_back(backward(rank, *lifo ? m - 1 - i : i));
   }
   return order;
 }

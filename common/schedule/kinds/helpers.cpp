@@ -130,4 +130,37 @@ Error too_few_microbatches(const std::string& kind, int m, const std::string& le
                         fmt::format("use {} microbatches or more", least_value));
 }
 
+Result<bool> backward_lifo(const std::string& kind, const ScheduleOptions& options,
+                           bool otherwise) {
+  const char* usual = otherwise ? "lifo" : "fifo";
+  const std::string direction = option(options, "backward", usual);
+  if (direction == "fifo" || direction == "lifo") return direction == "lifo";
+  return schedule_error(kind, "backward=" + direction + " is no order of the backwards", direction,
+                        "fifo or lifo", fmt::format("write schedule.backward: {}", usual));
+}
+
+Result<Order> two_way_order(const std::string& kind, const PipelineShape& shape,
+                            const std::string& instead) {
+  const int p = shape.num_ranks, m = shape.num_microbatches;
+  if (p % 2 != 0)
+    return schedule_error(
+        kind,
+        fmt::format("p={} is odd; two directions need an even number of ranks; use p={}{}", p,
+                    p + 1, instead.empty() ? "" : " or " + instead),
+        fmt::format("p={}", p), "an even number of ranks",
+        instead.empty() ? "change parallel.pp"
+                        : "change parallel.pp, or write schedule: " + instead);
+  if (m % 2 != 0)
+    return schedule_error(kind,
+                          fmt::format("m={} is odd; each direction takes half of the microbatches; "
+                                      "use m={}",
+                                      m, m + 1),
+                          fmt::format("m={}", m), "an even number of microbatches",
+                          fmt::format("use {} microbatches", m + 1));
+  Order order = linear_order(shape);
+  order.num_dirs = 2;
+  order.num_microbatches = m / 2;
+  return order;
+}
+
 }  // namespace tandem

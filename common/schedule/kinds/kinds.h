@@ -77,6 +77,15 @@ class Writer {
 [[nodiscard]] Result<bool> bool_option(const std::string& kind, const ScheduleOptions& options,
                                        const char* name, bool otherwise);
 
+// Option `backward`: whether the microbatches of a stage's backwards run last in, first out.
+[[nodiscard]] Result<bool> backward_lifo(const std::string& kind, const ScheduleOptions& options,
+                                         bool otherwise);
+
+// An empty order of two copies of the model, stage s on rank s and on rank p-1-s; an error where
+// ranks or microbatches are odd. `instead`: a kind that takes odd ranks; may be empty.
+[[nodiscard]] Result<Order> two_way_order(const std::string& kind, const PipelineShape& shape,
+                                          const std::string& instead = "");
+
 // The title is schedules.md's `sched/<kind>: ...`.
 [[nodiscard]] Error schedule_error(const std::string& kind, const std::string& fact,
                                    const std::string& found, const std::string& expected,
