@@ -7,6 +7,7 @@
 
 #include "common/base/bf16.h"
 #include "common/base/check.h"
+#include "common/model/weight_kernels.h"
 
 namespace tandem::exec {
 namespace {
@@ -57,20 +58,8 @@ void fill_counts(const View& v, std::int64_t rows) {
 // What a weight gradient, the norm or the optimizer reads was written long ago: gradients of
 // weights come after all of the segment's gradients of inputs, the others after everything.
 bool reads_cold_operands(KernelKind kind) {
-  switch (kind) {
-    case KernelKind::adamw:
-    case KernelKind::sum_squares:
-    case KernelKind::linear_bwd_weight:
-    case KernelKind::bias_residual_bwd_weight:
-    case KernelKind::embed_bwd_weight:
-    case KernelKind::pos_add_bwd_weight:
-    case KernelKind::router_bwd_weight:
-    case KernelKind::experts_linear_bwd_weight:
-    case KernelKind::router_bias_update:
-      return true;
-    default:
-      return false;
-  }
+  return makes_only_weight_gradients(kind) || kind == KernelKind::adamw ||
+         kind == KernelKind::sum_squares || kind == KernelKind::router_bias_update;
 }
 bool is_real(DType t) { return t == DType::f32 || t == DType::f64 || t == DType::bf16; }
 

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "common/base/check.h"
+#include "common/model/weight_kernels.h"
 #include "common/plan/lower/visit.h"
 
 namespace tandem::lower {

@@ -70,7 +70,4 @@ struct Visit {
 [[nodiscard]] Visit stage_visit(Draft& draft, int program, int stage, int first_layer,
                                 int num_layers);
 
-// Kernels of W: gradients of weights, and nothing that another stage waits for.
-[[nodiscard]] bool makes_only_weight_gradients(KernelKind kind);
-
 }  // namespace tandem::lower

@@ -13,23 +13,10 @@
 #include <set>
 
 #include "common/base/check.h"
+#include "common/model/weight_kernels.h"
 #include "common/plan/lower/visit_builder.h"
 
 namespace tandem::lower {
-bool makes_only_weight_gradients(KernelKind kind) {
-  switch (kind) {
-    case KernelKind::linear_bwd_weight:
-    case KernelKind::bias_residual_bwd_weight:
-    case KernelKind::embed_bwd_weight:
-    case KernelKind::pos_add_bwd_weight:
-    case KernelKind::router_bwd_weight:
-    case KernelKind::experts_linear_bwd_weight:
-      return true;
-    default:
-      return false;
-  }
-}
-
 namespace {
 
 // It brings the output gradient of a block at all positions.
