@@ -70,7 +70,7 @@ Result<Plan> lower_plan(const Scenario& scenario, const std::string& last, bool 
   if (reaches(last, "optimizer")) lower::optimizer(draft);
   if (reaches(last, "streams")) lower::streams(draft);
   if (reaches(last, "buffers")) lower::buffers(draft);
-  return lower::finish(draft);
+  return lower::finish(std::move(draft));
 }
 
 }  // namespace

@@ -184,7 +184,7 @@ void parameters(Draft& draft, int program);
 // `tensors` come in reverse order of use.
 void tensor_buckets(Draft& draft, int program, std::vector<Tensor> tensors, ProgramTensors& out);
 
-// Ids dense over the programs, pools in the order of the text.
-[[nodiscard]] Plan finish(const Draft& draft);
+// Ids dense over the programs, pools in the order of the text. Takes the draft apart.
+[[nodiscard]] Plan finish(Draft&& draft);
 
 }  // namespace tandem::lower

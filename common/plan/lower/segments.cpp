@@ -419,7 +419,17 @@ void segments(Draft& d) {
   const auto num_programs = d.order.ranks.size();
   d.programs.resize(num_programs);
   d.tensors.resize(num_programs);
-  for (std::size_t p = 0; p < num_programs; ++p) Program(d, static_cast<int>(p)).run();
+  for (std::size_t p = 0; p < num_programs; ++p) {
+    Program(d, static_cast<int>(p)).run();
+    if (p > 0) continue;
+    // Programs are much alike: no pool is copied on its way to a million ops.
+    const auto expect = [&](auto& pool) {
+      pool.reserve(num_programs * (pool.size() + pool.size() / 16));
+    };
+    expect(d.plan.buffers);
+    expect(d.plan.calls);
+    expect(d.plan.operands);
+  }
 }
 
 }  // namespace tandem::lower
