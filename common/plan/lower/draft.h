@@ -161,6 +161,9 @@ struct Draft {
 // Merges each I and the W behind it (option merge), and gives the first stage, whose inputs need no
 // gradient, whole backwards at the place of its W (option first_stage: full_at_W).
 [[nodiscard]] Order backward(const Order& order, bool merge, bool keep_first_stage);
+// Adds UNSHARD and RESHARD of whole stages: those that are among the next `window` (>= 1) which the
+// rank works on are there (option residency: window).
+[[nodiscard]] Order unshard(const Order& order, int window);
 // Adds REDUCE_GRAD of a stage right behind its last backward.
 [[nodiscard]] Order reduce(const Order& order);
 // Adds sends and receives by the sender-driven sweep, then places receives by the policy. Fails

@@ -49,6 +49,11 @@ class Program {
         for (int mb = 0; mb < d_.order.num_microbatches; ++mb) hand_over_labels(s, mb);
     for (std::size_t i = 0; i < list.size(); ++i) {
       std::size_t owner = i;
+      if (list[i].kind == ActionKind::unshard)  // the first that needs it
+        while (owner + 1 < list.size() &&
+               !(is_compute(list[owner].kind) && list[owner].stage == list[i].stage &&
+                 list[owner].dir == list[i].dir))
+          ++owner;
       if (is_recv(list[i].kind))
         while (owner + 1 < list.size() && !makes_or_takes(list[owner], list[i])) ++owner;
       if (is_send(list[i].kind))
@@ -98,6 +103,7 @@ class Program {
       const Slot& slot = s.visit.slots[slot_index];
       std::vector<BufferId>& ids = s.buffers.emplace_back();
       if (before && hand_over(*before, s, static_cast<int>(slot_index))) continue;
+      if (slot.resident) continue;  // unshard() makes them
       for (int mb = 0; mb < (slot.once ? 1 : m); ++mb) {
         const auto z = static_cast<std::size_t>(mb);
         ids.emplace_back();
@@ -151,8 +157,8 @@ class Program {
   static BufferId buffer_of(const Stage& s, const Ref& r, int mb) {
     if (r.slot < 0) return r.buffer;
     const std::vector<BufferId>& ids = s.buffers[static_cast<std::size_t>(r.slot)];
-    const bool once = s.visit.slots[static_cast<std::size_t>(r.slot)].once;
-    return ids[once ? 0 : static_cast<std::size_t>(mb)];
+    const Slot& slot = s.visit.slots[static_cast<std::size_t>(r.slot)];
+    return ids[slot.once || slot.resident ? 0 : static_cast<std::size_t>(mb)];
   }
 
   Op& add(Op op) {
@@ -160,7 +166,7 @@ class Program {
     return d_.programs[static_cast<std::size_t>(program_)].emplace_back(op);
   }
 
-  const Stage& stage_of(const Action& a) const {
+  Stage& stage_of(const Action& a) {
     const auto at = std::find_if(stages_.begin(), stages_.end(), [&](const Stage& s) {
       return s.stage == a.stage && s.dir == a.dir;
     });
@@ -170,7 +176,8 @@ class Program {
 
   // `owner`: of a message the action that makes or takes it.
   void act(const Action& a, const Action& owner) {
-    if (!is_compute(a.kind) && !is_message(a.kind)) return;  // placed by `gradients` and zero
+    if (a.kind == ActionKind::unshard) return unshard(stage_of(a), phase_of(owner.kind));
+    if (!is_compute(a.kind) && !is_message(a.kind)) return;  // see `gradients`; frees come last
     const Stage& s = stage_of(a);
     switch (a.kind) {
       case ActionKind::F:
@@ -197,6 +204,31 @@ class Program {
       case ActionKind::reduce_grad:
       case ActionKind::idle:
         break;
+    }
+  }
+
+  // Full parameters of the stage, for the visits until it is gathered again. RESHARD is the free of
+  // each behind its last use.
+  void unshard(Stage& s, Phase phase) {
+    for (std::size_t i = 0; i < s.visit.slots.size(); ++i) {
+      const Slot& slot = s.visit.slots[i];
+      if (!slot.resident) continue;
+      Buffer b = slot.buffer;
+      b.program = ProgramId{program_};
+      if (slot.root >= 0) {
+        b.alias_of = s.buffers[static_cast<std::size_t>(slot.root)][0];
+        b.alias_offset = slot.offset;
+      }
+      s.buffers[i] = {d_.add(b)};
+      if (slot.bucket >= 0) lay_out(slot, s.buffers[i][0]);
+    }
+    for (const VisitOp& v : s.visit.unshard) {
+      Op op;
+      op.kind = v.kind;
+      op.phase = phase;
+      op.stage = s.stage;
+      communicate(op, v, s, 0);
+      add(op);
     }
   }
 
