@@ -54,6 +54,11 @@ class Program {
         for (int mb = 0; mb < d_.order.num_microbatches; ++mb) hand_over_labels(s, mb);
     for (std::size_t i = 0; i < list.size(); ++i) {
       std::size_t owner = i;
+      if (list[i].kind == ActionKind::unshard)  // the first that needs it
+        while (owner + 1 < list.size() &&
+               !(is_compute(list[owner].kind) && list[owner].stage == list[i].stage &&
+                 list[owner].dir == list[i].dir))
+          ++owner;
       if (is_recv(list[i].kind))
         while (owner + 1 < list.size() && !makes_or_takes(list[owner], list[i])) ++owner;
       if (is_send(list[i].kind))
@@ -122,6 +127,7 @@ class Program {
       const Slot& slot = s.slots().slots[slot_index];
       std::vector<BufferId>& ids = s.buffers.emplace_back();
       if (before && hand_over(*before, s, static_cast<int>(slot_index))) continue;
+      if (slot.resident) continue;  // unshard() makes them
       for (int unit = 0; unit < (slot.once ? 1 : units); ++unit) {
         const auto z = static_cast<std::size_t>(unit);
         const Unit u{unit / k, unit % k};
@@ -182,7 +188,8 @@ class Program {
   BufferId buffer_of(const Stage& s, const Ref& r, Unit u) const {
     if (r.slot < 0) return r.buffer;
     const std::vector<BufferId>& ids = s.buffers[static_cast<std::size_t>(r.slot)];
-    if (s.slots().slots[static_cast<std::size_t>(r.slot)].once) return ids[0];
+    const Slot& slot = s.slots().slots[static_cast<std::size_t>(r.slot)];
+    if (slot.once || slot.resident) return ids[0];
     if (r.slice >= 0) u.slice = r.slice;
     return ids[static_cast<std::size_t>(index_of(u))];
   }
@@ -192,7 +199,7 @@ class Program {
     return d_.programs[static_cast<std::size_t>(program_)].emplace_back(op);
   }
 
-  const Stage& stage_of(const Action& a) const {
+  Stage& stage_of(const Action& a) {
     const auto at = std::find_if(stages_.begin(), stages_.end(), [&](const Stage& s) {
       return s.stage == a.stage && s.dir == a.dir;
     });
@@ -202,7 +209,8 @@ class Program {
 
   // `owner`: of a message the action that makes or takes it.
   void act(const Action& a, const Action& owner) {
-    if (!is_compute(a.kind) && !is_message(a.kind)) return;  // placed by `gradients` and zero
+    if (a.kind == ActionKind::unshard) return unshard(stage_of(a), phase_of(owner.kind));
+    if (!is_compute(a.kind) && !is_message(a.kind)) return;  // see `gradients`; frees come last
     const Stage& s = stage_of(a);
     switch (a.kind) {
       case ActionKind::F:
@@ -229,6 +237,31 @@ class Program {
       case ActionKind::reduce_grad:
       case ActionKind::idle:
         break;
+    }
+  }
+
+  // Full parameters of the stage, for the visits until it is gathered again. RESHARD is the free of
+  // each behind its last use.
+  void unshard(Stage& s, Phase phase) {
+    for (std::size_t i = 0; i < s.slots().slots.size(); ++i) {
+      const Slot& slot = s.slots().slots[i];
+      if (!slot.resident) continue;
+      Buffer b = slot.buffer;
+      b.program = ProgramId{program_};
+      if (slot.root >= 0) {
+        b.alias_of = s.buffers[static_cast<std::size_t>(slot.root)][0];
+        b.alias_offset = slot.offset;
+      }
+      s.buffers[i] = {d_.add(b)};
+      if (slot.bucket >= 0) lay_out(slot, s.buffers[i][0]);
+    }
+    for (const VisitOp& v : s.slots().unshard) {
+      Op op;
+      op.kind = v.kind;
+      op.phase = phase;
+      op.stage = s.stage;
+      communicate(op, v, s, Unit{});
+      add(op);
     }
   }
 
@@ -457,7 +490,17 @@ void segments(Draft& d) {
   const auto num_programs = d.order.ranks.size();
   d.programs.resize(num_programs);
   d.tensors.resize(num_programs);
-  for (std::size_t p = 0; p < num_programs; ++p) Program(d, static_cast<int>(p)).run();
+  for (std::size_t p = 0; p < num_programs; ++p) {
+    Program(d, static_cast<int>(p)).run();
+    if (p > 0) continue;
+    // Programs are much alike: no pool is copied on its way to a million ops.
+    const auto expect = [&](auto& pool) {
+      pool.reserve(num_programs * (pool.size() + pool.size() / 16));
+    };
+    expect(d.plan.buffers);
+    expect(d.plan.calls);
+    expect(d.plan.operands);
+  }
 }
 
 }  // namespace tandem::lower
