@@ -38,6 +38,13 @@ struct RunInput {
                               CommBackend* evaluation, Barrier& barrier, OpObserver* observer,
                               const std::string& run_dir);
 
+// The same in place of run_rank() where kernels are timed waits (device/rehearsal.h): reads
+// RUN/rehearsal.json beside the plan; K.json has no losses, and a section "rehearsal". `comm` is
+// one of tokens (LocalOptions::tokens). Host layer, so it is no part of libtandem_exec.so.
+[[nodiscard]] Status rehearse_rank(const RunInput& input, Rank rank, CommBackend& comm,
+                                   CommBackend* evaluation, Barrier& barrier, OpObserver* observer,
+                                   const std::string& run_dir);
+
 // Puts the ranks' files together, computes the reference and writes RUN/verify.json.
 [[nodiscard]] Status verify_files(const std::string& run_dir);
 

@@ -1,13 +1,11 @@
 // Steps and files of one rank; see execute.h. No LibTorch header, no host layer.
 #include <fmt/format.h>
 #include <malloc.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <tuple>
 
 #include "common/base/check.h"
 #include "common/base/file.h"
@@ -20,7 +18,8 @@
 #include "exec/device/loaded_pages.h"
 #include "exec/device/torch_memory.h"
 #include "exec/execute.h"
-#include "exec/runtime/interpreter.h"
+#include "exec/rank_outcome.h"
+#include "exec/runtime/on_cpu.h"
 #include "exec/train/evaluation.h"
 #include "exec/train/metrics_files.h"
 #include "exec/train/rank_tensors.h"
@@ -30,75 +29,6 @@
 
 namespace tandem::exec {
 namespace {
-
-using Json = nlohmann::ordered_json;
-
-Json by_class(const std::array<std::int64_t, kNumBufferClasses>& bytes) {
-  Json out = Json::object();
-  for (int c = 0; c < kNumBufferClasses; ++c)
-    if (bytes[static_cast<std::size_t>(c)] != 0)
-      out[std::string(name_of(static_cast<BufferClass>(c)))] = bytes[static_cast<std::size_t>(c)];
-  return out;
-}
-
-// Of each step: [[buffer of the counts, rows], ...]. `compare` evaluates the plan's memory with
-// them.
-Json rows_json(const std::vector<RunTimeRows>& steps) {
-  Json out = Json::array();
-  for (const RunTimeRows& rows : steps) {
-    Json step = Json::array();
-    for (const auto& [counts, n] : rows) step.push_back({counts.value, n});
-    out.push_back(std::move(step));
-  }
-  return out;
-}
-
-// By communicator, tag and kind, over all steps: calls; bytes handed over by the plan; bytes that
-// the transport counted as sent and received, and what the algorithm must send in closed form.
-Json communication(const Plan& plan, Rank rank, const std::vector<std::int64_t>& calls,
-                   const CommBackend& comm) {
-  struct Sum {
-    std::int64_t calls = 0, bytes_in = 0;
-    MovedBytes moved;
-  };
-  std::map<std::tuple<std::string, std::string, std::string>, Sum> sums;
-  const auto ops = plan.ops_of(plan.program_of(rank));
-  const std::int64_t first = plan.programs[plan.program_of(rank).index()].first_op;
-  for (std::size_t i = 0; i < ops.size(); ++i) {
-    if (!is_communication(ops[i].kind)) continue;
-    const Communicator& c = plan.communicators[ops[i].comm.index()];
-    Sum& s = sums[{plan.name(c.name), plan.name(ops[i].tag), std::string(name_of(ops[i].kind))}];
-    s.calls += calls[i];
-    const MovedBytes moved = comm.moved(OpId{first + static_cast<std::int64_t>(i)});
-    s.bytes_in += moved.handed_over;
-    s.moved.sent += moved.sent;
-    s.moved.received += moved.received;
-    s.moved.lawful_sent += moved.lawful_sent;
-  }
-  Json out = Json::array();
-  for (const auto& [key, s] : sums)
-    out.push_back({{"communicator", std::get<0>(key)},
-                   {"tag", std::get<1>(key)},
-                   {"kind", std::get<2>(key)},
-                   {"calls", s.calls},
-                   {"bytes_in", s.bytes_in},
-                   {"bytes_sent", s.moved.sent},
-                   {"bytes_received", s.moved.received},
-                   {"bytes_sent_by_law", s.moved.lawful_sent}});
-  return out;
-}
-
-// What becomes K.json.
-struct Outcome {
-  std::vector<StepResult> steps;
-  Nanoseconds saving = 0;  // time spent on checkpoints
-  std::optional<Error> error;
-};
-
-Json describe_error(const Error& error) {
-  const Diagnostic& d = error.diagnostics.front();
-  return {{"code", d.code}, {"title", d.title}, {"found", d.found}};
-}
 
 // What a rank says of its evaluations: losses, and memory and bytes of their plan.
 Json evaluation_json(const Plan& plan, Rank rank, const Evaluator& evaluator,
@@ -117,51 +47,6 @@ Json evaluation_json(const Plan& plan, Rank rank, const Evaluator& evaluator,
   out["slab_bytes"] = interpreter.slab_bytes();
   out["communication"] = communication(plan, rank, interpreter.communication_calls(), comm);
   return out;
-}
-
-Status write_outcome(const RunInput& in, Rank rank, const Outcome& outcome,
-                     const Interpreter* interpreter, const CommBackend& comm,
-                     const Timeline& timeline, const std::string& run_dir, Json evaluation = {}) {
-  Json root = {{"format", "tandem-rank"},
-               {"version", 1},
-               {"rank", rank.value},
-               {"plan_id", in.plan_id},
-               {"ok", !outcome.error}};
-  if (outcome.error) root["error"] = describe_error(*outcome.error);
-  root["first_step"] = in.config.first_step;
-  root["warmup_steps"] = untimed_steps(in.config);
-  root["checkpoint_s"] = static_cast<double>(outcome.saving) * 1e-9;
-  for (const char* key : {"losses", "balance", "dropped", "norms", "lr", "tokens", "step_ns"})
-    root[key] = Json::array();
-  for (const StepResult& s : outcome.steps) {
-    root["losses"].push_back(s.loss);
-    root["balance"].push_back(s.balance);
-    root["dropped"].push_back(s.dropped);
-    root["norms"].push_back(s.norm);
-    root["lr"].push_back(s.lr);
-    root["tokens"].push_back(s.tokens);
-    root["step_ns"].push_back(s.ended - s.started);
-  }
-  if (!timeline.peaks.empty()) {
-    const PeakMemory& p = timeline.peaks[0];
-    root["peak_bytes"] = p.total;
-    root["peak_by_class"] = by_class(p.by_class);
-    root["at_peak"] = by_class(p.at_peak);
-    root["op_at_peak"] = p.op_at_peak.value;
-  }
-  if (interpreter) {
-    root["kernel_scratch_bytes"] = interpreter->kernel_scratch_peak();
-    if (!interpreter->rows_seen().empty()) root["rows"] = rows_json(interpreter->rows_seen());
-    for (const auto& [layer, choices] : interpreter->expert_choices())
-      root["expert_choices"][std::to_string(layer)] = choices;
-    root["slab_bytes"] = interpreter->slab_bytes();
-    root["communication"] = communication(in.plan, rank, interpreter->communication_calls(), comm);
-  }
-  if (!evaluation.is_null()) root["evaluation"] = std::move(evaluation);
-  rusage usage{};
-  ::getrusage(RUSAGE_SELF, &usage);
-  root["max_rss_bytes"] = std::int64_t{usage.ru_maxrss} * 1024;
-  return write_file_atomic(rank_path(run_dir, rank.value, "json"), root.dump(1) + "\n");
 }
 
 BufferMemory memory_of(const Interpreter& interpreter) {
@@ -381,7 +266,7 @@ Status run_rank(const RunInput& in, Rank rank, CommBackend& comm, CommBackend* e
     tensors = std::move(*writer);
   }
   Result<std::unique_ptr<Interpreter>> interpreter =
-      Interpreter::create(in.plan, rank, in.config, comm, observer);
+      interpreter_on_cpu(in.plan, rank, in.config, comm, observer);
   if (!interpreter) {
     comm.abort();
     outcome.error = interpreter.error();
@@ -416,10 +301,11 @@ Status run_rank(const RunInput& in, Rank rank, CommBackend& comm, CommBackend* e
   timeline.meta["plan_id"] = in.plan_id;
   timeline.meta["device"] = "cpu";
   timeline.meta["threads_per_rank"] = std::to_string(in.config.threads_per_rank);
-  Json evaluation;
-  if (evaluator) evaluation = evaluation_json(*in.evaluation, rank, *evaluator, *evaluation_comm);
+  Json more;
+  if (evaluator)
+    more["evaluation"] = evaluation_json(*in.evaluation, rank, *evaluator, *evaluation_comm);
   if (Status s = write_outcome(in, rank, outcome, interpreter->get(), comm, timeline, run_dir,
-                               std::move(evaluation));
+                               std::move(more));
       !s)
     return s;
   if (Status s =

@@ -11,6 +11,7 @@
 #include "tools/execute_folder.h"
 #include "tools/exit_codes.h"
 #include "tools/prediction.h"
+#include "tools/rehearsal.h"
 #include "tools/run_files.h"
 #include "tools/stored_run.h"
 
@@ -41,20 +42,24 @@ Bytes footprint_of_a_rank(const Plan& plan) {
   return most;
 }
 
+// What the scenario itself names: a calibration, or nothing but the figures of its cluster.
+Result<Basis> own_basis(const PlanInput& in) {
+  Basis basis;
+  basis.own = true;
+  basis.path = in.scenario.cluster.calibration;
+  if (basis.path.empty()) return basis;
+  const Result<Calibration> c =
+      read_calibration(path_of_field(in.scenario, "cluster.calibration", basis.path));
+  if (!c) return c.error();
+  basis.digest = digest_of(c->machine, c->precision);
+  return basis;
+}
+
 // The scenario's calibration, or one from the cache that knows this plan's kernels.
 Result<Basis> choose_calibration(Context& context, PlanInput& in) {
   Basis basis;
   std::string& named = in.scenario.cluster.calibration;
-  if (!named.empty() || !in.scenario.cluster.local) {
-    basis.own = true;
-    basis.path = named;
-    if (named.empty()) return basis;
-    const Result<Calibration> c =
-        read_calibration(path_of_field(in.scenario, "cluster.calibration", named));
-    if (!c) return c.error();
-    basis.digest = digest_of(c->machine, c->precision);
-    return basis;
-  }
+  if (!named.empty() || !in.scenario.cluster.local) return own_basis(in);
   const std::string precision(sim::precision_name(in.plan.header.types.compute));
   const Result<CachedCalibration> cached =
       calibration_for(context, in.plan, precision, in.scenario.execute.threads_per_rank,
@@ -80,6 +85,15 @@ std::string basis_line(const Basis& b, const Prediction& p) {
     out += fmt::format("  {} kernels were measured now, in {:.1f} s; they stay in {}\n",
                        b.kernels_measured, b.wall_s, b.path);
   return out;
+}
+
+// `table`: where the durations of a rehearsal go; null: the run is none.
+Result<Prediction> predict_run(Context& context, PlanInput& in, RehearsalTable* table) {
+  if (table == nullptr) return predict(context, in);
+  Result<Rehearsal> r = predict_rehearsal(context, in, 1);
+  if (!r) return r.error();
+  *table = std::move(r->table);
+  return std::move(r->prediction);
 }
 
 Status write_page(Context& context, RunDir& dir, const PlanInput& in, Comparison& comparison) {
@@ -122,17 +136,24 @@ int run_file(Context& context, const Options& o) {
     return context.fail(make_error(Failure::usage, "E-CLI-005", "a plan file cannot be executed",
                                    o.file, "a scenario: it says what is trained, and how",
                                    "tandem simulate takes plan files"));
-  if (Status s = check_executable_here(in->scenario, ""); !s) return context.fail(s.error());
+  if (Status s = check_executable_here(in->scenario); !s) return context.fail(s.error());
+  if (in->scenario.execute.device == DeviceKind::rehearsal)
+    if (Status s = check_rehearsal(in->scenario, {.verify = o.verify}); !s)
+      return context.fail(s.error());
   Result<Checkpoints> checkpoints = open_checkpoints(context, *in, {});
   if (!checkpoints) return context.fail(checkpoints.error());
   auto dir = RunDir::open(run_folder(context, *in), in->id, context.options.force);
   if (!dir) return context.fail(dir.error());
-  const Result<Basis> basis = choose_calibration(context, *in);
+  const bool rehearses = in->scenario.execute.device == DeviceKind::rehearsal;
+  const Result<Basis> basis = rehearses ? own_basis(*in) : choose_calibration(context, *in);
   if (!basis) return context.fail(basis.error());
 
-  const Result<Prediction> p = predict(context, *in);
+  RehearsalTable table;
+  const Result<Prediction> p = predict_run(context, *in, rehearses ? &table : nullptr);
   if (!p) return context.fail(p.error());
   if (Status s = write_plan_files(*dir, *in); !s) return context.fail(s.error());
+  if (rehearses)
+    if (Status s = write_table(*dir, table); !s) return context.fail(s.error());
   if (Status s = write_prediction(*dir, *in, *p); !s) return context.fail(s.error());
   const Json predicted = to_json(*in, *p);
   const double predicted_s = ps_to_seconds(p->sim.iteration_ps);
@@ -142,11 +163,11 @@ int run_file(Context& context, const Options& o) {
   context.print(basis_line(*basis, *p));
   context.print(fmt::format("predicted  {:.2f} ms a step\n", predicted_s * 1e3));
 
-  const Result<ExecuteSummary> summary =
-      execute_in_folder(context, *in, dir->folder(),
-                        {.verify = o.verify,
-                         .predicted_step_s = predicted_s,
-                         .checkpoints = std::move(*checkpoints)});
+  const Result<ExecuteSummary> summary = execute_in_folder(context, *in, dir->folder(),
+                                                           {.verify = o.verify,
+                                                            .predicted_step_s = predicted_s,
+                                                            .checkpoints = std::move(*checkpoints),
+                                                            .rehearsal = rehearses});
   // A run that failed gets no manifest: it is no complete run.
   if (!summary) return context.fail(summary.error());
   if (Status s = adopt_results(*dir); !s) return context.fail(s.error());
@@ -157,6 +178,12 @@ int run_file(Context& context, const Options& o) {
   const std::string page = dir->path_of("report.html");
   fill_json(context.result, *basis, predicted, to_json(*summary), comparison, page);
   context.print("measured   " + to_text(*summary));
+  if (rehearses) {
+    const Result<RehearsalSummary> r = summarise_rehearsal(dir->folder(), comparison, 1);
+    if (!r) return context.fail(r.error());
+    context.result["rehearsal"] = to_json(*r);
+    context.print(to_text(*r));
+  }
   context.print("\n" + tandem::to_text(comparison));
   context.print("\nreport: " + page + "\n");
   if (summary->verify && !summary->verify->passed) return kExitDiffers;

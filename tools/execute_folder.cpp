@@ -13,33 +13,33 @@
 namespace tandem::tools {
 namespace {
 
-std::string_view name_of(DeviceKind device) {
-  switch (device) {
-    case DeviceKind::cpu:
-      return "cpu";
-    case DeviceKind::cuda:
-      return "cuda";
-    case DeviceKind::rehearsal:
-      return "rehearsal";
-  }
-  return "?";
-}
-
 std::string mebibytes(std::int64_t bytes) {
   return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1 << 20));
 }
 
+std::string losses_text(const ExecuteSummary& s) {
+  std::string out =
+      s.first_step > 0 ? fmt::format("losses from step {} on", s.first_step + 1) : "losses";
+  for (std::size_t i = 0; i < s.losses.size(); ++i)
+    out += fmt::format(" {:.4f}{}", s.losses[i], static_cast<int>(i) < s.warmup_steps ? "*" : "");
+  return out + (s.warmup_steps > 0 ? "   (* warm-up)\n" : "\n");
+}
+
 }  // namespace
 
-Status check_executable_here(const Scenario& scenario, const std::string& device) {
+Status check_executable_here(const Scenario& scenario) {
   if (Diagnostics bad = check_executable(scenario); !bad.empty())
     return Error{Failure::infeasible, std::move(bad)};
-  const std::string wanted =
-      device.empty() ? std::string(name_of(scenario.execute.device)) : device;
-  if (wanted != "cpu")
-    return make_error(Failure::execution, "E-EXEC-017", "the device is not built in", wanted, "cpu",
-                      "run with --device cpu; simulate predicts other devices");
-  return check_executor();
+  switch (scenario.execute.device) {
+    case DeviceKind::cpu:
+      return check_executor();
+    case DeviceKind::rehearsal:
+      return Ok{};
+    case DeviceKind::cuda:
+      break;
+  }
+  return make_error(Failure::execution, "E-EXEC-017", "the device is not built in", "cuda",
+                    "cpu or rehearsal", "run with --device cpu; simulate predicts other devices");
 }
 
 Result<ExecuteSummary> execute_in_folder(Context& context, const PlanInput& in,
@@ -52,9 +52,16 @@ Result<ExecuteSummary> execute_in_folder(Context& context, const PlanInput& in,
   request.config.resume_from = flags.checkpoints.resume_from;
   request.config.first_step = flags.checkpoints.first_step;
   request.config.check_replicas = flags.check_replicas;
+  request.rehearsal = flags.rehearsal;
+  if (flags.rehearsal) {
+    request.config.data_kind = "random";  // no text is read
+    request.config.deterministic = true;  // all members of a collective meet each other
+  }
   request.run_dir = folder;
   request.predicted_step_s = flags.predicted_step_s;
   if (Status s = remove_old_results(folder, request.config.first_step); !s) return s.error();
+  std::error_code failed;
+  if (!flags.rehearsal) std::filesystem::remove(folder + "/rehearsal.json", failed);
   if (Status s = write_training(folder, request.config); !s) return s.error();
   ExecuteSink sink;
   sink.line = [&](int rank, bool, std::string_view line) {
@@ -70,8 +77,8 @@ Result<ExecuteSummary> execute_in_folder(Context& context, const PlanInput& in,
 }
 
 Status adopt_results(RunDir& dir) {
-  for (const char* name :
-       {"training.json", "summary.json", "measured.pftrace", "metrics.jsonl", "verify.json"}) {
+  for (const char* name : {"training.json", "summary.json", "measured.pftrace", "metrics.jsonl",
+                           "verify.json", "rehearsal.json"}) {
     std::error_code failed;
     if (!std::filesystem::is_regular_file(dir.path_of(name), failed))
       dir.forget(name);
@@ -129,10 +136,7 @@ Json to_json(const ExecuteSummary& s) {
 std::string to_text(const ExecuteSummary& s) {
   std::string out = fmt::format("step {:.2f} ms on {} ranks, {:.0f} tokens/s (median of {})\n",
                                 s.iteration_s * 1e3, s.ranks, s.tokens_per_s, s.step_s.size());
-  out += s.first_step > 0 ? fmt::format("losses from step {} on", s.first_step + 1) : "losses";
-  for (std::size_t i = 0; i < s.losses.size(); ++i)
-    out += fmt::format(" {:.4f}{}", s.losses[i], static_cast<int>(i) < s.warmup_steps ? "*" : "");
-  out += s.warmup_steps > 0 ? "   (* warm-up)\n" : "\n";
+  if (!s.losses.empty()) out += losses_text(s);
   if (!s.evaluations.empty()) {
     out += "validation losses after step";
     for (const EvaluationSummary& e : s.evaluations)

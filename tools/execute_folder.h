@@ -14,16 +14,17 @@
 
 namespace tandem::tools {
 
-// Whether this build and machine can execute the scenario: precision, number of ranks, device
-// (`device`: --device, empty: the scenario's), the executor's library. E-SCEN-06x, E-EXEC-017,
-// E-EXEC-060. Asked before anything is written.
-[[nodiscard]] Status check_executable_here(const Scenario& scenario, const std::string& device);
+// Whether this build and machine can execute the scenario: precision, number of ranks, device,
+// the executor's library, which a rehearsal does without. E-SCEN-06x, E-EXEC-017, E-EXEC-060. Asked
+// before anything is written.
+[[nodiscard]] Status check_executable_here(const Scenario& scenario);
 
 struct ExecuteFlags {
   bool verify = false;
   double predicted_step_s = 0;  // 0: not known
   Checkpoints checkpoints;      // of open_checkpoints()
   int check_replicas = 0;       // steps; 0: never
+  bool rehearsal = false;       // rehearsal.json is in the folder
 };
 
 // Writes training.json, ranks/, metrics.jsonl, measured.pftrace, verify.json and the section

@@ -311,7 +311,7 @@ Result<ExecuteSummary> execute_run(const ExecuteRequest& request, const ExecuteS
 
   exec::LaunchOptions options;
   options.program = *program;
-  options.arguments = {"tandem", "__rank"};
+  options.arguments = {"tandem", request.rehearsal ? "__rehearse" : "__rank"};
   options.run_dir = request.run_dir;
   options.version = kVersion;
   options.plan_id = request.plan_id;
@@ -321,7 +321,8 @@ Result<ExecuteSummary> execute_run(const ExecuteRequest& request, const ExecuteS
   options.options = {"--late-s", fmt::format("{}", options.late_s), "--version",
                      std::string(kVersion)};
   options.data = std::move(*wires);
-  options.cores = share_cores(out.ranks, request.config.threads_per_rank);
+  // Timed waits need no core: whichever is idle wakes up first.
+  if (!request.rehearsal) options.cores = share_cores(out.ranks, request.config.threads_per_rank);
   options.listen = request.listen;
   out.pinned = !options.cores.empty();
 
@@ -335,6 +336,9 @@ Result<ExecuteSummary> execute_run(const ExecuteRequest& request, const ExecuteS
   launch_sink.progress = [&](int rank, const exec::Report& r) {
     if (rank != 0) return;
     if (r.evaluation_loss) evaluated = fmt::format("  validation {:.4f}", *r.evaluation_loss);
+    if (request.rehearsal && sink.progress)
+      return sink.progress(fmt::format("step {}/{}  {:.2f} ms", r.step + 1, total,
+                                       static_cast<double>(r.step_ns) * 1e-6));
     if (sink.progress)  // the last one stays on the line until the next
       sink.progress(fmt::format("step {}/{}  loss {:.4f}{}  {:.0f} tokens/s", r.step + 1, total,
                                 r.loss, evaluated, r.tokens_per_s));

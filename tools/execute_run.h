@@ -27,6 +27,7 @@ struct ExecuteRequest {
   const Plan* evaluation = nullptr;  // as in RUN/plan_evaluation.txt; null: the run has none
   std::string plan_id;               // of that text
   TrainingConfig config;             // as in RUN/training.json
+  bool rehearsal = false;            // by RUN/rehearsal.json: no kernels, no losses
   std::string run_dir;
   double predicted_step_s = 0;  // 0: not known. Only bounds how long an op may take
   std::string listen = "127.0.0.1";

@@ -20,9 +20,9 @@ using ExecutorMain = int (*)(int argc, char** argv);
 [[nodiscard]] Result<std::string> executor_library();
 [[nodiscard]] Status check_executor();
 
-// `tandem __rank`, `__verify` and `__calibrate`: the executor's own processes, started by
-// `execute`, not for people and not in the command line's parser. Nothing: the arguments are of
-// another command.
+// `tandem __rank`, `__rehearse`, `__verify` and `__calibrate`: the executor's own processes,
+// started by `execute`, not for people and not in the command line's parser. Nothing: the arguments
+// are of another command.
 [[nodiscard]] std::optional<int> run_executor_process(int argc, char** argv);
 
 }  // namespace tandem::tools

@@ -32,16 +32,6 @@ double peak_flops(const PlanInput& in, const sim::Cluster& cluster) {
   return peak->second * devices;
 }
 
-sim::SimOptions options_of(const Scenario& s, const Prediction& p) {
-  sim::SimOptions options;
-  options.fidelity = s.simulate.fidelity;
-  options.fold = s.simulate.folding;
-  options.calibration = p.calibration ? &*p.calibration : nullptr;
-  options.ranks = s.output.ranks;
-  options.rank_list = s.output.rank_list;
-  return options;
-}
-
 // Which plan, which program, which ranks: what a reader of the file alone must know.
 void describe_timeline(const PlanInput& in, Timeline& timeline) {
   timeline.meta["plan_id"] = in.id;
@@ -138,7 +128,17 @@ std::string percent(double share) { return fmt::format("{:.1f} %", 100 * share);
 
 }  // namespace
 
-Result<Prediction> predict(Context& context, PlanInput& in) {
+sim::SimOptions sim_options(const Scenario& s, const Prediction& p) {
+  sim::SimOptions options;
+  options.fidelity = s.simulate.fidelity;
+  options.fold = s.simulate.folding;
+  options.calibration = p.calibration ? &*p.calibration : nullptr;
+  options.ranks = s.output.ranks;
+  options.rank_list = s.output.rank_list;
+  return options;
+}
+
+Result<Prediction> open_prediction(PlanInput& in) {
   Prediction p;
   const auto begin = std::chrono::steady_clock::now();
   const ClusterSpec& spec = in.scenario.cluster;
@@ -154,20 +154,35 @@ Result<Prediction> predict(Context& context, PlanInput& in) {
   auto cluster = sim::make_cluster(spec, in.plan.header.mesh.world());
   if (!cluster) return cluster.error();
   p.cluster = std::move(*cluster);
+  p.wall_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  return p;
+}
+
+Status simulate_step(Context& context, const PlanInput& in, const sim::SimOptions& options,
+                     Prediction& p) {
+  const auto begin = std::chrono::steady_clock::now();
   context.progress("simulating");
-  auto result = sim::simulate(in.plan, p.cluster, options_of(in.scenario, p));
+  auto result = sim::simulate(in.plan, p.cluster, options);
   if (!result) return result.error();
   p.sim = std::move(*result);
   describe_timeline(in, p.sim.timeline);
   if (p.calibration)
     p.sim.timeline.meta["calibration"] =
         digest_of(p.calibration->machine, p.calibration->precision);
-  p.wall_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  p.wall_s += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 
   const PlanHeader& h = in.plan.header;
   p.tokens = 1.0 * h.microbatches * h.micro_batch * h.sequence * h.mesh.size_of_group(h.data_axes);
   if (!in.from_plan_file) p.model_flops = model_flops_of_step(in.scenario);
   p.peak_flops = peak_flops(in, p.cluster);
+  return Ok{};
+}
+
+Result<Prediction> predict(Context& context, PlanInput& in) {
+  Result<Prediction> p = open_prediction(in);
+  if (!p) return p;
+  const sim::SimOptions options = sim_options(in.scenario, *p);
+  if (Status s = simulate_step(context, in, options, *p); !s) return s.error();
   return p;
 }
 

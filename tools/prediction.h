@@ -28,6 +28,13 @@ struct Prediction {
 // common/model/calibration.h.
 [[nodiscard]] Result<Prediction> predict(Context& context, PlanInput& input);
 
+// The two halves of predict(): calibration and cluster; one step simulated with `options`.
+[[nodiscard]] Result<Prediction> open_prediction(PlanInput& input);
+[[nodiscard]] Status simulate_step(Context& context, const PlanInput& input,
+                                   const sim::SimOptions& options, Prediction& p);
+// What the scenario asks of the simulator; `p` outlives the options.
+[[nodiscard]] sim::SimOptions sim_options(const Scenario& scenario, const Prediction& p);
+
 // Step error that is left when every op takes as long as in `measured`: iteration / measured - 1.
 // `measured_ns`: the step it is compared with. nullopt: the plan cannot be simulated this way.
 [[nodiscard]] std::optional<double> replay_error(const Plan& plan, const Prediction& prediction,

@@ -18,6 +18,7 @@
 #include "common/timeline/read_timeline.h"
 #include "tools/degrees.h"
 #include "tools/prediction.h"
+#include "tools/rehearsal.h"
 
 namespace tandem::tools {
 namespace {
@@ -98,6 +99,19 @@ Result<StoredRun> read_stored_run(const std::string& folder) {
   return run;
 }
 
+namespace {
+
+bool is_rehearsed(const Timeline& t) {
+  const auto device = t.meta.find("device");
+  return device != t.meta.end() && device->second == "rehearsal";
+}
+
+}  // namespace
+
+bool is_of_one_device(const Timeline& predicted, const Timeline& measured) {
+  return is_rehearsed(predicted) == is_rehearsed(measured);
+}
+
 Error no_timeline(const StoredRun& run, std::string_view what, std::string_view how) {
   return make_error(Failure::bad_input, "E-CLI-011", "the run lacks a timeline",
                     fmt::format("no {}", what), "a run that holds it",
@@ -145,6 +159,11 @@ Result<std::vector<PeakMemory>> peaks_with_recorded_rows(const StoredRun& run) {
 Result<Comparison> compare_run(Context& context, const StoredRun& run) {
   if (!run.predicted) return no_timeline(run, "predicted.pftrace", "tandem simulate -o DIR");
   if (!run.measured) return no_timeline(run, "measured.pftrace", "tandem execute -o DIR");
+  const bool rehearsed = is_rehearsed(*run.measured);
+  if (!is_of_one_device(*run.predicted, *run.measured))
+    return no_timeline(
+        run, rehearsed ? "prediction of the rehearsal" : "prediction of the run",
+        rehearsed ? "tandem execute --device rehearsal -o DIR" : "tandem simulate -o DIR");
   std::optional<Timeline> adjusted;
   if (has_run_time_rows(run.plan)) {
     auto peaks = peaks_with_recorded_rows(run);
@@ -161,7 +180,8 @@ Result<Comparison> compare_run(Context& context, const StoredRun& run) {
   auto cluster = sim::make_cluster(run.scenario->cluster, run.plan.header.mesh.world());
   if (!cluster) return cluster.error();
   base.cluster = std::move(*cluster);
-  if (const std::string& name = run.scenario->cluster.calibration; !name.empty()) {
+  if (rehearsed) base.cluster = rehearsal_cluster(std::move(base.cluster));
+  if (const std::string& name = run.scenario->cluster.calibration; !name.empty() && !rehearsed) {
     auto calibration = read_calibration(path_of_field(*run.scenario, "cluster.calibration", name));
     if (!calibration) return calibration.error();
     base.calibration = std::move(*calibration);
@@ -179,7 +199,7 @@ Result<std::string> report_of(Context& context, const StoredRun& run) {
   in.predicted = &*run.predicted;
   in.settings = settings_of(run);
   std::optional<Comparison> comparison;
-  if (run.measured) {
+  if (run.measured && is_of_one_device(*run.predicted, *run.measured)) {
     auto compared = compare_run(context, run);
     if (!compared) return compared.error();
     comparison = std::move(*compared);

@@ -28,8 +28,11 @@ struct StoredRun {
 // E-CLI-011: the run has no such timeline; `how` is the command that makes one.
 [[nodiscard]] Error no_timeline(const StoredRun& run, std::string_view what, std::string_view how);
 
+// A prediction is compared with what it was made for: with a rehearsal one of its durations alone.
+[[nodiscard]] bool is_of_one_device(const Timeline& predicted, const Timeline& measured);
+
 // Predicted against measured of one run, with the replay (where the scenario is known: the
-// simulator needs its cluster).
+// simulator needs its cluster). E-CLI-011: the prediction is there, but not of this device.
 [[nodiscard]] Result<Comparison> compare_run(Context& context, const StoredRun& run);
 
 // report.html of a run: the comparison where both timelines are there, else the prediction alone.

@@ -502,6 +502,10 @@ constexpr CodeInfo kCodes[] = {
     {"E-EXEC-060", Failure::execution, "the executor cannot be used",
      "This build has none (TANDEM_EXEC=OFF), or libtandem_exec.so does not lie beside the program or cannot be loaded.",
      "tandem execute of a build without LibTorch"},
+    {"E-EXEC-061", kInput, "the durations of a rehearsal cannot be used",
+     "rehearsal.json (docs/formats/rehearsal.md) gives every op of every rank of the plan beside it a duration of at most a day.", "an edited rehearsal.json, or --time-scale 1e12"},
+    {"E-EXEC-062", kInfeasible, "a rehearsal has no values",
+     "Its kernels are timed waits: nothing is computed that could be verified, saved, evaluated or measured.", "tandem execute S.yaml --device rehearsal --verify"},
 
     // --- CKPT: checkpoints -----------------------------------------------------------------------
     {"E-CKPT-001", Failure::usage, "there are checkpoints already",

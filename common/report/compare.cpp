@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <set>
 #include <tuple>
@@ -129,6 +130,43 @@ void op_errors(const Plan& plan, const Timeline& predicted, const Timeline& meas
   errors.resize(n);
   for (OpError& e : errors) e.name = op_label_with_id(plan, e.op);
   c.worst_ops = std::move(errors);
+}
+
+// When the first rank began the step, ns.
+std::int64_t origin_of(const Timeline& t, const std::vector<int>& ranks, int step) {
+  std::int64_t first = std::numeric_limits<std::int64_t>::max();
+  for (int r : ranks) first = std::min(first, rank_step(t, r, step).started_ns);
+  return first;
+}
+
+void start_errors(const Plan& plan, const Timeline& predicted, const Timeline& measured,
+                  Comparison& c) {
+  const std::int64_t p0 = origin_of(predicted, c.ranks, c.predicted_step);
+  const std::int64_t m0 = origin_of(measured, c.ranks, c.measured_step);
+  std::vector<std::int64_t> errors;
+  double visiting_ns = 0;
+  // Rank, phase, stage, microbatch, slice of its sequences.
+  std::set<std::tuple<int, Phase, int, int, int>> visits;
+  for (int r : c.ranks) {
+    const auto real = rank_step(measured, r, c.measured_step).spans;
+    auto m = real.begin();
+    for (const Span& s : rank_step(predicted, r, c.predicted_step).spans) {
+      const Op& op = plan.op(s.op);
+      const bool computes = op.kind == OpKind::compute;
+      while (m != real.end() && m->op < s.op) ++m;
+      if (m == real.end() || m->op != s.op || (!computes && !is_communication(op.kind))) continue;
+      errors.push_back(
+          std::abs((to_ns(measured, m->started) - m0) - (to_ns(predicted, s.started) - p0)));
+      if (!computes || op.microbatch < 0 || op.stage < 0) continue;
+      visits.insert({r, op.phase, op.stage, op.microbatch, op.seq_slice});
+      visiting_ns += static_cast<double>(to_ns(predicted, s.ended) - to_ns(predicted, s.started));
+    }
+  }
+  if (errors.empty()) return;
+  c.median_start_error_ns = median(std::move(errors));
+  if (visiting_ns > 0)
+    c.median_start_error_visits = static_cast<double>(c.median_start_error_ns) *
+                                  static_cast<double>(visits.size()) / visiting_ns;
 }
 
 // --- order of starts -------------------------------------------------------------------------
@@ -341,6 +379,7 @@ Result<Comparison> compare(const Plan& plan, const Timeline& predicted, const Ti
   c.error_rel = static_cast<double>(c.predicted_ns) / static_cast<double>(c.measured_ns) - 1;
   waterfall(plan, predicted, measured, c);
   op_errors(plan, predicted, measured, static_cast<std::size_t>(options.num_worst_ops), c);
+  start_errors(plan, predicted, measured, c);
   orders(plan, predicted, measured, static_cast<std::size_t>(options.num_inversions), c);
   memory(predicted, measured, c);
   communicators(plan, predicted, measured, c);

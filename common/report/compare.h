@@ -84,7 +84,12 @@ struct Comparison {
   // Over all joined ops that take time; the same over compute ops and over communications.
   double median_op_error = 0, median_compute_error = 0, median_communication_error = 0;
   std::int64_t joined_ops = 0, untimed_ops = 0;  // untimed: measured as 0 ns
-  std::vector<OpError> worst_ops;                // by |predicted - measured|, largest first
+  // Median of |start measured - start predicted| over the joined ops, each from the earliest start
+  // of the step on any rank: in ns, and in units of the mean predicted time of a stage visit (the
+  // compute ops of one F, I, W or B of one stage and microbatch, or slice of it; 0 without any).
+  std::int64_t median_start_error_ns = 0;
+  double median_start_error_visits = 0;
+  std::vector<OpError> worst_ops;  // by |predicted - measured|, largest first
   std::vector<RankOrder> order;
   std::vector<Inversion> inversions;  // by measured gap, largest first
   double order_correlation = 1;       // the smallest of `order`

@@ -215,6 +215,8 @@ nlohmann::json to_json(const Comparison& c) {
   out["median_compute_error"] = c.median_compute_error;
   out["median_communication_error"] = c.median_communication_error;
   out["joined_ops"] = c.joined_ops, out["untimed_ops"] = c.untimed_ops;
+  out["median_start_error_s"] = seconds(static_cast<double>(c.median_start_error_ns));
+  out["median_start_error_visits"] = c.median_start_error_visits;
   out["peak_memory_error"] = c.peak_memory_error ? json(*c.peak_memory_error) : json();
   out["worst_ops"] = json::array();
   for (const OpError& e : c.worst_ops)

@@ -386,7 +386,7 @@ constexpr Field kFields[] = {
      [](S& s, I, const V& v) { s.simulate.folding = v.index == 0; },
      [](const S& s, I) { return of_index(s.simulate.folding ? 0 : 1); }},
 
-    {"execute.device", kChoice, "cpu, cuda, rehearsal", 0, 0, false, "cpu", "cpu", "Device of the ranks.", ENUM(execute.device)},
+    {"execute.device", kChoice, "cpu, cuda, rehearsal", 0, 0, false, "cpu", "cpu, rehearsal", "Device of the ranks; rehearsal: real processes and messages, timed waits instead of kernels.", ENUM(execute.device)},
     {"execute.transport", kChoice, "auto, local, mpi, nccl", 0, 0, false, "auto", "auto, local", "How ranks communicate.", ENUM(execute.transport)},
     {"execute.threads_per_rank", kCount, "", 1, 1024, false, "1", "", "Compute threads of a rank.", INT(execute.threads_per_rank)},
     {"execute.warmup_steps", kCount, "", 0, kSteps, false, "1", "", "Untimed training steps before the timed ones.", INT(execute.warmup_steps)},

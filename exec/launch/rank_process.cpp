@@ -20,7 +20,6 @@
 #include "exec/rendezvous/client.h"
 #include "exec/runtime/recorder.h"
 #include "exec/runtime/watchdog.h"
-#include "exec/transport/local_transport.h"
 #include "exec/transport/wiring.h"
 
 namespace tandem::exec {
@@ -167,7 +166,7 @@ void write_failure(const RankArguments& arguments, const Error& error) {
   (void)write_file_atomic(rank_path(arguments.run_dir, arguments.rank, "json"), text);
 }
 
-Status run(const RankArguments& arguments, const RankBody& body) {
+Status run(const RankArguments& arguments, const RankBody& body, LocalOptions transport_options) {
   Result<RunInput> input = read_run(arguments.run_dir);
   if (!input) return input.error();
   const Plan& plan = input->plan;
@@ -181,7 +180,6 @@ Status run(const RankArguments& arguments, const RankBody& body) {
   Result<Token> token = read_token(arguments.token_fd, config.timeout_s);
   if (!token) return token.error();
 
-  LocalOptions transport_options;
   transport_options.timeout = static_cast<Nanoseconds>(config.timeout_s * 1e9);
   transport_options.algorithms.deterministic = config.deterministic;
   // Those of the steps come first, then those of the evaluation: sockets of its own, so that each
@@ -286,7 +284,7 @@ int fail_process(const Error& error) {
   return static_cast<int>(error.failure);
 }
 
-int rank_process(int argc, char** argv, const RankBody& body) {
+int rank_process(int argc, char** argv, const RankBody& body, const LocalOptions& transport) {
   return guard_process([&] {
     for (int signal : {SIGPIPE, SIGXFSZ}) ::signal(signal, SIG_IGN);  // the calls fail instead
     const std::optional<RankArguments> arguments = parse_arguments(argc, argv);
@@ -294,7 +292,7 @@ int rank_process(int argc, char** argv, const RankBody& body) {
       return fail_process(make_error(
           Failure::usage, "E-EXEC-013", "the arguments of a rank cannot be used", "a call by hand",
           "the launcher's own arguments", "start runs with `tandem execute`"));
-    const Status status = run(*arguments, body);
+    const Status status = run(*arguments, body, transport);
     if (status) return 0;
     write_failure(*arguments, status.error());
     return fail_process(status.error());

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "exec/execute.h"
+#include "exec/transport/local_transport.h"
 
 namespace tandem::exec {
 
@@ -20,7 +21,9 @@ using RankBody = std::function<Status(const RunInput& input, Rank rank, CommBack
 
 // Returns an exit code; messages go to stderr. After a failure of `body` the process ends here, by
 // _exit: threads that hang must not hold its end.
-[[nodiscard]] int rank_process(int argc, char** argv, const RankBody& body);
+// `transport`: timeout and determinism are those of the run.
+[[nodiscard]] int rank_process(int argc, char** argv, const RankBody& body,
+                               const LocalOptions& transport = {});
 
 // Runs `work`; an exception becomes one line and exit code 70.
 [[nodiscard]] int guard_process(const std::function<int()>& work);

@@ -28,6 +28,8 @@ struct CommOperands {
   // Of rows (Op::send_rows, recv_rows): counts, members * k of them, and the bytes of a row.
   std::span<const std::int32_t> send_rows, recv_rows;
   Bytes row_bytes = 0;
+  // When the op could begin at this rank (monotonic ns of the host). Told to its partners.
+  Nanoseconds ready = 0;
 };
 
 class CommBackend {

@@ -11,11 +11,6 @@
 #include "common/plan/print.h"
 #include "common/plan/uses.h"
 #include "exec/device/clock.h"
-#include "exec/device/torch_memory.h"
-#include "exec/optim/adamw_step.h"
-#include "exec/runtime/lent_buffers.h"
-#include "exec/train/init.h"
-#include "exec/train/shard.h"
 
 namespace tandem::exec {
 namespace {
@@ -26,111 +21,36 @@ Error cannot_run(const Plan& plan, OpId op, std::string found) {
                     "simulate it, or change the schedule");
 }
 
-// Elements [begin, end) of a bucket, or of the bucket that it is a shard of, in the tensors that
-// `chosen` accepts; counted from `begin`.
-template <class Chosen>
-std::vector<ElementRange> ranges_of(const Plan& plan, BufferId bucket, std::int64_t begin,
-                                    std::int64_t end, Chosen&& chosen) {
-  const Buffer& asked = plan.buffer(bucket);
-  const BufferId id = asked.shard_of.valid() ? asked.shard_of : bucket;
-  const Buffer& root = plan.buffer(id);
-  std::vector<ElementRange> out;
-  const auto add = [&](const Buffer& b, std::int64_t first) {
-    const std::int64_t from = std::max(begin, first),
-                       to = std::min(end, first + b.shape.elements());
-    if (from < to && chosen(b)) out.emplace_back(from - begin, to - begin);
-  };
-  bool has_views = false;
-  for (const Buffer& b : plan.buffers) {
-    if (!b.alias_of.valid() || b.alias_of != id || b.window) continue;
-    has_views = true;
-    add(b, b.alias_offset / size_of(root.dtype));
-  }
-  if (!has_views) add(root, 0);
-  std::sort(out.begin(), out.end());
-  return out;
-}
-
-// Matrices decay (models.md 5); stacks of experts are matrices.
-bool decays(const Buffer& tensor) { return tensor.shape.rank >= 2; }
-bool is_cut(const Buffer& tensor) { return tensor.slice.dim >= 0 || tensor.slice.experts > 0; }
-
-// `count` elements of a view, from `first` on.
-View part_of_view(View v, std::int64_t first, std::int64_t count) {
-  v.data += first * size_of(v.dtype);
-  v.shape = {count};
-  return v;
-}
-
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
 }  // namespace
 
 Result<std::unique_ptr<Interpreter>> Interpreter::create(const Plan& plan, Rank rank,
                                                          const TrainingConfig& config,
-                                                         CommBackend& comm, OpObserver* observer) {
-  if (plan.header.evaluation)
-    return make_error(Failure::infeasible, "E-EXEC-035", "the executor cannot run this plan",
-                      "an evaluation by itself", "a plan that trains",
-                      "its parameters are those of a run that trains: execute the scenario");
-  Result<std::unique_ptr<Interpreter>> out =
-      make(plan, rank, config, comm, observer, Arena::create(plan, plan.program_of(rank)));
-  if (out && config.first_step == 0)
-    init_parameters(plan, rank, config, [&](BufferId id) { return (*out)->view(id); });
-  return out;
-}
-
-Result<std::unique_ptr<Interpreter>> Interpreter::create_evaluation(const Plan& plan,
-                                                                    const TrainingConfig& config,
-                                                                    CommBackend& comm,
-                                                                    OpObserver* observer,
-                                                                    const Interpreter& training) {
-  const Rank rank = training.rank_;
-  Result<std::vector<BufferId>> of_training =
-      lent_buffers(plan, training.plan_, plan.program_of(rank));
-  if (!of_training) return of_training.error();
-  std::vector<std::byte*> lent;
-  for (BufferId id : *of_training) lent.push_back(id.valid() ? training.view(id).data : nullptr);
-  return make(plan, rank, config, comm, observer,
-              Arena::create(plan, plan.program_of(rank), std::move(lent)));
-}
-
-Result<std::unique_ptr<Interpreter>> Interpreter::make(const Plan& plan, Rank rank,
-                                                       const TrainingConfig& config,
-                                                       CommBackend& comm, OpObserver* observer,
-                                                       Result<Arena> arena) {
-  if (!arena) return arena.error();
-  set_up_torch(config.threads_per_rank);
-  Result<BatchSource> data =
-      BatchSource::open(config, plan.header.evaluation ? DataPart::validation : DataPart::training);
-  if (!data) return data.error();
+                                                         CommBackend& comm, OpObserver* observer,
+                                                         std::unique_ptr<Device> device) {
   std::unique_ptr<Interpreter> out(
-      new Interpreter(plan, rank, config, comm, observer, std::move(*data), std::move(*arena)));
+      new Interpreter(plan, rank, config, comm, observer, std::move(device)));
   if (Status bound = out->bind(); !bound) return bound.error();
   out->start_streams();
-  reset_torch_peak();
+  out->device_->reset_scratch_peak();
   return out;
 }
 
 Interpreter::Interpreter(const Plan& plan, Rank rank, const TrainingConfig& config,
-                         CommBackend& comm, OpObserver* observer, BatchSource data, Arena arena)
+                         CommBackend& comm, OpObserver* observer, std::unique_ptr<Device> device)
     : plan_(plan),
       rank_(rank),
       config_(config),
       comm_(comm),
       observer_(observer),
-      data_(std::move(data)),
-      arena_(std::move(arena)),
+      device_(std::move(device)),
       ops_(plan.ops_of(plan.program_of(rank))),
       latches_(ops_.size()),
       comm_calls_(ops_.size(), 0),
       host_awaits_(ops_.size(), 0),
+      before_(ops_.size(), -1),
       taken_(plan.buffers.size(), 0) {
-  context_.coordinate = coordinates(plan, rank);
-  for (int a = 0; a < kNumAxes; ++a)
-    context_.size[static_cast<std::size_t>(a)] = plan.header.mesh.of(static_cast<Axis>(a));
-  context_.tokens_per_step =
-      std::int64_t{plan.header.microbatches} * plan.header.micro_batch * plan.header.sequence;
   timeline_.clock = Clock::monotonic_ns;
   peak_.rank = rank.value;
   for (BufferId id : plan.persistent(plan.program_of(rank))) {
@@ -145,6 +65,7 @@ Interpreter::Interpreter(const Plan& plan, Rank rank, const TrainingConfig& conf
 Interpreter::~Interpreter() {
   // A worker may still wait for something that never comes.
   for (Latch& latch : latches_) latch.abort();
+  device_->abort();
   streams_.clear();
 }
 
@@ -157,20 +78,37 @@ Status Interpreter::bind() {
       p.waits.push_back(w.value - first);
       if (op.kind == OpKind::host_wait) host_awaits_[static_cast<std::size_t>(w.value - first)] = 1;
     }
-    first_call_.push_back(calls_per_step_);
-    calls_per_step_ += op.calls.count;
     if (op.kind == OpKind::post_validate)
       return cannot_run(plan_, id_of(static_cast<std::int32_t>(prepared_.size())), "post_validate");
     if (op.kind == OpKind::compute) {
-      if (Status s = bind_calls(op, p); !s) return s;
+      Result<std::vector<Prepared>> calls = device_->prepare(op);
+      if (!calls) return calls.error();
+      p.calls = std::move(*calls);
+      bind_values(op, p);
     } else if (op.buffer.valid()) {
       p.buffer = view(op.buffer);
       if (is_communication(op.kind)) p.comm = operands_of(op);
     }
     if (is_collective(op.kind) && op.tag && plan_.name(op.tag) == "metrics") p.metrics = p.buffer;
+    first_call_.push_back(calls_per_step_);
+    calls_per_step_ += p.calls.size();
     prepared_.push_back(std::move(p));
   }
   return Ok{};
+}
+
+// What kernels leave that the interpreter reads itself.
+void Interpreter::bind_values(const Op& op, PreparedOp& prepared) {
+  for (const Call& c : plan_.calls_of(op)) {
+    const KernelKind kind = plan_.kernel(c.kernel).kind;
+    const auto outputs = plan_.operands_of(c.outputs);
+    // One rank alone has no all-reduce after it; else that overwrites these values.
+    if (kind == KernelKind::metrics_pack) prepared.metrics = view(outputs[0].id);
+    if (kind != KernelKind::route_fwd || !view(outputs[4].id).data) continue;
+    const BufferId choices = outputs[4].id;
+    std::vector<BufferId>& list = choices_[root_of(plan_, choices)];
+    if (std::find(list.begin(), list.end(), choices) == list.end()) list.push_back(choices);
+  }
 }
 
 CommOperands Interpreter::operands_of(const Op& op) const {
@@ -192,61 +130,6 @@ CommOperands Interpreter::operands_of(const Op& op) const {
   return out;
 }
 
-Status Interpreter::bind_calls(const Op& op, PreparedOp& prepared) {
-  for (const Call& c : plan_.calls_of(op)) {
-    KernelCall call;
-    call.kernel = plan_.kernel(c.kernel);
-    call.types = plan_.header.types;
-    call.context = &context_;
-    for (const OperandRef& o : plan_.operands_of(c.inputs)) call.inputs.push_back(view(o.id));
-    for (const OperandRef& o : plan_.operands_of(c.outputs)) {
-      call.outputs.push_back(view(o.id));
-      call.accumulate.push_back(o.accumulate);
-    }
-    for (const OperandRef& o : plan_.operands_of(c.scratch)) call.scratch.push_back(view(o.id));
-    if (call.kernel.kind == KernelKind::route_fwd) {
-      const BufferId choices = plan_.operands_of(c.outputs)[4].id;
-      std::vector<BufferId>& list = choices_[root_of(plan_, choices)];
-      if (std::find(list.begin(), list.end(), choices) == list.end()) list.push_back(choices);
-    }
-    // One rank alone has no all-reduce after it; else that overwrites these values.
-    if (call.kernel.kind == KernelKind::metrics_pack) prepared.metrics = call.outputs[0];
-    own_parts(c, call);
-    Result<Prepared> bound = prepare(call);
-    if (!bound) return bound.error();
-    prepared.calls.push_back(std::move(*bound));
-  }
-  return Ok{};
-}
-
-// ZeRO: of operands that hold the bucket of a whole group the part of this rank; and which elements
-// of it an update decays, or a norm counts.
-void Interpreter::own_parts(const Call& c, KernelCall& call) const {
-  const KernelKind kind = call.kernel.kind;
-  const bool flat = kind == KernelKind::adamw || kind == KernelKind::sum_squares ||
-                    kind == KernelKind::grad_add || kind == KernelKind::grad_scale;
-  if (!flat) return;
-  const std::int64_t n = call.kernel.dims[0];
-  const bool shared = !call.kernel.coords.empty();
-  const std::int64_t first = shared ? n * part_of(plan_, rank_, call.kernel.coords) : 0;
-  if (shared)
-    for (std::vector<View>* list : {&call.inputs, &call.outputs})
-      for (View& v : *list)
-        if (v.shape.elements() > n) v = part_of_view(v, first, n);
-  if (kind == KernelKind::adamw) {  // the parameter's buffer says which tensors lie where
-    const std::size_t param = (call.kernel.flags & kCast) ? 3 : 0;
-    call.decay = ranges_of(plan_, plan_.operands_of(c.outputs)[param].id, first, first + n, decays);
-  }
-  if (kind != KernelKind::sum_squares || !shared) return;
-  const bool cut = (call.kernel.flags & kTpCut) != 0;
-  const View own = call.inputs[0];
-  call.inputs.clear();
-  for (const auto& [begin, end] :
-       ranges_of(plan_, plan_.operands_of(c.inputs)[0].id, first, first + n,
-                 [&](const Buffer& tensor) { return is_cut(tensor) == cut; }))
-    call.inputs.push_back(part_of_view(own, begin, end - begin));
-}
-
 void Interpreter::start_streams() {
   std::vector<std::vector<std::int32_t>> lists(plan_.streams.size());
   for (std::size_t i = 0; i < ops_.size(); ++i)
@@ -255,9 +138,11 @@ void Interpreter::start_streams() {
   for (std::size_t s = 0; s < lists.size(); ++s) {
     if (lists[s].empty()) continue;
     last_ops_.push_back(lists[s].back());
+    for (std::size_t i = 1; i < lists[s].size(); ++i)
+      before_[static_cast<std::size_t>(lists[s][i])] = lists[s][i - 1];
     if (ops_[static_cast<std::size_t>(lists[s][0])].kind == OpKind::host_wait) continue;
     streams_.push_back(std::make_unique<Stream>(
-        plan_.streams[s], lists[s], [n = config_.threads_per_rank] { set_up_torch(n); },
+        plan_.streams[s], lists[s], [this] { device_->begin_thread(); },
         [this](std::int32_t op, std::int32_t step) { run_op(op, step); }));
     for (std::int32_t op : lists[s])
       stream_of_[static_cast<std::size_t>(op)] = streams_.back().get();
@@ -292,11 +177,13 @@ Result<StepResult> Interpreter::run_step(bool timed) {
     untimed_.resize(ops_.size());
     untimed_calls_.resize(calls_per_step_);
   }
-  set_optimizer_step();
+  device_->begin_step(of_training(step_));
   const Nanoseconds started = now_ns();
   {
     const std::lock_guard host(host_mutex_);
     next_issue_ = 0;
+    host_free_ = started;
+    last_free_ = 0;
   }
   run_host();
   return end_step(started);
@@ -306,13 +193,11 @@ Result<StepResult> Interpreter::run_batch(int batch, int step) {
   TANDEM_CHECK(plan_.header.evaluation, "a plan that trains has steps");
   batch_ = batch;
   told_step_ = step;
-  reset_torch_peak();
+  device_->reset_scratch_peak();
   Result<StepResult> result = run_step(/*timed=*/false);
-  reset_torch_peak();  // the next step of training counts its own
+  device_->reset_scratch_peak();  // the next step of training counts its own
   return result;
 }
-
-void Interpreter::set_optimizer_step() { context_.adamw = adamw_step(config_, of_training(step_)); }
 
 // Called when a step begins, and by a worker that has carried out the last free or ended an op that
 // a host_wait names. It looks anew with the mutex held, so no call is lost and none is too many.
@@ -339,10 +224,14 @@ bool Interpreter::may_issue(const Op& op) const {
 
 void Interpreter::issue(std::int32_t op) {
   const Op& o = ops_[static_cast<std::size_t>(op)];
-  if (o.allocates.count) allocate(op);
+  if (o.allocates.count) {
+    host_free_ = std::max(host_free_, last_free_.load(std::memory_order_acquire));
+    allocate(op);
+  }
   if (o.frees.count) pending_frees_.fetch_add(1, std::memory_order_relaxed);
   Span& span = span_of(op);
-  span = {id_of(op), rank_.value, timed_step_, now_ns(), 0, 0, 0, 0};
+  host_free_ = device_->begin(host_free_);
+  span = {id_of(op), rank_.value, timed_step_, host_free_, 0, 0, 0, 0};
   if (observer_) observer_->queued(span.op, of_training(step_));
   if (o.kind == OpKind::host_wait) {
     if (observer_) observer_->started(span.op, of_training(step_));
@@ -351,10 +240,11 @@ void Interpreter::issue(std::int32_t op) {
   }
 }
 
-// The counts that a buffer's rows are of stand behind a host_wait that has ended.
+// The counts that a buffer's rows are of stand behind a host_wait that has ended. Without values:
+// as the plan has them, balanced.
 Bytes Interpreter::bytes_now(BufferId id) {
   const Buffer& b = plan_.buffer(id);
-  if (!b.rows_of.valid()) return Plan::own_bytes(b);
+  if (!b.rows_of.valid() || !view(b.rows_of).data) return Plan::own_bytes(b);
   std::int64_t rows = 0;
   const View counts = view(b.rows_of);
   for (std::int64_t i = 0; i < counts.shape.elements(); ++i) rows += counts.as<std::int32_t>()[i];
@@ -391,9 +281,10 @@ bool Interpreter::host_wait(std::int32_t op) {
     if (!latch.is_above(step_) || !latch.wait_above(step_)) return false;  // not ended, or aborted
   }
   Span& span = span_of(op);
-  span.ready = span.started = now_ns();
+  span.ready = span.started = device_->begin(cause_of(op));
   const View& waited = prepared_[static_cast<std::size_t>(op)].buffer;
-  const double value = waited.dtype == DType::f64 ? *waited.as<double>() : 0.0;  // else row counts
+  const double value =
+      waited.data && waited.dtype == DType::f64 ? *waited.as<double>() : 0.0;  // else row counts
   if (!std::isfinite(value)) {
     const Buffer& b = plan_.buffer(ops_[static_cast<std::size_t>(op)].buffer);
     fail(
@@ -403,9 +294,29 @@ bool Interpreter::host_wait(std::int32_t op) {
     return false;
   }
   end_op(op, step_, span);
-  if (ops_[static_cast<std::size_t>(op)].frees.count)
-    pending_frees_.fetch_sub(1, std::memory_order_acq_rel);
+  host_free_ = span.ended;
+  if (ops_[static_cast<std::size_t>(op)].frees.count) (void)carry_out_free(span.ended);
   return true;
+}
+
+// When all that the op waits for was over: its issue, its waits, and the op before it on its
+// stream.
+Nanoseconds Interpreter::cause_of(std::int32_t op) {
+  Nanoseconds last = span_of(op).issued;
+  for (std::int32_t w : prepared_[static_cast<std::size_t>(op)].waits)
+    last = std::max(last, span_of(w).ended);
+  if (const std::int32_t before = before_[static_cast<std::size_t>(op)]; before >= 0)
+    last = std::max(last, span_of(before).ended);
+  return last;
+}
+
+// True: no other issued op has frees to carry out.
+bool Interpreter::carry_out_free(Nanoseconds ended) {
+  Nanoseconds seen = last_free_.load(std::memory_order_relaxed);
+  while (seen < ended &&
+         !last_free_.compare_exchange_weak(seen, ended, std::memory_order_release)) {
+  }
+  return pending_frees_.fetch_sub(1, std::memory_order_acq_rel) == 1;
 }
 
 Result<StepResult> Interpreter::end_step(Nanoseconds started) {
@@ -429,7 +340,7 @@ Result<StepResult> Interpreter::end_step(Nanoseconds started) {
   last_started_ = result.started, last_ended_ = result.ended;
   if (timed_step_ >= 0)
     timeline_.steps.push_back({rank_.value, timed_step_, result.started, result.ended});
-  kernel_scratch_peak_ = std::max(kernel_scratch_peak_, torch_memory().peak);
+  kernel_scratch_peak_ = std::max(kernel_scratch_peak_, device_->scratch_peak());
   if (!step_rows_.empty()) seen_rows_.push_back(std::exchange(step_rows_, {}));
   ++step_;
   return result;
@@ -476,6 +387,7 @@ void Interpreter::fail(Error error) {
     failure_ = std::move(error);
   }
   for (Latch& latch : latches_) latch.abort();
+  device_->abort();
   comm_.abort();
 }
 
@@ -488,7 +400,7 @@ void Interpreter::run_op(std::int32_t op, std::int32_t step) {
     if (!latches_[static_cast<std::size_t>(w)].wait_above(step)) return;
   Span& span = span_of(op);
   const Nanoseconds cpu = thread_cpu_ns();
-  span.ready = span.started = now_ns();
+  span.ready = span.started = device_->begin(cause_of(op));
   if (observer_) observer_->started(span.op, of_training(step));
   try {
     switch (o.kind) {
@@ -506,7 +418,7 @@ void Interpreter::run_op(std::int32_t op, std::int32_t step) {
         if (!run_communication(op, step, span)) return;
         break;
       case OpKind::copy:
-        copy_tokens(p.buffer, plan_.header.evaluation ? batch_ : of_training(step), o);
+        device_->copy(p.buffer, plan_.header.evaluation ? batch_ : of_training(step), o);
         break;
       case OpKind::host_wait:      // the host's
       case OpKind::post_validate:  // refused by bind()
@@ -520,26 +432,8 @@ void Interpreter::run_op(std::int32_t op, std::int32_t step) {
   }
   span.cpu = thread_cpu_ns() - cpu;
   end_op(op, step, span);
-  const bool last_free =
-      o.frees.count && pending_frees_.fetch_sub(1, std::memory_order_acq_rel) == 1;
+  const bool last_free = o.frees.count && carry_out_free(span.ended);
   if (last_free || host_awaits_[static_cast<std::size_t>(op)]) run_host();
-}
-
-// i64[b, S+1] tokens, or i64[b, S]: the labels among them. Of slice j of k i64[b, S/k+1]: tokens
-// j S/k to (j+1) S/k, the last of which is a label only.
-void Interpreter::copy_tokens(const View& to, int step, const Op& op) const {
-  const auto index = static_cast<int>(part_of(plan_, rank_, plan_.header.data_axes));
-  const int num = plan_.header.mesh.size_of_group(plan_.header.data_axes);
-  const std::int64_t b = plan_.header.micro_batch, s = plan_.header.sequence;
-  const bool labels = to.shape.elements() == b * s;
-  if (!labels && op.seq_slice < 0)
-    return data_.fill(to.as<std::int64_t>(), step, op.microbatch, index, num);
-  std::vector<std::int64_t> tokens(static_cast<std::size_t>(b * (s + 1)));
-  data_.fill(tokens.data(), step, op.microbatch, index, num);
-  const std::int64_t width = to.shape[1];
-  const std::int64_t first = labels ? 1 : op.seq_slice * (s / plan_.header.slices);
-  for (std::int64_t i = 0; i < b; ++i)
-    std::copy_n(tokens.data() + i * (s + 1) + first, width, to.as<std::int64_t>() + i * width);
 }
 
 void Interpreter::run_calls(std::int32_t op, std::int32_t) {
@@ -563,12 +457,14 @@ void Interpreter::run_calls(std::int32_t op, std::int32_t) {
 
 bool Interpreter::run_communication(std::int32_t op, std::int32_t step, Span& span) {
   const PreparedOp& p = prepared_[static_cast<std::size_t>(op)];
-  Result<Nanoseconds> started = comm_.run(span.op, of_training(step), p.comm);
+  CommOperands operands = p.comm;
+  operands.ready = span.ready;
+  const Result<Nanoseconds> started = comm_.run(span.op, of_training(step), operands);
   if (!started) {
     fail(started.error());
     return false;
   }
-  span.started = std::max(*started, span.ready);
+  span.started = std::max(device_->meet(*started), span.ready);
   ++comm_calls_[static_cast<std::size_t>(op)];
   keep_metrics(p);
   return true;
@@ -583,7 +479,7 @@ void Interpreter::keep_metrics(const PreparedOp& p) {
 }
 
 void Interpreter::end_op(std::int32_t op, std::int32_t step, Span& span) {
-  span.ended = now_ns();
+  span.ended = device_->end(span.op, span.started);
   if (observer_) observer_->done(span.op, of_training(step));
   if (ops_[static_cast<std::size_t>(op)].frees.count) free_buffers(op);
   latches_[static_cast<std::size_t>(op)].set(step + 1);

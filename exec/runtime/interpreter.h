@@ -1,5 +1,5 @@
-// Runs one rank's program of a plan on CPU streams; sim/engine/engine.cpp is the other answer to
-// the same question. What an op means: architecture.md 3.2 and common/plan/plan.h.
+// Runs one rank's program of a plan on the streams of a device; sim/engine/engine.cpp is the other
+// answer to the same question. What an op means: architecture.md 3.2 and common/plan/plan.h.
 //
 //   host     issues ops in the order of the program; an op that allocates is issued when all
 //            earlier frees have been carried out; `host_wait` blocks it until its waits have ended.
@@ -9,8 +9,9 @@
 //            frees are carried out when it has ended
 //   step     ends when every op has; steps do not overlap
 //
-// Everything that can be done once is done in create(): buffers have fixed addresses (arena.h) and
-// kernels are bound to them, so a step runs closures.
+// Everything that can be done once is done in create(): buffers have fixed addresses and kernels
+// are bound to them, so a step runs closures. What an op does and how long it takes is the device's
+// (exec/device/device.h); no LibTorch here.
 //
 // A plan of evaluation has an interpreter of its own, with threads, backend and buffers of its own
 // but the parameters of the one that trains. The two run one after the other, never at once.
@@ -27,11 +28,10 @@
 #include "common/plan/training.h"
 #include "common/report/parts.h"
 #include "common/timeline/timeline.h"
-#include "exec/device/arena.h"
+#include "exec/device/device.h"
 #include "exec/device/stream.h"
 #include "exec/kernels/kernel.h"
 #include "exec/runtime/comm.h"
-#include "exec/train/data.h"
 
 namespace tandem::exec {
 
@@ -46,17 +46,13 @@ struct StepResult {
 // The plan, configuration, backend and observer outlive the interpreter. One thread calls it.
 class Interpreter {
  public:
-  // Takes memory, fills parameters, binds kernels. `observer` may be null. A run that resumes
-  // (config.first_step > 0) gets zeros instead of initial values: the caller loads them.
+  // Binds the ops to the device and starts its streams. `observer` may be null. On the CPU:
+  // on_cpu.h. E-EXEC-035.
   [[nodiscard]] static Result<std::unique_ptr<Interpreter>> create(const Plan& plan, Rank rank,
                                                                    const TrainingConfig& config,
                                                                    CommBackend& comm,
-                                                                   OpObserver* observer = nullptr);
-  // Of an evaluation plan (build.h): reads validation data, and the parameters of `training` where
-  // they lie. `training` outlives it. E-EXEC-035 where the two plans do not fit.
-  [[nodiscard]] static Result<std::unique_ptr<Interpreter>> create_evaluation(
-      const Plan& plan, const TrainingConfig& config, CommBackend& comm, OpObserver* observer,
-      const Interpreter& training);
+                                                                   OpObserver* observer,
+                                                                   std::unique_ptr<Device> device);
   ~Interpreter();
   Interpreter(const Interpreter&) = delete;
   Interpreter& operator=(const Interpreter&) = delete;
@@ -69,7 +65,9 @@ class Interpreter {
   [[nodiscard]] Result<StepResult> run_batch(int batch, int step);
 
   // Memory of a buffer: between steps those that live for the run hold their values.
-  [[nodiscard]] View view(BufferId id) const { return arena_.view(plan_, id); }
+  [[nodiscard]] View view(BufferId id) const { return device_->view(id); }
+  [[nodiscard]] Rank rank() const { return rank_; }
+  [[nodiscard]] const Plan& plan() const { return plan_; }
 
   // What the timed steps recorded, in steps from 0; peaks over all steps. Moves it out.
   [[nodiscard]] Timeline take_timeline();
@@ -82,10 +80,10 @@ class Interpreter {
   [[nodiscard]] ClassBytes live_bytes();
   // Between steps: where the time of the last one went, timed or not. It sums to its duration.
   [[nodiscard]] Parts last_parts() const;
-  [[nodiscard]] Bytes slab_bytes() const { return arena_.slab_bytes(); }
+  [[nodiscard]] Bytes slab_bytes() const { return device_->slab_bytes(); }
   // Between steps: gives the memory of buffers that do not live for the run back to the system.
   // Only where all others are lent.
-  void drop_pages() { arena_.drop_pages(); }
+  void drop_pages() { device_->drop_pages(); }
   // Of each step the rows whose number was known only then.
   [[nodiscard]] const std::vector<RunTimeRows>& rows_seen() const { return seen_rows_; }
   // By layer with experts, how often each expert was chosen in all steps so far, before drops: by
@@ -105,26 +103,20 @@ class Interpreter {
     View metrics;  // holds the step's values when the op has run; else no data
   };
   Interpreter(const Plan& plan, Rank rank, const TrainingConfig& config, CommBackend& comm,
-              OpObserver* observer, BatchSource data, Arena arena);
-  [[nodiscard]] static Result<std::unique_ptr<Interpreter>> make(const Plan& plan, Rank rank,
-                                                                 const TrainingConfig& config,
-                                                                 CommBackend& comm,
-                                                                 OpObserver* observer,
-                                                                 Result<Arena> arena);
+              OpObserver* observer, std::unique_ptr<Device> device);
   [[nodiscard]] Status bind();
   [[nodiscard]] CommOperands operands_of(const Op& op) const;
-  void own_parts(const Call& c, KernelCall& call) const;
-  [[nodiscard]] Status bind_calls(const Op& op, PreparedOp& prepared);
+  void bind_values(const Op& op, PreparedOp& prepared);
   void start_streams();
-  void set_optimizer_step();
   void run_host();                                   // any thread: issues all that can be
   [[nodiscard]] bool may_issue(const Op& op) const;  // host
   void issue(std::int32_t op);                       // host
   void allocate(std::int32_t op);                    // host
   [[nodiscard]] Bytes bytes_now(BufferId id);        // host: rows known at run time are counted
   [[nodiscard]] bool host_wait(std::int32_t op);     // host; false: not yet
-  void run_op(std::int32_t op, std::int32_t step);   // worker
-  void copy_tokens(const View& to, int step, const Op& op) const;
+  [[nodiscard]] Nanoseconds cause_of(std::int32_t op);
+  [[nodiscard]] bool carry_out_free(Nanoseconds ended);
+  void run_op(std::int32_t op, std::int32_t step);  // worker
   void run_calls(std::int32_t op, std::int32_t step);
   bool run_communication(std::int32_t op, std::int32_t step, Span& span);
   void keep_metrics(const PreparedOp& prepared);
@@ -147,9 +139,7 @@ class Interpreter {
   const TrainingConfig config_;
   CommBackend& comm_;
   OpObserver* observer_;
-  BatchSource data_;
-  Arena arena_;
-  KernelContext context_;
+  const std::unique_ptr<Device> device_;
   std::span<const Op> ops_;
   std::vector<PreparedOp> prepared_;
   std::vector<Latch> latches_;            // by op: above the step once it has ended
@@ -157,11 +147,14 @@ class Interpreter {
   std::vector<Stream*> stream_of_;        // by op; null for the host
   std::vector<std::int32_t> last_ops_;    // of each stream, the host's too
   std::vector<char> host_awaits_;         // by op: a host_wait waits for it
+  std::vector<std::int32_t> before_;      // by op: the one before it on its stream; -1: none
 
   std::mutex host_mutex_;                       // held by whoever is the host
   std::int32_t next_issue_ = 0;                 // op
   bool host_in_wait_ = false;                   // in the host_wait that is next
   std::atomic<std::int32_t> pending_frees_{0};  // issued ops whose frees are not carried out
+  std::atomic<Nanoseconds> last_free_{0};       // latest end, in this step, of an op that frees
+  Nanoseconds host_free_ = 0;                   // when the host could go on issuing
 
   int step_ = 0;                   // of this process
   int timed_step_ = -1;            // of the timeline; -1: not recorded

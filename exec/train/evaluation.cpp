@@ -13,7 +13,7 @@ Result<std::unique_ptr<Evaluator>> Evaluator::create(const Plan& evaluation, con
                                                      CommBackend& comm, OpObserver* observer,
                                                      const Interpreter& interpreter) {
   std::unique_ptr<Evaluator> out(new Evaluator(training, config, observer));
-  Result<std::unique_ptr<Interpreter>> own = Interpreter::create_evaluation(
+  Result<std::unique_ptr<Interpreter>> own = evaluation_on_cpu(
       evaluation, config, comm, observer ? &out->observer_ : nullptr, interpreter);
   if (!own) return own.error();
   out->interpreter_ = std::move(*own);

@@ -1,6 +1,6 @@
 // The validation loss of a run, between its steps: training.evaluation_batches global batches
 // through the evaluation plan, with the parameters of training where they lie
-// (runtime/interpreter.h, create_evaluation). Nothing that training will read is written, so a run
+// (runtime/on_cpu.h). Nothing that training will read is written, so a run
 // that evaluates trains bit by bit as one that does not.
 //
 //   loss    mean over the batches, in their order, of the cross-entropy a token (models.md 8.3)
@@ -15,7 +15,7 @@
 #include "common/base/result.h"
 #include "common/plan/plan.h"
 #include "common/plan/training.h"
-#include "exec/runtime/interpreter.h"
+#include "exec/runtime/on_cpu.h"
 
 namespace tandem::exec {
 
@@ -49,7 +49,7 @@ struct EvaluationLoss {
 
 class Evaluator {
  public:
-  // All outlive it; `observer` may be null. Errors of Interpreter::create_evaluation.
+  // All outlive it; `observer` may be null. Errors of evaluation_on_cpu().
   [[nodiscard]] static Result<std::unique_ptr<Evaluator>> create(
       const Plan& evaluation, const Plan& training, const TrainingConfig& config, CommBackend& comm,
       OpObserver* observer, const Interpreter& interpreter);

@@ -67,7 +67,7 @@ struct GroupEnd::Call {
   // Of rows: first element of each member's, and the end. In place one list is both.
   std::vector<std::int64_t> send_at, recv_at;
   const OpProgram* program = nullptr;
-  Nanoseconds started = 0, deadline = 0;
+  Nanoseconds started = 0, deadline = 0, ready = 0;
   std::vector<int> peers;
   std::vector<MessageHeader> mine, theirs;  // by index of `peers`
   std::vector<bool> sent_early;             // the first round's message went with the header
@@ -206,15 +206,18 @@ Result<Nanoseconds> GroupEnd::run_checked(OpId id, int step, const CommOperands&
   call.program = &program(op);
   call.started = now_ns();
   call.deadline = call.started + options_.timeout;
-  if (Status s = place(call, operands); !s) return s.error();
+  call.ready = operands.ready;
+  if (!options_.tokens)
+    if (Status s = place(call, operands); !s) return s.error();
   call.peers = peers_of(call.program->steps);
   transfers_.sent = transfers_.received_bytes = 0;
 
   if (Status s = meet(call); !s) return s.error();
   const Nanoseconds together = now_ns();
+  for (int peer : call.peers) ++sequence_[static_cast<std::size_t>(peer)];
+  if (options_.tokens) return end_of_token(call);
   for (std::size_t at = 0; at < call.program->steps.steps.size();)
     if (Status s = round(call, at); !s) return s.error();
-  for (int peer : call.peers) ++sequence_[static_cast<std::size_t>(peer)];
   const std::int64_t element = size_of(op.dtype);
   if (op.kind == OpKind::reduce_scatter && operands.source) {
     const std::span<std::byte> sums = call.outgoing({self_, 1}, element);
@@ -239,6 +242,18 @@ Result<Nanoseconds> GroupEnd::run_checked(OpId id, int step, const CommOperands&
   add(total_, traffic);
   add(by_op_[id], traffic);
   return together;
+}
+
+// No payload: all that members learn is when each of them was ready.
+Nanoseconds GroupEnd::end_of_token(const Call& call) {
+  Nanoseconds last = call.ready;
+  for (const MessageHeader& h : call.theirs) last = std::max(last, h.ready);
+  const Traffic traffic{
+      .operations = 1, .headers_sent = std::ssize(call.peers), .waiting = now_ns() - call.started};
+  const std::lock_guard lock(traffic_mutex_);
+  add(total_, traffic);
+  add(by_op_[call.id], traffic);
+  return last;
 }
 
 Channel& GroupEnd::channel(const Call& call, int peer) const {
@@ -270,10 +285,11 @@ Status GroupEnd::meet(Call& call) {
     call.mine[k] =
         make_header(plan_, call.id, *call.program, sequence_[static_cast<std::size_t>(peer)],
                     call.step, rank_, members_[static_cast<std::size_t>(peer)]);
+    call.mine[k].ready = call.ready;
     if (!call.send_at.empty()) between(call, peer, call.mine[k]);
     std::span<const std::byte> early;
     for (const Step& s : call.program->steps.steps) {
-      if (options_.strict || s.round != 0) break;
+      if (options_.strict || options_.tokens || s.round != 0) break;
       if (s.send_to != peer) continue;
       const auto message = call.outgoing(s.send, size_of(plan_.op(call.id).dtype));
       if (message.size() <= kEagerBytes) early = message, call.sent_early[k] = true;

@@ -34,6 +34,7 @@ class GroupEnd {
   [[nodiscard]] Status meet(Call& call);
   void between(const Call& call, int peer, MessageHeader& mine) const;
   [[nodiscard]] Status round(Call& call, std::size_t& at);
+  [[nodiscard]] Nanoseconds end_of_token(const Call& call);
   [[nodiscard]] Channel& channel(const Call& call, int peer) const;
   [[nodiscard]] Error disagree(const Call& call, int peer, const Mismatch& mismatch,
                                const MessageHeader& theirs) const;

@@ -3,7 +3,7 @@
 // payload to a peer whose header it has not seen (strict) - so a send ends only once its receive is
 // posted. Both check what they get against their own plan before they read payload: an op that
 // members see differently is an error with both values on both ends, never a hang or wrong sums.
-// Bytes on the wire: 56, the host's byte order; both ends are processes of one host.
+// Bytes on the wire: 64, the host's byte order; both ends are processes of one host.
 #pragma once
 
 #include <cstdint>
@@ -22,13 +22,14 @@ struct MessageHeader {
   // Elements of the whole buffer (OpProgram::count); of rows: what goes to this peer, and what is
   // expected from it.
   std::int64_t count = 0, expects = 0;
-  std::int32_t op = -1;  // the sender's id; must be equal where match is -1
+  Nanoseconds ready = 0;  // CommOperands::ready of the sender
+  std::int32_t op = -1;   // the sender's id; must be equal where match is -1
   std::int32_t match = -1;
   std::int32_t step = 0;  // of training
   std::int32_t from = -1, to = -1;
   std::uint8_t kind = 0, dtype = 0, reduction = 0, algorithm = 0;
 };
-static_assert(sizeof(MessageHeader) == 56);
+static_assert(sizeof(MessageHeader) == 64);
 
 [[nodiscard]] MessageHeader make_header(const Plan& plan, OpId op, const OpProgram& program,
                                         std::int64_t sequence, int step, Rank from, Rank to);

@@ -33,9 +33,13 @@ struct LocalOptions {
   Nanoseconds timeout = 60'000'000'000;  // of each op, from its call
   AlgorithmSetting algorithms;           // equal on all ranks and at the launcher
   bool strict = true;
+  // Rehearsals: an op is the exchange of headers and nothing else; it needs no memory. run()
+  // returns the latest CommOperands::ready among this member and its peers. Their op is checked as
+  // always.
+  bool tokens = false;
 };
 
-// What ops have moved at this rank, over all steps. Bytes of payload; a header is 56 more.
+// What ops have moved at this rank, over all steps. Bytes of payload; a header is 64 more.
 struct Traffic {
   std::int64_t operations = 0;
   Bytes sent = 0, received = 0;

@@ -56,7 +56,7 @@ void run_one(const Run& run, Rank rank, const TrainingConfig& config, CommBacken
     comm.abort();
     evaluation_comm.abort();
   };
-  auto interpreter = Interpreter::create(run.plan, rank, config, comm);
+  auto interpreter = interpreter_on_cpu(run.plan, rank, config, comm);
   if (!interpreter) return failed(interpreter.error());
   std::unique_ptr<Evaluator> evaluator;
   if (config.evaluation_every > 0) {
@@ -233,7 +233,7 @@ TEST_CASE("an evaluation cannot run by itself") {
   const Plan plan = *build_evaluation_plan(s);
   Meeting meeting(plan);
   MemoryComm comm(meeting, Rank{0});
-  const auto made = Interpreter::create(plan, Rank{0}, training_config(s), comm);
+  const auto made = interpreter_on_cpu(plan, Rank{0}, training_config(s), comm);
   REQUIRE_FALSE(made.ok());
   CHECK(made.error().diagnostics[0].code == "E-EXEC-035");
 }

@@ -11,7 +11,7 @@
 
 #include "common/plan/build.h"
 #include "common/schedule/registry.h"
-#include "exec/runtime/interpreter.h"
+#include "exec/runtime/on_cpu.h"
 #include "exec/train/reference.h"
 #include "exec/train/shard.h"
 #include "exec/train/verify.h"
@@ -452,7 +452,7 @@ TEST_CASE("a diverging run stops by name and updates nothing") {
   for (int r = 0; r < 2; ++r)
     threads.emplace_back([&, r] {
       MemoryComm comm(meeting, Rank{r});
-      auto interpreter = Interpreter::create(*plan, Rank{r}, config, comm);
+      auto interpreter = interpreter_on_cpu(*plan, Rank{r}, config, comm);
       for (int step = 0; step < 3; ++step) {
         Result<StepResult> result = (*interpreter)->run_step(false);
         if (!result) {

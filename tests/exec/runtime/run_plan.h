@@ -10,7 +10,7 @@
 #include <thread>
 #include <vector>
 
-#include "exec/runtime/interpreter.h"
+#include "exec/runtime/on_cpu.h"
 #include "exec/train/verify.h"
 #include "tests/exec/runtime/memory_comm.h"
 
@@ -111,7 +111,7 @@ inline RunOutcome run_plan(Plan plan, const std::function<TrainingConfig(int)>& 
       const auto i = static_cast<std::size_t>(r);
       const TrainingConfig config = config_of(r);
       HookedComm comm(out.plan, meeting, Rank{r}, hook);
-      auto interpreter = Interpreter::create(out.plan, Rank{r}, config, comm);
+      auto interpreter = interpreter_on_cpu(out.plan, Rank{r}, config, comm);
       if (!interpreter) {
         errors[i] = to_text(interpreter.error().diagnostics);
         comm.abort();

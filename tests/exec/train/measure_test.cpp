@@ -20,7 +20,7 @@
 #include "common/plan/build.h"
 #include "common/scenario/read.h"
 #include "exec/checkpoint/held.h"
-#include "exec/runtime/interpreter.h"
+#include "exec/runtime/on_cpu.h"
 #include "tests/exec/runtime/memory_comm.h"
 
 namespace tandem::exec {
@@ -68,7 +68,7 @@ std::map<std::string, std::vector<double>> owned(const Plan& plan, Rank rank,
 }
 
 void run_one(const Job& run, Rank rank, CommBackend& comm, RankRun& out) {
-  auto interpreter = Interpreter::create(run.plan, rank, run.config, comm);
+  auto interpreter = interpreter_on_cpu(run.plan, rank, run.config, comm);
   if (!interpreter) {
     out.error = to_text(interpreter.error().diagnostics);
     comm.abort();

@@ -1,0 +1,48 @@
+#include "exec/runtime/on_cpu.h"
+
+#include "exec/device/cpu.h"
+#include "exec/runtime/lent_buffers.h"
+#include "exec/train/init.h"
+
+namespace tandem::exec {
+namespace {
+
+Result<std::unique_ptr<Interpreter>> make(const Plan& plan, Rank rank, const TrainingConfig& config,
+                                          CommBackend& comm, OpObserver* observer,
+                                          Result<Arena> arena) {
+  Result<std::unique_ptr<CpuDevice>> device =
+      CpuDevice::create(plan, rank, config, std::move(arena));
+  if (!device) return device.error();
+  return Interpreter::create(plan, rank, config, comm, observer, std::move(*device));
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Interpreter>> interpreter_on_cpu(const Plan& plan, Rank rank,
+                                                        const TrainingConfig& config,
+                                                        CommBackend& comm, OpObserver* observer) {
+  if (plan.header.evaluation)
+    return make_error(Failure::infeasible, "E-EXEC-035", "the executor cannot run this plan",
+                      "an evaluation by itself", "a plan that trains",
+                      "its parameters are those of a run that trains: execute the scenario");
+  Result<std::unique_ptr<Interpreter>> out =
+      make(plan, rank, config, comm, observer, Arena::create(plan, plan.program_of(rank)));
+  if (out && config.first_step == 0)
+    init_parameters(plan, rank, config, [&](BufferId id) { return (*out)->view(id); });
+  return out;
+}
+
+Result<std::unique_ptr<Interpreter>> evaluation_on_cpu(const Plan& plan,
+                                                       const TrainingConfig& config,
+                                                       CommBackend& comm, OpObserver* observer,
+                                                       const Interpreter& training) {
+  const ProgramId program = plan.program_of(training.rank());
+  Result<std::vector<BufferId>> of_training = lent_buffers(plan, training.plan(), program);
+  if (!of_training) return of_training.error();
+  std::vector<std::byte*> lent;
+  for (BufferId id : *of_training) lent.push_back(id.valid() ? training.view(id).data : nullptr);
+  return make(plan, training.rank(), config, comm, observer,
+              Arena::create(plan, program, std::move(lent)));
+}
+
+}  // namespace tandem::exec
