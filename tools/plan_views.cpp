@@ -8,8 +8,8 @@
 #include <tuple>
 
 #include "common/base/text.h"
+#include "common/plan/labels.h"
 #include "common/report/numbers.h"
-#include "common/timeline/labels.h"
 
 namespace tandem::tools {
 namespace {
@@ -202,36 +202,6 @@ std::string plan_csv(const Plan& plan) {
                        csv_cell(join(kernels, "; ")));
   });
   return out;
-}
-
-std::string plan_dot(const Plan& plan) {
-  std::string out = "digraph plan {\n  rankdir=LR;\n  node [shape=box, fontsize=10];\n";
-  std::map<std::tuple<std::size_t, std::int32_t>, std::vector<OpId>> streams;
-  std::map<std::int32_t, OpId> sends, receives;
-  each_op(plan, [&](std::size_t program, OpId id, const Op& op) {
-    streams[{program, op.stream.value}].push_back(id);
-    if (op.kind == OpKind::send) sends[op.match] = id;
-    if (op.kind == OpKind::recv) receives[op.match] = id;
-  });
-  for (const auto& [key, ops] : streams) {
-    const auto [program, stream] = key;
-    out += fmt::format("  subgraph \"cluster_{}_{}\" {{\n    label=\"rank {}: {}\";\n", program,
-                       stream, program, escape_json(stream_name(plan, StreamId{stream})));
-    for (OpId id : ops)
-      out += fmt::format("    o{} [label=\"{}\"];\n", id.value,
-                         escape_json(op_label_with_id(plan, id)));
-    out += "  }\n";
-    for (std::size_t i = 1; i < ops.size(); ++i)
-      out += fmt::format("  o{} -> o{} [style=dotted];\n", ops[i - 1].value, ops[i].value);
-  }
-  each_op(plan, [&](std::size_t, OpId id, const Op& op) {
-    for (OpId wait : plan.waits_of(op)) out += fmt::format("  o{} -> o{};\n", wait.value, id.value);
-  });
-  for (const auto& [match, send] : sends)
-    if (const auto receive = receives.find(match); receive != receives.end())
-      out += fmt::format("  o{} -> o{} [style=bold, constraint=false];\n", send.value,
-                         receive->second.value);
-  return out + "}\n";
 }
 
 }  // namespace tandem::tools

@@ -10,7 +10,7 @@
 
 #include "common/base/crc32c.h"
 #include "common/base/file.h"
-#include "common/timeline/protobuf_writer.h"
+#include "common/base/protobuf_writer.h"
 #include "exec/device/clock.h"
 
 namespace tandem::exec {
