@@ -283,8 +283,8 @@ constexpr Field kFields[] = {
     {"parallel.gradient_reduce.overlap", kBool, "", 0, 0, false, "true", "", "Buckets are summed while the backward pass goes on.", BOOL(parallel.gradient_overlap)},
     {"parallel.parameter_gather.prefetch", kCount, "", 0, kLayers, false, "1", "", "ZeRO-3: units gathered ahead.", INT(parallel.gather_prefetch)},
     {"parallel.parameter_gather.overlap", kBool, "", 0, 0, false, "true", "true", "ZeRO-3: gathers overlap with computing.", BOOL(parallel.gather_overlap)},
-    {"parallel.parameter_gather.residency", kChoice, "visit, window", 0, 0, false, "visit", "visit", "ZeRO-3: how long gathered parameters stay.", ENUM(parallel.gather_residency)},
-    {"parallel.parameter_gather.window", kCount, "", 1, kLayers, false, "", "-", "ZeRO-3: units that stay (residency window).", 
+    {"parallel.parameter_gather.residency", kChoice, "visit, window", 0, 0, false, "visit", "", "ZeRO-3: how long gathered parameters stay: those of a layer for one visit, or those of whole stages while they are among the next `window` ones of the rank.", ENUM(parallel.gather_residency)},
+    {"parallel.parameter_gather.window", kCount, "", 1, kLayers, false, "3", "", "ZeRO-3 with residency window: stages of the rank that stay.", 
      [](S& s, I, const V& v) { s.parallel.gather_window = static_cast<int>(v.integer); },
      [](const S& s, I) { V v = of_int(s.parallel.gather_window); v.absent = s.parallel.gather_residency != Residency::window; return v; }},
 

@@ -59,6 +59,14 @@ class Rules : RuleSet {
   }
 
   void optimizer() {
+    const ParallelSpec& p = s_.parallel;
+    no_effect("parallel.parameter_gather.residency",
+              p.zero < 3 && p.gather_residency == Residency::window,
+              "parameters are gathered with parallel.zero = 3 only");
+    no_effect("parallel.parameter_gather.prefetch", p.keeps_window() && p.gather_prefetch != 1,
+              "with residency window whole stages are gathered ahead");
+    no_effect("parallel.parameter_gather.window", !p.keeps_window() && p.gather_window != 3,
+              "gathered parameters stay for one visit");
     const OptimizerSpec& o = s_.training.optimizer;
     if (o.cosine && good({"training.optimizer.decay_steps", "training.optimizer.warmup_steps"}) &&
         o.decay_steps <= o.warmup_steps)

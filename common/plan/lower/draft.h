@@ -161,6 +161,9 @@ struct Draft {
 // Merges each I and the W behind it (option merge), and gives the first stage, whose inputs need no
 // gradient, whole backwards at the place of its W (option first_stage: full_at_W).
 [[nodiscard]] Order backward(const Order& order, bool merge, bool keep_first_stage);
+// Adds UNSHARD and RESHARD of whole stages: those that are among the next `window` (>= 1) which the
+// rank works on are there (option residency: window).
+[[nodiscard]] Order unshard(const Order& order, int window);
 // Adds REDUCE_GRAD of a stage right behind its last backward.
 [[nodiscard]] Order reduce(const Order& order);
 // Adds sends and receives by the sender-driven sweep, then places receives by the policy. Fails
@@ -184,7 +187,7 @@ void parameters(Draft& draft, int program);
 // `tensors` come in reverse order of use.
 void tensor_buckets(Draft& draft, int program, std::vector<Tensor> tensors, ProgramTensors& out);
 
-// Ids dense over the programs, pools in the order of the text.
-[[nodiscard]] Plan finish(const Draft& draft);
+// Ids dense over the programs, pools in the order of the text. Takes the draft apart.
+[[nodiscard]] Plan finish(Draft&& draft);
 
 }  // namespace tandem::lower

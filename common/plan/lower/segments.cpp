@@ -49,6 +49,11 @@ class Program {
         for (int mb = 0; mb < d_.order.num_microbatches; ++mb) hand_over_labels(s, mb);
     for (std::size_t i = 0; i < list.size(); ++i) {
       std::size_t owner = i;
+      if (list[i].kind == ActionKind::unshard)  // the first that needs it
+        while (owner + 1 < list.size() &&
+               !(is_compute(list[owner].kind) && list[owner].stage == list[i].stage &&
+                 list[owner].dir == list[i].dir))
+          ++owner;
       if (is_recv(list[i].kind))
         while (owner + 1 < list.size() && !makes_or_takes(list[owner], list[i])) ++owner;
       if (is_send(list[i].kind))
@@ -98,6 +103,7 @@ class Program {
       const Slot& slot = s.visit.slots[slot_index];
       std::vector<BufferId>& ids = s.buffers.emplace_back();
       if (before && hand_over(*before, s, static_cast<int>(slot_index))) continue;
+      if (slot.resident) continue;  // unshard() makes them
       for (int mb = 0; mb < (slot.once ? 1 : m); ++mb) {
         const auto z = static_cast<std::size_t>(mb);
         ids.emplace_back();
@@ -151,8 +157,8 @@ class Program {
   static BufferId buffer_of(const Stage& s, const Ref& r, int mb) {
     if (r.slot < 0) return r.buffer;
     const std::vector<BufferId>& ids = s.buffers[static_cast<std::size_t>(r.slot)];
-    const bool once = s.visit.slots[static_cast<std::size_t>(r.slot)].once;
-    return ids[once ? 0 : static_cast<std::size_t>(mb)];
+    const Slot& slot = s.visit.slots[static_cast<std::size_t>(r.slot)];
+    return ids[slot.once || slot.resident ? 0 : static_cast<std::size_t>(mb)];
   }
 
   Op& add(Op op) {
@@ -160,7 +166,7 @@ class Program {
     return d_.programs[static_cast<std::size_t>(program_)].emplace_back(op);
   }
 
-  const Stage& stage_of(const Action& a) const {
+  Stage& stage_of(const Action& a) {
     const auto at = std::find_if(stages_.begin(), stages_.end(), [&](const Stage& s) {
       return s.stage == a.stage && s.dir == a.dir;
     });
@@ -170,7 +176,8 @@ class Program {
 
   // `owner`: of a message the action that makes or takes it.
   void act(const Action& a, const Action& owner) {
-    if (!is_compute(a.kind) && !is_message(a.kind)) return;  // placed by `gradients` and zero
+    if (a.kind == ActionKind::unshard) return unshard(stage_of(a), phase_of(owner.kind));
+    if (!is_compute(a.kind) && !is_message(a.kind)) return;  // see `gradients`; frees come last
     const Stage& s = stage_of(a);
     switch (a.kind) {
       case ActionKind::F:
@@ -200,20 +207,49 @@ class Program {
     }
   }
 
+  // Full parameters of the stage, for the visits until it is gathered again. RESHARD is the free of
+  // each behind its last use.
+  void unshard(Stage& s, Phase phase) {
+    for (std::size_t i = 0; i < s.visit.slots.size(); ++i) {
+      const Slot& slot = s.visit.slots[i];
+      if (!slot.resident) continue;
+      Buffer b = slot.buffer;
+      b.program = ProgramId{program_};
+      if (slot.root >= 0) {
+        b.alias_of = s.buffers[static_cast<std::size_t>(slot.root)][0];
+        b.alias_offset = slot.offset;
+      }
+      s.buffers[i] = {d_.add(b)};
+      if (slot.bucket >= 0) lay_out(slot, s.buffers[i][0]);
+    }
+    for (const VisitOp& v : s.visit.unshard) {
+      Op op;
+      op.kind = v.kind;
+      op.phase = phase;
+      op.stage = s.stage;
+      communicate(op, v, s, 0);
+      add(op);
+    }
+  }
+
   // A fused cell: the segments of its parts in turn on the one compute stream, at each index those
   // of the earlier part first; communications run on their own streams beside the other's computing
-  // (schedules.md 4.1).
+  // (schedules.md 4.1). A segment is what is computed up to the next communication, and that.
   void cell(const RankOrder& parts) {
-    std::size_t longest = 0;
-    for (const Action& a : parts) {
-      begin(stage_of(a), a);
-      longest = std::max(longest, ops_of(stage_of(a), a.kind).size());
-    }
-    for (std::size_t i = 0; i < longest; ++i)
-      for (const Action& a : parts) {
-        const Stage& s = stage_of(a);
-        if (const auto& ops = ops_of(s, a.kind); i < ops.size()) compute(s, a, ops[i]);
+    for (const Action& a : parts) begin(stage_of(a), a);
+    std::vector<std::size_t> next(parts.size(), 0);  // of each part's ops
+    for (bool more = true; more;) {
+      more = false;
+      for (std::size_t k = 0; k < parts.size(); ++k) {
+        const Stage& s = stage_of(parts[k]);
+        const std::vector<VisitOp>& ops = ops_of(s, parts[k].kind);
+        std::size_t& i = next[k];
+        const auto computes = [&] { return ops[i].kind == OpKind::compute; };
+        while (i < ops.size() && computes()) compute(s, parts[k], ops[i++]);
+        while (i < ops.size() && !computes()) compute(s, parts[k], ops[i++]);
+        more = more || i < ops.size();
       }
+    }
   }
 
   static const std::vector<VisitOp>& ops_of(const Stage& s, ActionKind kind) {
@@ -419,7 +455,17 @@ void segments(Draft& d) {
   const auto num_programs = d.order.ranks.size();
   d.programs.resize(num_programs);
   d.tensors.resize(num_programs);
-  for (std::size_t p = 0; p < num_programs; ++p) Program(d, static_cast<int>(p)).run();
+  for (std::size_t p = 0; p < num_programs; ++p) {
+    Program(d, static_cast<int>(p)).run();
+    if (p > 0) continue;
+    // Programs are much alike: no pool is copied on its way to a million ops.
+    const auto expect = [&](auto& pool) {
+      pool.reserve(num_programs * (pool.size() + pool.size() / 16));
+    };
+    expect(d.plan.buffers);
+    expect(d.plan.calls);
+    expect(d.plan.operands);
+  }
 }
 
 }  // namespace tandem::lower

@@ -28,7 +28,9 @@ struct Slot {
   int rows_of = -1;                     // slot of the counts that its rows are
   int root = -1;  // slot of the bucket that it is a view of, at `offset` bytes
   Bytes offset = 0;
-  int bucket = -1;  // a whole bucket: gathered parameters, unscattered gradients
+  int bucket = -1;        // a whole bucket: gathered parameters, unscattered gradients
+  bool resident = false;  // gathered parameters of residency window: of no microbatch, made anew by
+                          // each UNSHARD
 };
 
 struct VisitCall {
@@ -55,6 +57,7 @@ struct Visit {
   std::vector<Slot> slots;
   std::vector<VisitOp> forward, backward;
   std::vector<VisitOp> input, weight;  // the backward in two: I and W (visit_split.cpp)
+  std::vector<VisitOp> unshard;        // gathers of the whole stage, with residency window
   bool first = false, last = false;    // stage of the model
   int first_layer = 0, last_layer = 0;
   int batch = -1;   // slot: first and last stage read it

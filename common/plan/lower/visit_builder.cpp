@@ -15,6 +15,7 @@ VisitBuilder::VisitBuilder(Draft& d, int program, int stage, int first_layer, in
       t_(d.plan.header.types),
       shape_(model_shape(d.scenario.model)),
       gpt_(d.scenario.model.family == ModelFamily::gpt),
+      window_(d.scenario.parallel.keeps_window()),
       program_(program),
       tensors_(d.tensors[static_cast<std::size_t>(program)]),
       ops_(&v_.forward),
@@ -31,12 +32,17 @@ VisitBuilder::VisitBuilder(Draft& d, int program, int stage, int first_layer, in
 
 Visit VisitBuilder::build() {
   forward();
-  place_gathers(v_.forward);
+  if (!window_) {
+    place_gathers(v_.forward);
+    roots_.clear(), views_.clear();  // the backward gathers anew
+  }
+  if (!d_.evaluation) {
+    ops_ = &v_.backward;
+    backward();
+  }
+  if (window_) gather_stage();
   if (d_.evaluation) return std::move(v_);
-  roots_.clear(), views_.clear();  // the backward gathers anew
-  ops_ = &v_.backward;
-  backward();
-  place_gathers(v_.backward);
+  if (!window_) place_gathers(v_.backward);
   place_scatters();
   split_backward();
   return std::move(v_);

@@ -266,7 +266,9 @@ class VisitBuilder {
   // Where each microbatch scatters its own: a view of this microbatch's bucket.
   [[nodiscard]] Ref grad(const std::string& name);
   [[nodiscard]] Ref bucket_view(const Tensor& t, BufferClass cls, DType dtype);
+  [[nodiscard]] VisitOp gather(int root, int bucket) const;
   void place_gathers(std::vector<VisitOp>& ops);
+  void gather_stage();  // residency window
   void place_scatters();
   void split_backward();  // visit_split.cpp
   // Working memory of a W that accumulates; a slot where a call needs it.
@@ -346,7 +348,8 @@ class VisitBuilder {
   const Sizes& z_;
   const PlanTypes t_;
   const ModelShape shape_;
-  const bool gpt_;  // LayerNorm, learned positions, biases, GELU
+  const bool gpt_;     // LayerNorm, learned positions, biases, GELU
+  const bool window_;  // gathered parameters outlive the visit
   Visit v_;
   Shape own_, all_;  // [S/(c t), batch, hidden] with SP; [S/c, batch, hidden]
   Shape moe_;        // of what is routed here
