@@ -239,10 +239,11 @@ TEST_CASE("chakra: messages pair by source, destination and tag, with one size")
     CHECK(sent == received);
     // Every member of a group, and nobody else, does the same collectives in the same order.
     CHECK(calls.size() == e.groups.size());
-    for (const auto& [key, ranks] : e.groups) {
+    for (const auto& group : e.groups) {
+      const std::string& key = group.first;
       CAPTURE(key);
-      REQUIRE(calls[key].size() == ranks.size());
-      for (int r : ranks) CHECK(calls[key].at(r) == calls[key].at(ranks[0]));
+      REQUIRE(calls[key].size() == group.second.size());
+      for (int r : group.second) CHECK(calls[key].at(r) == calls[key].at(group.second[0]));
     }
   }
 }
