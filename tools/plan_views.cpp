@@ -65,9 +65,10 @@ Order order_of(const Plan& plan) {
   Order order;
   order.num_dirs = plan.header.copies;
   order.num_microbatches = plan.header.microbatches / order.num_dirs;
+  order.num_slices = plan.header.slices;
   order.stage_rank.assign(plan.header.stage_rank.begin(), plan.header.stage_rank.end());
   order.ranks.resize(plan.programs.size());
-  std::set<std::tuple<std::size_t, ActionKind, int, int>> seen;
+  std::set<std::tuple<std::size_t, ActionKind, int, int, int>> seen;
   each_op(plan, [&](std::size_t program, OpId, const Op& op) {
     if (op.kind != OpKind::compute || op.microbatch < 0 || op.stage < 0) return;
     ActionKind kind = ActionKind::F;
@@ -75,8 +76,9 @@ Order order_of(const Plan& plan) {
     if (op.phase == Phase::W) kind = ActionKind::W;
     if (op.phase == Phase::B) kind = ActionKind::B;
     if (op.phase > Phase::B) return;
-    if (!seen.insert({program, kind, op.stage, op.microbatch}).second) return;
-    Action a{kind, op.stage, op.microbatch % order.num_microbatches};
+    const int slice = std::max(op.seq_slice, 0);
+    if (!seen.insert({program, kind, op.stage, op.microbatch, slice}).second) return;
+    Action a{kind, op.stage, op.microbatch % order.num_microbatches, slice};
     a.dir = static_cast<std::int8_t>(op.microbatch / order.num_microbatches);
     order.ranks[program].push_back(a);
   });
@@ -185,21 +187,22 @@ std::string stats_text(const Plan& plan, const Verification& verification) {
 
 std::string plan_csv(const Plan& plan) {
   std::string out =
-      "op,program,stream,kind,phase,part,stage,layer,microbatch,communicator,tag,count,dtype,bytes,"
+      "op,program,stream,kind,phase,part,stage,layer,microbatch,slice,communicator,tag,count,dtype,"
+      "bytes,"
       "peer,match,group,buffer,waits,allocates,frees,kernels\n";
   each_op(plan, [&](std::size_t program, OpId id, const Op& op) {
     const bool moves = is_communication(op.kind);
     std::vector<std::string> kernels;
     for (const Call& call : plan.calls_of(op)) kernels.push_back(to_text(plan.kernel(call.kernel)));
-    out += fmt::format("{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}\n",
-                       id.value, program, csv_cell(stream_name(plan, op.stream)), name_of(op.kind),
-                       phase_name(op.phase), part_name(op.part), cell(op.stage), cell(op.layer),
-                       cell(op.microbatch), csv_cell(communicator_name(plan, op.comm)),
-                       csv_cell(plan.name(op.tag)), moves ? std::to_string(op.count) : "",
-                       moves ? name_of(op.dtype) : "", moves ? std::to_string(op_bytes(op)) : "",
-                       cell(op.peer), cell(op.match), cell(op.group), cell(op.buffer.value),
-                       ids(plan.waits_of(op)), ids(plan.allocates_of(op)), ids(plan.frees_of(op)),
-                       csv_cell(join(kernels, "; ")));
+    out += fmt::format(
+        "{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}\n", id.value, program,
+        csv_cell(stream_name(plan, op.stream)), name_of(op.kind), phase_name(op.phase),
+        part_name(op.part), cell(op.stage), cell(op.layer), cell(op.microbatch), cell(op.seq_slice),
+        csv_cell(communicator_name(plan, op.comm)), csv_cell(plan.name(op.tag)),
+        moves ? std::to_string(op.count) : "", moves ? name_of(op.dtype) : "",
+        moves ? std::to_string(op_bytes(op)) : "", cell(op.peer), cell(op.match), cell(op.group),
+        cell(op.buffer.value), ids(plan.waits_of(op)), ids(plan.allocates_of(op)),
+        ids(plan.frees_of(op)), csv_cell(join(kernels, "; ")));
   });
   return out;
 }

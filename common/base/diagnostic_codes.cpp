@@ -201,6 +201,8 @@ constexpr CodeInfo kCodes[] = {
      "Kind file takes its order from schedule.file.", "schedule: file"},
     {"E-SCEN-064", kInfeasible, "the order of the file is of another size",
      "A row for each pipeline rank, and the microbatches of a step.", "an order of 4 rows with pp: 2"},
+    {"E-SCEN-065", kInfeasible, "not possible with slices of sequences",
+     "Slices run one after the other on the same ranks and read the keys and values of those before them.", "seq1f1b with slices: 2 and cp: 2"},
     {"W-SCEN-001", kInput, "a field has no effect",
      "The value is read, but nothing in this scenario uses it.", "decay_steps without decay"},
     {"W-SCEN-002", kInput, "fewer microbatches than pipeline stages",

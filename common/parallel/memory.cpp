@@ -35,7 +35,8 @@ Symbols symbols(const Scenario& sc) {
   Symbols x{};
   x.gpt = sc.model.family == ModelFamily::gpt;
   x.t = sc.parallel.tp, x.c = sc.parallel.cp, x.b = sc.training.micro_batch;
-  x.S = sc.training.sequence / x.c;
+  x.k = num_slices(sc.schedule.kind, sc.schedule.options);
+  x.S = sc.training.sequence / x.c / x.k;
   x.n = x.b * x.S, x.H = sc.model.hidden, x.a = sc.model.heads / x.t;
   x.ad = x.a * sc.model.head_dim, x.F = sc.model.ffn_hidden / x.t;
   x.kv = 2 * (sc.model.kv_heads / x.t) * sc.model.head_dim;
@@ -256,6 +257,7 @@ SavedBytes layer_kept(const Scenario& sc, int layer, int place) {
   SavedBytes kept = sum(layer_saved(sc, layer));
   if (recomputed_layer(sc.training, place)) {
     kept.for_input = x.n1 * x.H * x.w + (has_experts(sc, layer) ? 8 * x.nm * x.K : 0);
+    if (x.k > 1) kept.for_input += x.n * x.kv * x.w;  // later slices attend to them
     kept.for_weight = 0;
   } else if (sc.training.recompute == Recompute::selective && !x.flash) {
     kept.for_input -= memory::core_stash(x);
@@ -349,6 +351,9 @@ std::optional<int> open_visits(const Scenario& s, int pp) {
   if (s.schedule.stages_per_rank != 1) return std::nullopt;
   if (s.schedule.kind == "gpipe") return m;
   if (s.schedule.kind == "1f1b") return std::min(s.parallel.pp - pp, m);
+  const std::int64_t k = num_slices(s.schedule.kind, s.schedule.options);
+  if (s.schedule.kind == "seq1f1b")
+    return static_cast<int>(std::min(s.parallel.pp - 1 - pp + k, m * k));
   return std::nullopt;
 }
 
@@ -370,7 +375,7 @@ KeptBytes kept_bytes(const Scenario& s, int pp, int visits) {
     out.saved_weight += head_saved(s).for_weight;
     out.logits = head_tokens(s, x) * local_vocabulary(s) * x.w;
   }
-  const Bytes batch = 8 * x.b * (I{s.training.sequence} + 1);  // of all positions
+  const Bytes batch = 8 * x.b * (s.training.sequence / x.k + 1);  // of all cp ranks' positions
   if (holds_first(s, pp)) out.batch = batch;
   out.saved_input *= visits, out.saved_weight *= visits, out.logits *= visits;
   out.batch *= visits, out.comm *= visits;
@@ -394,8 +399,8 @@ Bytes peak_bound(const Scenario& s, int pp, int visits) {
   // With sequence parallelism W has its input gathered again beside the gradients.
   const I again = x.sp ? std::max(x.n * x.H * x.w, 2 * x.n * (x.rq + x.rkv) * x.w) : 0;
   return static_bytes(s, pp).sum() + kept_bytes(s, pp, visits).sum() +
-         std::max(t.activation, t.grad_activation + again) + recompute_working_set(s, pp) +
-         t.scratch + t.comm;
+         std::max(t.activation + t.carried, t.grad_activation + again) +
+         recompute_working_set(s, pp) + t.scratch + t.comm;
 }
 
 Bytes kept_bytes_recomputed(const Scenario& s, int pp, int visits) {

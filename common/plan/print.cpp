@@ -49,8 +49,9 @@ void put_axes(Out& out, AxisSet axes) {
 void put_header(Out& out, const PlanHeader& h) {
   put(out, "plan 1 digest=", h.digest, " schedule=", h.schedule, " receive=", h.receive,
       " communicators=", h.communicators, " grouping=", h.grouping);
-  put(out, " microbatches=", h.microbatches, " micro_batch=", h.micro_batch, " seq=", h.sequence,
-      " mesh=");
+  put(out, " microbatches=", h.microbatches, " micro_batch=", h.micro_batch, " seq=", h.sequence);
+  if (h.slices > 1) put(out, " slices=", h.slices);
+  put(out, " mesh=");
   const char* comma = "";
   for (Axis a : h.mesh.order) {
     if (a == Axis::cp && h.mesh.of(a) == 1) continue;
@@ -85,6 +86,12 @@ void put_communicators(Out& out, const Plan& plan) {
   }
 }
 
+// "3", or "3.s1" of a slice.
+void put_microbatch(Out& out, std::int32_t microbatch, std::int32_t seq_slice) {
+  put(out, microbatch);
+  if (seq_slice >= 0) put(out, ".s", seq_slice);
+}
+
 // The one field in which neighbouring buffers of a printed line may differ.
 enum class Vary { nothing, microbatch, cls, name };
 
@@ -98,7 +105,9 @@ bool same_but(const Buffer& a, const Buffer& b, Vary vary) {
   const bool views = a.alias_of.valid() && b.alias_of.valid();
   const bool same_alias = a.alias_of == b.alias_of && a.alias_offset == b.alias_offset;
   const bool alias_ok = same_alias || (vary == Vary::cls && views);
-  return alias_ok && (vary == Vary::microbatch || a.microbatch == b.microbatch) &&
+  return alias_ok &&
+         (vary == Vary::microbatch ||
+          (a.microbatch == b.microbatch && a.seq_slice == b.seq_slice)) &&
          (vary == Vary::cls || a.cls == b.cls) && (vary == Vary::name || a.name == b.name) &&
          (vary != Vary::microbatch || (a.microbatch >= 0 && b.microbatch >= 0));
 }
@@ -136,7 +145,8 @@ void put_buffers(Out& out, const Plan& plan) {
     put(out, ']');
     if (b.microbatch >= 0) {
       put(out, " mb=");
-      list(vary == Vary::microbatch, [&](const Buffer& x) { put(out, x.microbatch); });
+      list(vary == Vary::microbatch,
+           [&](const Buffer& x) { put_microbatch(out, x.microbatch, x.seq_slice); });
     }
     if (b.layer >= 0) put(out, " l=", b.layer);
     put(out, ' ');
@@ -245,7 +255,9 @@ Widths widths_of(const Plan& plan) {
   Widths w;
   w.id = digits(std::max<std::int64_t>(0, static_cast<std::int64_t>(plan.ops.size()) - 1));
   for (const Op& o : plan.ops) {
-    if (o.microbatch >= 0) w.mb = std::max(w.mb, 4 + digits(o.microbatch));
+    if (o.microbatch >= 0)
+      w.mb = std::max(w.mb,
+                      4 + digits(o.microbatch) + (o.seq_slice >= 0 ? 2 + digits(o.seq_slice) : 0));
     if (o.stage >= 0) w.stage = std::max(w.stage, 3 + digits(o.stage));
     if (o.layer >= 0) w.layer = std::max(w.layer, 3 + digits(o.layer));
     w.stream = std::max(w.stream, 4 + plan.streams[o.stream.index()].size());
@@ -268,7 +280,12 @@ void put_op(Out& out, const Plan& plan, std::size_t id, const Widths& w) {
     put(out, "  ");
   else
     put(out, '/', kPart[static_cast<std::size_t>(op.part)]);
-  put_field(out, w.mb, "mb", op.microbatch);
+  const std::size_t begin = out.size();
+  if (op.microbatch >= 0) {
+    put(out, " mb=");
+    put_microbatch(out, op.microbatch, op.seq_slice);
+  }
+  if (out.size() < begin + w.mb) out.append(begin + w.mb - out.size(), ' ');
   put_field(out, w.stage, "s", op.stage);
   put_field(out, w.layer, "l", op.layer);
   const std::size_t start = out.size();
@@ -319,6 +336,7 @@ std::string describe(const Plan& plan, OpId id) {
   if (op.stage >= 0) text += fmt::format(" stage {}", op.stage);
   if (op.layer >= 0) text += fmt::format(" layer {}", op.layer);
   if (op.microbatch >= 0) text += fmt::format(" mb {}", op.microbatch);
+  if (op.seq_slice >= 0) text += fmt::format(" slice {}", op.seq_slice);
   return text;
 }
 

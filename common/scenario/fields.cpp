@@ -289,7 +289,7 @@ constexpr Field kFields[] = {
      [](const S& s, I) { V v = of_int(s.parallel.gather_window); v.absent = s.parallel.gather_residency != Residency::window; return v; }},
 
     {"schedule.kind", kChoice, "gpipe, 1f1b, eager_1f1b, interleaved_1f1b, bfs, zb_h1, zb_h2, interleaved_zb, zbv, v_half, v_min, dualpipe, dualpipev, chimera, hanayo, seq1f1b, zb_greedy, file",
-     0, 0, false, "1f1b", "gpipe, 1f1b, eager_1f1b, interleaved_1f1b, bfs, zb_h1, zb_h2, interleaved_zb, zbv, v_half, v_min, dualpipe, dualpipev, chimera, hanayo, zb_greedy, file", "Pipeline schedule. `schedule: KIND` is short for it.",
+     0, 0, false, "1f1b", "", "Pipeline schedule. `schedule: KIND` is short for it.",
      [](S& s, I, const V& v) { s.schedule.kind = v.word; },
      [](const S& s, I) { return of_text(s.schedule.kind); }},
     {"schedule.stages_per_rank", kCount, "auto", 1, kLayers, false, "auto", "", "Stages a pipeline rank holds; auto: what the kind needs.", INT(schedule.stages_per_rank)},
@@ -298,7 +298,7 @@ constexpr Field kFields[] = {
     {"schedule.fuse", kBool, "", 0, 0, false, "", "", "Forward and backward of two microbatches in one cell.", OPTION_BOOL("fuse")},
     {"schedule.backward", kChoice, "fifo, lifo", 0, 0, false, "", "", "gpipe, bfs: order of the backward passes (default fifo, bfs lifo).", OPTION("backward")},
     {"schedule.strict", kChoice, "none, torch", 0, 0, false, "", "", "1f1b: torch refuses fewer microbatches than stages (default none).", OPTION("strict")},
-    {"schedule.slices", kCount, "", 1, kWidth, false, "", "-", "seq1f1b: slices of a sequence."},
+    {"schedule.slices", kCount, "", 1, kWidth, false, "", "", "seq1f1b: slices of a sequence (default 1).", OPTION_INT("slices")},
     {"schedule.waves", kCount, "", 1, kLayers, false, "", "", "hanayo: waves.", OPTION_INT("waves")},
     {"schedule.placement", kChoice, "linear, loop, v", 0, 0, false, "", "", "zb_greedy: where stages lie.", OPTION("placement")},
     {"schedule.memory_limit", kCount, "", 1, kMaxInt, false, "", "", "zb_greedy: stage visits a rank may hold.", OPTION_INT("memory_limit")},

@@ -310,7 +310,9 @@ double estimated_plan_ops(const Scenario& s) {
   const double per_layer = (s.parallel.tp > 1 ? 12 : 6) + 5.0 * (s.parallel.cp - 1);
   const double per_stage = 6;  // embedding or head, send, receive, both ways
   const double stages = double(s.parallel.pp) * s.schedule.stages_per_rank;
-  return m * (per_layer * s.model.layers + per_stage * stages);
+  // Each pair of slices is two calls: its attention and the gradient of that.
+  const double slices = num_slices(s.schedule.kind, s.schedule.options);
+  return m * slices * ((per_layer + slices - 1) * s.model.layers + per_stage * stages);
 }
 
 void validate(const Scenario& scenario, const std::set<std::string>& given,

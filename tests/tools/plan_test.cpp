@@ -124,6 +124,10 @@ TEST_CASE("plan --format csv has a row an op, dot a node an op; large pictures a
   const Run csv = test::tandem({"plan", kPipeline, "--format", "csv"});
   CHECK(std::count(csv.out.begin(), csv.out.end(), '\n') == json["ops"].get<int>() + 1);
   CHECK(csv.out.starts_with("op,program,stream,kind,"));
+  const Run slices = test::tandem({"plan", "scenarios/learn/21_slices.yaml", "--format", "csv"});
+  CHECK(slices.out.find(",microbatch,slice,") != std::string::npos);
+  CHECK(slices.out.find(",compute,F,warm_up,0,0,1,2,") !=
+        std::string::npos);  // layer 0, mb 1, slice 2
   const Run dot = test::tandem({"plan", kPipeline, "--format", "dot"});
   CHECK(dot.out.starts_with("digraph plan {"));
   std::size_t nodes = 0;

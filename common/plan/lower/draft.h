@@ -20,8 +20,9 @@ namespace tandem::lower {
 struct Sizes {
   std::int64_t tp = 1, cp = 1, dp = 1, pp = 1;
   std::int64_t micro_batch = 1, full_sequence = 1;  // S
-  // Where tp cuts the heads a rank holds the positions of its cp coordinate: S / c; tokens: of a
-  // microbatch, b * S / c.
+  std::int64_t slices = 1;                          // k that a sequence is cut in, one a visit
+  // Where tp cuts the heads a rank holds the positions of its cp coordinate, or of the visit's
+  // slice: S / c or S / k; tokens: of a visit, b times that.
   std::int64_t sequence = 1, tokens = 1;
   bool sp = false;  // norms and residuals hold a slice of these positions
   std::int64_t own_sequence = 1, own_tokens = 1;  // of that slice; without SP all
@@ -133,10 +134,12 @@ struct Draft {
   }
   // Communicator of a program with the one that holds the same stages; invalid with one copy.
   [[nodiscard]] CommId copies_of(int program) const;
-  // Ids of matches from here on are free: those before are of messages.
-  [[nodiscard]] int first_match() const {
-    return 2 * (order.num_stages() - 1) * order.total_microbatches();
+  // Visits of a stage: microbatches times slices.
+  [[nodiscard]] int visits_of_stage() const {
+    return order.total_microbatches() * order.num_slices;
   }
+  // Ids of matches from here on are free: those before are of messages.
+  [[nodiscard]] int first_match() const { return 2 * (order.num_stages() - 1) * visits_of_stage(); }
   [[nodiscard]] std::uint32_t name(std::string_view text);
   [[nodiscard]] StreamId stream(std::string_view text);
   [[nodiscard]] KernelId kernel(const Kernel& k);

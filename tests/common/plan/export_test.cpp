@@ -52,6 +52,7 @@ const std::vector<Layout>& layouts() {
       {"windows of stages", kLlama + "parallel: {pp: 2, dp: 2, zero: 3, parameter_gather: "
                                      "{residency: window}}\n"
                                      "schedule: {kind: bfs, stages_per_rank: 2}\n"},
+      {"slices", kLlama + "parallel: {pp: 2, tp: 2}\nschedule: {kind: seq1f1b, slices: 2}\n"},
       {"a V", kGpt + "parallel: {pp: 2, tp: 2}\nschedule: zbv\n"},
       {"two copies", kGpt + "parallel: {pp: 2, dp: 2}\nschedule: dualpipe\n"},
       {"ring", kLlama + "parallel: {cp: 4, pp: 2}\nschedule: 1f1b\n"},
@@ -412,7 +413,7 @@ TEST_CASE("chakra: protoc decodes a trace") {
     MESSAGE("skipped: protoc is not installed (Debian: protobuf-compiler)");
     return;
   }
-  const Plan plan = plan_of(scenario(layouts()[8].text));
+  const Plan plan = plan_of(scenario(layouts()[9].text));
   const std::string bytes = trace_bytes(ChakraExport(plan, {.plan_id = "0123456789abcdef"}), 0);
   // The metadata by itself; the nodes as elements of a repeated field.
   std::string_view rest = bytes;
