@@ -137,7 +137,7 @@ void add_execute(CLI::App& app, Context& context) {
                    "training.precision=fp64\n"
                    "  tandem execute scenarios/learn/10_checkpoints.yaml --resume --set "
                    "parallel.tp=2\n"
-                   "  tandem execute scenarios/learn/18_rehearsal.yaml --device rehearsal "
+                   "  tandem execute scenarios/learn/24_rehearsal.yaml --device rehearsal "
                    "--time-scale 10"},
       kUsesAll);
   sub->add_option("scenario", options->file, "Scenario file")->required()->type_name("S.yaml");
