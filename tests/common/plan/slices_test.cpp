@@ -27,6 +27,7 @@
 #include "common/schedule/registry.h"
 #include "common/schedule/text.h"
 #include "sim/memory/tracker.h"
+#include "tests/common/plan/plan_equal.h"
 #include "tests/common/plan/plan_of.h"
 
 namespace tandem {
@@ -156,6 +157,7 @@ TEST_CASE("slices: closed forms, verification and text of many layouts") {
     const auto back = parse_plan(once, "plan.txt");
     REQUIRE_MESSAGE(back.ok(), (back.ok() ? "" : to_text(back.error().diagnostics)));
     CHECK(print(*back) == once);
+    check_equal(plan, *back);
 
     const bool experts = s.model.moe.experts > 0 && s.model.moe.dense_first < s.model.layers;
     CHECK(has_transient_form(s) == !experts);
