@@ -123,7 +123,8 @@ TEST_CASE("latent attention: text and rules") {
     const CatalogueEntry& e = catalogue(kind);
     for (std::size_t d = 0; d < kNumDims; ++d)
       if (!e.dims[d].empty())
-        CHECK(least_of(e, d) == (e.dims[d] == "q_rank" || e.dims[d] == "rope_dim" ? 0 : 1));
+        CHECK(least_of(e, d) ==
+              (e.dims[d] == "q_rank" || e.dims[d] == "rope_dim" || e.dims[d] == "first" ? 0 : 1));
   }
 }
 

@@ -335,6 +335,8 @@ TEST_CASE("seq1f1b is bitwise its own pp = 1, and whole sequences within 1e-11")
       for (std::size_t i = 0; i < run.tensors[0].tensors.size(); ++i) {
         const RankTensor &got = run.tensors[0].tensors[i], &ref = whole.tensors[0].tensors[i];
         REQUIRE(got.data.size() == ref.data.size());
+        REQUIRE(run.plan.name(run.plan.buffer(got.buffer).name) ==
+                whole.plan.name(whole.plan.buffer(ref.buffer).name));
         if (got.kind != TensorKind::gradient || got.step != 0) continue;
         double difference = 0, largest = 1e-6 * whole.steps[0][0].norm;
         for (std::size_t e = 0; e < ref.data.size(); e += 8) {
