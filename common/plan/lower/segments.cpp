@@ -267,18 +267,22 @@ class Program {
 
   // A fused cell: the segments of its parts in turn on the one compute stream, at each index those
   // of the earlier part first; communications run on their own streams beside the other's computing
-  // (schedules.md 4.1).
+  // (schedules.md 4.1). A segment is what is computed up to the next communication, and that.
   void cell(const RankOrder& parts) {
-    std::size_t longest = 0;
-    for (const Action& a : parts) {
-      begin(stage_of(a), a);
-      longest = std::max(longest, ops_of(stage_of(a), a).size());
-    }
-    for (std::size_t i = 0; i < longest; ++i)
-      for (const Action& a : parts) {
-        const Stage& s = stage_of(a);
-        if (const auto& ops = ops_of(s, a); i < ops.size()) compute(s, a, ops[i]);
+    for (const Action& a : parts) begin(stage_of(a), a);
+    std::vector<std::size_t> next(parts.size(), 0);  // of each part's ops
+    for (bool more = true; more;) {
+      more = false;
+      for (std::size_t k = 0; k < parts.size(); ++k) {
+        const Stage& s = stage_of(parts[k]);
+        const std::vector<VisitOp>& ops = ops_of(s, parts[k]);
+        std::size_t& i = next[k];
+        const auto computes = [&] { return ops[i].kind == OpKind::compute; };
+        while (i < ops.size() && computes()) compute(s, parts[k], ops[i++]);
+        while (i < ops.size() && !computes()) compute(s, parts[k], ops[i++]);
+        more = more || i < ops.size();
       }
+    }
   }
 
   static const std::vector<VisitOp>& ops_of(const Stage& s, const Action& a) {
