@@ -373,6 +373,53 @@ TEST_CASE("a file's order with slices: the kind's own text is the kind's plan") 
   fs::remove_all(folder);
 }
 
+// Orders that no kind makes: a backward of a slice beside a forward of another microbatch's, two
+// copies of the model, two neighbouring stages on one rank, whose buffers are handed over by slice.
+TEST_CASE("files with slices in cells, in two directions, and with two stages on a rank") {
+  namespace fs = std::filesystem;
+  const fs::path folder =
+      fs::temp_directory_path() / ("tandem_sliced_" + std::to_string(::getpid()));
+  fs::create_directories(folder);
+  struct Case {
+    const char *what, *text;
+    int pp, micro_batch;
+  };
+  for (const Case& c :
+       {Case{"cells",
+             "#tandem order v1 p=1 stages=1 place=linear mb=2 slices=2\n"
+             "0F0.s0,0F0.s1,(0F1.s0;0B0.s1)OVERLAP_F_B,(0F1.s1;0B0.s0)OVERLAP_F_B,0B1.s1,0B1.s0\n",
+             1, 4},
+        Case{"copies",
+             "#tandem order v1 p=2 stages=2 place=bidir mb=1 slices=2 dirs=2\n"
+             "0F0.s0,0F0.s1,1F0.s0@d1,1F0.s1@d1,1B0.s1@d1,1B0.s0@d1,0B0.s1,0B0.s0\n"
+             "0F0.s0@d1,0F0.s1@d1,1F0.s0,1F0.s1,1B0.s1,1B0.s0,0B0.s1@d1,0B0.s0@d1\n",
+             2, 4},
+        Case{"two stages",
+             "#tandem order v1 p=1 stages=2 place=[0,0] mb=1 slices=2\n"
+             "0F0.s0,1F0.s0,0F0.s1,1F0.s1,1B0.s1,0B0.s1,1B0.s0,0B0.s0\n",
+             1, 8}})
+    for (const char* model : {"gpt-tiny", "mixtral-tiny"}) {
+      CAPTURE(std::string(c.what));
+      CAPTURE(std::string(model));
+      REQUIRE(write_file_atomic((folder / "o.csv").string(), c.text).ok());
+      const auto s = read_scenario_text(
+          (folder / "s.yaml").string(),
+          fmt::format("tandem: 1\nmodel: {}\ntraining: {{global_batch: 8, micro_batch: {}}}\n"
+                      "parallel: {{pp: {}}}\nschedule: {{kind: file, file: o.csv}}\n",
+                      model, c.micro_batch, c.pp));
+      REQUIRE_MESSAGE(s.ok(), (s.ok() ? "" : to_text(s.error().diagnostics)));
+      const Plan plan = plan_of(*s);
+      const Verification v = verify_plan(plan);
+      CHECK_MESSAGE(v.errors.empty(), to_text(v.errors));
+      double flops = 0;
+      for (int p = 0; p < c.pp; ++p) flops += executed_flops(plan, ProgramId{p});
+      double expected = 0;
+      for (int p = 0; p < c.pp; ++p) expected += executed_flops_of_rank(*s, p);
+      CHECK(flops == expected);
+    }
+  fs::remove_all(folder);
+}
+
 TEST_CASE("what slices cannot go with is refused by name") {
   const auto errors = [](const std::string& text) {
     const auto s = read_scenario_text("t.yaml", "tandem: 1\n" + text);
