@@ -5,7 +5,10 @@
 
 #include "common/base/text.h"
 #include "common/plan/build.h"
+#include "common/plan/export_dot.h"
+#include "common/report/numbers.h"
 #include "common/schedule/text.h"
+#include "tools/chakra_files.h"
 #include "tools/commands.h"
 #include "tools/exit_codes.h"
 #include "tools/plan_views.h"
@@ -25,19 +28,22 @@ Error usage(std::string code, std::string title, std::string found, std::string 
                     std::move(expected), std::move(hint), Location{"command line"});
 }
 
-// What can be refused before anything is built. `writes`: -o is there.
-Status check(const Options& o, bool writes) {
+// What can be refused before anything is built. `output`: of -o.
+Status check(const Options& o, const std::string& output) {
   static const std::vector<std::string> kFormats = {"text", "csv", "dot", "chakra"};
-  if (o.format == "chakra")
-    return usage("E-CLI-008", "not in this version", "--format chakra", "text, csv or dot",
-                 "use --format csv, which has one op a row");
   if (!o.format.empty() && std::find(kFormats.begin(), kFormats.end(), o.format) == kFormats.end())
     return usage("E-CLI-004", "an option has a wrong value", "--format " + o.format,
                  "text, csv, dot or chakra", "`tandem plan --help` explains the formats");
   if (o.evaluation && is_plan_file(o.file))
     return usage("E-CLI-005", "these options do not go together", "--evaluation with a plan file",
                  "--evaluation with a scenario", "a plan file says by itself what it is");
-  if (o.evaluation && writes)
+  if (o.format == "chakra" && !o.dump_after.empty())
+    return usage("E-CLI-005", "these options do not go together",
+                 "--format chakra with --dump-after", "one of them",
+                 "a trace is of the plan that the last step leaves behind");
+  if (o.format == "chakra")
+    if (const Status fits = check_chakra_prefix(output); !fits) return fits;
+  if (o.evaluation && !output.empty() && o.format != "chakra")
     return usage("E-CLI-005", "these options do not go together", "--evaluation with -o",
                  "one of them",
                  "set training.evaluation.every: the folder of a run then has "
@@ -74,7 +80,9 @@ Result<std::string> formatted(PlanInput& in, const std::string& format) {
   if (in.plan.ops.size() > kDotOps)
     return usage("E-CLI-012", "the plan is too large for a picture",
                  fmt::format("{} ops", in.plan.ops.size()), fmt::format("at most {} ops", kDotOps),
-                 "use --format csv, or --set training.global_batch to fewer microbatches");
+                 "make a smaller plan by --set: fewer microbatches (training.global_batch), layers "
+                 "(model.layers) or pipeline ranks (parallel.pp); or use --format csv, which has "
+                 "no limit");
   return plan_dot(in.plan);
 }
 
@@ -98,15 +106,45 @@ void describe(Context& context, const PlanInput& in) {
   r["deadlock_free"] = in.verification.deadlock_free;
 }
 
+// PREFIX.<rank>.et and PREFIX.groups.json.
+Status write_chakra(Context& context, PlanInput& in) {
+  const auto files = write_chakra_files(context, in);
+  if (!files) return files.error();
+  const std::string& prefix = context.options.directory;
+  Json paths = Json::array();
+  for (int r = 0; r < files->ranks; ++r) paths.push_back(fmt::format("{}.{}.et", prefix, r));
+  context.result["paths"] = std::move(paths);
+  context.result["groups_path"] = files->groups_path;
+  context.result["bytes"] = files->bytes;
+  context.result["durations"] = files->has_durations;
+  context.result["launch_order"] = files->has_launch_order;
+  context.print(fmt::format("{}.0.et .. {}.{}.et: {} in {} traces\n{}: groups of ranks\n", prefix,
+                            prefix, files->ranks - 1,
+                            text_of_bytes(static_cast<double>(files->bytes)), files->ranks,
+                            files->groups_path));
+  if (!files->has_durations)
+    context.message(
+        "a plan file knows no cluster, so durations are 0: run the traces with a "
+        "roofline");
+  if (!files->has_launch_order)
+    context.message(
+        "the plan has no order of launches that is safe where a device runs one "
+        "communication at a time, as ASTRA-sim does: a run of the traces may get stuck");
+  return Ok{};
+}
+
 int show_plan(Context& context, const Options& o) {
-  if (const Status fits = check(o, !context.options.directory.empty()); !fits)
+  if (const Status fits = check(o, context.options.directory); !fits)
     return context.fail(fits.error());
   if (!o.dump_after.empty()) return dump(context, o);
   auto in = load_plan(
       context, {.file = o.file, .cluster = "", .needs_cluster = false, .evaluation = o.evaluation});
   if (!in) return context.fail(in.error());
   describe(context, *in);
-  if (!context.options.directory.empty()) {
+  const bool chakra = o.format == "chakra";
+  if (chakra) {
+    if (const Status s = write_chakra(context, *in); !s) return context.fail(s.error());
+  } else if (!context.options.directory.empty()) {
     auto dir = RunDir::open(context.options.directory, in->id, context.options.force);
     if (!dir) return context.fail(dir.error());
     if (const Status s = write_plan_files(*dir, *in); !s) return context.fail(s.error());
@@ -127,7 +165,7 @@ int show_plan(Context& context, const Options& o) {
     context.result["stats"] = stats_json(in->plan, in->verification);
     context.print(stats_text(in->plan, in->verification));
   }
-  if (!o.format.empty() || (!view && !context.options.json)) {
+  if (!chakra && (!o.format.empty() || (!view && !context.options.json))) {
     auto text = formatted(*in, o.format);
     if (!text) return context.fail(text.error());
     if (!o.format.empty()) context.result["text"] = *text;
@@ -148,7 +186,9 @@ void add_plan(CLI::App& app, Context& context) {
            "Prints the canonical text of the plan, or the views asked for. A plan that could\n"
            "deadlock, or that uses memory wrongly, is refused with exit code 3.\n"
            "With -o the folder gets plan.txt, scenario.yaml and training.json, and, where\n"
-           "training.evaluation.every is above 0, plan_evaluation.txt.",
+           "training.evaluation.every is above 0, plan_evaluation.txt. With --format chakra -o is "
+           "a\n"
+           "prefix: PREFIX.<rank>.et for every rank, and PREFIX.groups.json.",
        .examples =
            "  tandem plan scenarios/quickstart.yaml                      the plan as text\n"
            "  tandem plan scenarios/quickstart.yaml --grid --stats       a picture, and counts\n"
@@ -156,6 +196,10 @@ void add_plan(CLI::App& app, Context& context) {
            "  tandem plan scenarios/learn/06_three_axes.yaml --groups    who communicates with "
            "whom\n"
            "  tandem plan scenarios/quickstart.yaml --format csv > ops.csv\n"
+           "  tandem plan scenarios/learn/05_1f1b.yaml --set training.global_batch=2 --format dot "
+           "| dot -Tsvg "
+           "> plan.svg\n"
+           "  tandem plan scenarios/quickstart.yaml --format chakra -o traces/quickstart\n"
            "  tandem plan scenarios/quickstart.yaml --dump-after p2p     the form inside the "
            "builder"},
       kUsesAll);
@@ -165,7 +209,8 @@ void add_plan(CLI::App& app, Context& context) {
   sub->add_flag("--grid", o->grid, "Step x rank picture with unit costs and free communication");
   sub->add_flag("--groups", o->groups, "Ranks of every communicator, and of the axes tp, dp, pp");
   sub->add_option("--format", o->format,
-                  "text (default), csv: one op a row, dot: Graphviz, at most 2000 ops")
+                  "text (default), csv: one op a row, dot: Graphviz, at most 2000 ops, chakra: "
+                  "execution traces for ASTRA-sim")
       ->type_name("NAME");
   sub->add_option("--dump-after", o->dump_after,
                   "Text of the form after one step of lowering: " + join(lowering_steps(), ", "))

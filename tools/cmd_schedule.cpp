@@ -287,7 +287,11 @@ int refuse_order(Context& context, const OrderCheck& check, Diagnostics errors) 
   context.result["valid"] = false;
   context.result["grid"] = check.grid;
   const int code = context.fail(error_of(std::move(errors)));
-  if (!check.grid.empty()) context.message("\n" + check.grid);
+  // A line at a time: messages are one line, and escape what would break it.
+  std::string_view grid = check.grid;
+  if (grid.ends_with('\n')) grid.remove_suffix(1);
+  if (!grid.empty())
+    for (std::string_view line : split(grid, '\n')) context.message(line);
   return code;
 }
 

@@ -8,8 +8,8 @@
 #include <tuple>
 
 #include "common/base/text.h"
+#include "common/plan/labels.h"
 #include "common/report/numbers.h"
-#include "common/timeline/labels.h"
 
 namespace tandem::tools {
 namespace {
@@ -187,53 +187,24 @@ std::string stats_text(const Plan& plan, const Verification& verification) {
 
 std::string plan_csv(const Plan& plan) {
   std::string out =
-      "op,program,stream,kind,phase,part,stage,layer,microbatch,communicator,tag,count,dtype,bytes,"
+      "op,program,stream,kind,phase,part,stage,layer,microbatch,slice,communicator,tag,count,dtype,"
+      "bytes,"
       "peer,match,group,buffer,waits,allocates,frees,kernels\n";
   each_op(plan, [&](std::size_t program, OpId id, const Op& op) {
     const bool moves = is_communication(op.kind);
     std::vector<std::string> kernels;
     for (const Call& call : plan.calls_of(op)) kernels.push_back(to_text(plan.kernel(call.kernel)));
-    out += fmt::format("{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}\n",
-                       id.value, program, csv_cell(stream_name(plan, op.stream)), name_of(op.kind),
-                       phase_name(op.phase), part_name(op.part), cell(op.stage), cell(op.layer),
-                       cell(op.microbatch), csv_cell(communicator_name(plan, op.comm)),
-                       csv_cell(plan.name(op.tag)), moves ? std::to_string(op.count) : "",
-                       moves ? name_of(op.dtype) : "", moves ? std::to_string(op_bytes(op)) : "",
-                       cell(op.peer), cell(op.match), cell(op.group), cell(op.buffer.value),
-                       ids(plan.waits_of(op)), ids(plan.allocates_of(op)), ids(plan.frees_of(op)),
-                       csv_cell(join(kernels, "; ")));
+    out += fmt::format(
+        "{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}\n", id.value, program,
+        csv_cell(stream_name(plan, op.stream)), name_of(op.kind), phase_name(op.phase),
+        part_name(op.part), cell(op.stage), cell(op.layer), cell(op.microbatch), cell(op.seq_slice),
+        csv_cell(communicator_name(plan, op.comm)), csv_cell(plan.name(op.tag)),
+        moves ? std::to_string(op.count) : "", moves ? name_of(op.dtype) : "",
+        moves ? std::to_string(op_bytes(op)) : "", cell(op.peer), cell(op.match), cell(op.group),
+        cell(op.buffer.value), ids(plan.waits_of(op)), ids(plan.allocates_of(op)),
+        ids(plan.frees_of(op)), csv_cell(join(kernels, "; ")));
   });
   return out;
-}
-
-std::string plan_dot(const Plan& plan) {
-  std::string out = "digraph plan {\n  rankdir=LR;\n  node [shape=box, fontsize=10];\n";
-  std::map<std::tuple<std::size_t, std::int32_t>, std::vector<OpId>> streams;
-  std::map<std::int32_t, OpId> sends, receives;
-  each_op(plan, [&](std::size_t program, OpId id, const Op& op) {
-    streams[{program, op.stream.value}].push_back(id);
-    if (op.kind == OpKind::send) sends[op.match] = id;
-    if (op.kind == OpKind::recv) receives[op.match] = id;
-  });
-  for (const auto& [key, ops] : streams) {
-    const auto [program, stream] = key;
-    out += fmt::format("  subgraph \"cluster_{}_{}\" {{\n    label=\"rank {}: {}\";\n", program,
-                       stream, program, escape_json(stream_name(plan, StreamId{stream})));
-    for (OpId id : ops)
-      out += fmt::format("    o{} [label=\"{}\"];\n", id.value,
-                         escape_json(op_label_with_id(plan, id)));
-    out += "  }\n";
-    for (std::size_t i = 1; i < ops.size(); ++i)
-      out += fmt::format("  o{} -> o{} [style=dotted];\n", ops[i - 1].value, ops[i].value);
-  }
-  each_op(plan, [&](std::size_t, OpId id, const Op& op) {
-    for (OpId wait : plan.waits_of(op)) out += fmt::format("  o{} -> o{};\n", wait.value, id.value);
-  });
-  for (const auto& [match, send] : sends)
-    if (const auto receive = receives.find(match); receive != receives.end())
-      out += fmt::format("  o{} -> o{} [style=bold, constraint=false];\n", send.value,
-                         receive->second.value);
-  return out + "}\n";
 }
 
 }  // namespace tandem::tools

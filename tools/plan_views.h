@@ -1,6 +1,5 @@
 // Views of a plan for people and scripts: the order as a picture, groups of ranks, statistics, one
-// op a CSV row, a graph for Graphviz. All computed from the plan itself, so they also work for a
-// plan file. Pure.
+// op a CSV row. All computed from the plan itself, so they also work for a plan file. Pure.
 #pragma once
 
 #include <string>
@@ -31,9 +30,5 @@ namespace tandem::tools {
 
 // A header line, then a row an op in the order of their ids.
 [[nodiscard]] std::string plan_csv(const Plan& plan);
-
-// A graph of at most kDotOps ops: streams as clusters, waits and matches as edges.
-inline constexpr std::size_t kDotOps = 2000;  // more is no picture that a person can read
-[[nodiscard]] std::string plan_dot(const Plan& plan);
 
 }  // namespace tandem::tools

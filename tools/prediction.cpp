@@ -138,19 +138,25 @@ std::string percent(double share) { return fmt::format("{:.1f} %", 100 * share);
 
 }  // namespace
 
+Result<std::optional<Calibration>> calibration_of(PlanInput& in) {
+  const std::string& name = in.scenario.cluster.calibration;
+  if (name.empty()) return std::optional<Calibration>();
+  const std::string path = path_of_field(in.scenario, "cluster.calibration", name);
+  auto text = read_file(path, limits::kTableBytes);
+  if (!text) return text.error();
+  auto calibration = calibration_from_json(*text, path);
+  if (!calibration) return calibration.error();
+  in.inputs.emplace_back(path, sha256_hex(*text));
+  return std::optional<Calibration>(std::move(*calibration));
+}
+
 Result<Prediction> predict(Context& context, PlanInput& in) {
   Prediction p;
   const auto begin = std::chrono::steady_clock::now();
   const ClusterSpec& spec = in.scenario.cluster;
-  if (!spec.calibration.empty()) {
-    const std::string path = path_of_field(in.scenario, "cluster.calibration", spec.calibration);
-    auto text = read_file(path, limits::kTableBytes);
-    if (!text) return text.error();
-    auto calibration = calibration_from_json(*text, path);
-    if (!calibration) return calibration.error();
-    p.calibration = std::move(*calibration);
-    in.inputs.emplace_back(path, sha256_hex(*text));
-  }
+  auto calibration = calibration_of(in);
+  if (!calibration) return calibration.error();
+  p.calibration = std::move(*calibration);
   auto cluster = sim::make_cluster(spec, in.plan.header.mesh.world());
   if (!cluster) return cluster.error();
   p.cluster = std::move(*cluster);

@@ -23,9 +23,11 @@ struct Prediction {
   double peak_flops = 0;   // flop/s of all devices together; local: of the cores that they share
 };
 
-// Reads the calibration that the scenario names (into input.inputs too), builds the cluster and
-// simulates one step. Warnings go to the context. Codes: sim/simulate.h,
-// common/model/calibration.h.
+// The calibration that the scenario names, if it names one; its file goes into input.inputs.
+[[nodiscard]] Result<std::optional<Calibration>> calibration_of(PlanInput& input);
+
+// Reads the calibration, builds the cluster and simulates one step. Warnings go to the context.
+// Codes: sim/simulate.h, common/model/calibration.h.
 [[nodiscard]] Result<Prediction> predict(Context& context, PlanInput& input);
 
 // Step error that is left when every op takes as long as in `measured`: iteration / measured - 1.

@@ -1,6 +1,17 @@
 #include "common/base/svg.h"
 
+#include <charconv>
+
 namespace tandem {
+
+std::string_view ink_on(std::string_view colour) {
+  const auto part = [&](std::size_t at) {
+    int value = 0;
+    std::from_chars(colour.data() + at, colour.data() + at + 2, value, 16);
+    return value;
+  };
+  return 299 * part(1) + 587 * part(3) + 114 * part(5) > 150'000 ? "#1a1c1f" : "#ffffff";
+}
 
 double tick_step(double range, int count) {
   const double raw = range / count;

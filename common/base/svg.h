@@ -23,6 +23,9 @@ class SvgText {
 // The distance of about `count` round marks in `range` (> 0).
 [[nodiscard]] double tick_step(double range, int count);
 
+// Which of dark and white ink is legible on a colour "#rrggbb": weights of ITU-R BT.601.
+[[nodiscard]] std::string_view ink_on(std::string_view colour);
+
 // Okabe and Ito's colours, the same as page/report.js: of F, I, W, B, R, O, D.
 inline constexpr std::array<std::string_view, 7> kPhaseColours = {
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#999999"};

@@ -8,8 +8,8 @@
 #include <set>
 #include <tuple>
 
+#include "common/plan/labels.h"
 #include "common/timeline/check_timeline.h"
-#include "common/timeline/labels.h"
 
 namespace tandem {
 namespace {

@@ -9,10 +9,10 @@
 #include <set>
 
 #include "common/base/text.h"
+#include "common/plan/labels.h"
 #include "common/report/numbers.h"
 #include "common/report/page.h"
 #include "common/report/svg.h"
-#include "common/timeline/labels.h"
 
 namespace tandem {
 namespace {

@@ -7,7 +7,7 @@
 #include <tuple>
 #include <vector>
 
-#include "common/timeline/labels.h"
+#include "common/plan/labels.h"
 
 namespace tandem {
 namespace {

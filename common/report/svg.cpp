@@ -8,8 +8,8 @@
 
 #include "common/base/svg.h"
 #include "common/base/text.h"
+#include "common/plan/labels.h"
 #include "common/report/numbers.h"
-#include "common/timeline/labels.h"
 
 namespace tandem {
 namespace {

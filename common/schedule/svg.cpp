@@ -22,10 +22,6 @@ constexpr std::string_view kInk = "#1a1c1f", kMuted = "#5a6068", kHeld = "#c3cad
 struct Colour {
   int r = 0, g = 0, b = 0;
   [[nodiscard]] std::string text() const { return fmt::format("#{:02x}{:02x}{:02x}", r, g, b); }
-  // Which ink is legible on it: weights of ITU-R BT.601.
-  [[nodiscard]] std::string_view ink() const {
-    return 299 * r + 587 * g + 114 * b > 150'000 ? kInk : std::string_view("#ffffff");
-  }
 };
 
 // The phase's colour with a share of white.
@@ -147,8 +143,8 @@ class Picture {
       d_.put(
           "<text x=\"{:.2f}\" y=\"{}\" text-anchor=\"middle\" font-size=\"{}\" "
           "fill=\"{}\">{}</text>",
-          from + width / 2, y + (height + size) / 2 - (a.dir == 1 ? 0 : 1), size, fill.ink(),
-          label);
+          from + width / 2, y + (height + size) / 2 - (a.dir == 1 ? 0 : 1), size,
+          ink_on(fill.text()), label);
     d_.put("</g>\n");
   }
 

@@ -7,9 +7,9 @@
 #include <set>
 #include <tuple>
 
+#include "common/base/sink.h"
 #include "common/base/text.h"
-#include "common/timeline/labels.h"
-#include "common/timeline/sink.h"
+#include "common/plan/labels.h"
 
 namespace tandem {
 namespace {

@@ -8,10 +8,10 @@
 #include <tuple>
 
 #include "common/base/limits.h"
+#include "common/base/sink.h"
 #include "common/base/text.h"
+#include "common/plan/labels.h"
 #include "common/timeline/check_timeline.h"
-#include "common/timeline/labels.h"
-#include "common/timeline/sink.h"
 
 namespace tandem {
 namespace {

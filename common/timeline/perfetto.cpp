@@ -6,10 +6,10 @@
 #include <tuple>
 #include <utility>
 
-#include "common/timeline/labels.h"
+#include "common/base/protobuf_writer.h"
+#include "common/base/sink.h"
+#include "common/plan/labels.h"
 #include "common/timeline/perfetto_fields.h"
-#include "common/timeline/protobuf_writer.h"
-#include "common/timeline/sink.h"
 
 namespace tandem {
 namespace {

@@ -7,10 +7,10 @@
 #include <tuple>
 
 #include "common/base/limits.h"
+#include "common/base/protobuf_writer.h"
 #include "common/timeline/check_timeline.h"
 #include "common/timeline/perfetto.h"
 #include "common/timeline/perfetto_fields.h"
-#include "common/timeline/protobuf_writer.h"
 
 namespace tandem {
 namespace {

@@ -11,7 +11,7 @@
 #include "common/base/crc32c.h"
 #include "common/base/file.h"
 #include "common/base/little_endian.h"
-#include "common/timeline/protobuf_writer.h"
+#include "common/base/protobuf_writer.h"
 #include "exec/device/clock.h"
 
 namespace tandem::exec {

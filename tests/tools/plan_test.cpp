@@ -2,9 +2,11 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <map>
 
 #include "common/plan/parse.h"
 #include "common/plan/print.h"
+#include "tests/common/plan/chakra_decoder.h"
 #include "tests/tools/program.h"
 
 using namespace tandem;
@@ -122,6 +124,10 @@ TEST_CASE("plan --format csv has a row an op, dot a node an op; large pictures a
   const Run csv = test::tandem({"plan", kPipeline, "--format", "csv"});
   CHECK(std::count(csv.out.begin(), csv.out.end(), '\n') == json["ops"].get<int>() + 1);
   CHECK(csv.out.starts_with("op,program,stream,kind,"));
+  const Run slices = test::tandem({"plan", "scenarios/learn/21_slices.yaml", "--format", "csv"});
+  CHECK(slices.out.find(",microbatch,slice,") != std::string::npos);
+  CHECK(slices.out.find(",compute,F,warm_up,0,0,1,2,") !=
+        std::string::npos);  // layer 0, mb 1, slice 2
   const Run dot = test::tandem({"plan", kPipeline, "--format", "dot"});
   CHECK(dot.out.starts_with("digraph plan {"));
   std::size_t nodes = 0;
@@ -134,6 +140,69 @@ TEST_CASE("plan --format csv has a row an op, dot a node an op; large pictures a
                                   "training.global_batch=256"});
   CHECK(large.code == 2);
   CHECK(large.err.find("E-CLI-012") != std::string::npos);
+  CHECK(large.err.find("training.global_batch") != std::string::npos);
+}
+
+// The files of all ranks; what a rank of each program hands over sums to what --stats prints.
+TEST_CASE("plan --format chakra: a trace a rank, bytes as --stats, and nothing replaced unasked") {
+  const TempDir dir;
+  const std::string prefix = dir / "deep/axes";
+  const std::vector<std::string> command = {"plan", kAxes,  "--format", "chakra",
+                                            "-o",   prefix, "--json"};
+  const Run run = test::tandem(command);
+  REQUIRE(run.code == 0);
+  const auto json = run.json();
+  CHECK(json["paths"].size() == 8);
+  CHECK(json["launch_order"] == true);
+  const auto groups = nlohmann::json::parse(slurp(json["groups_path"].get<std::string>()));
+
+  const auto plan = parse_plan(test::tandem({"plan", kAxes}).out, "plan.txt");
+  REQUIRE(plan.ok());
+  std::map<std::string, std::int64_t> bytes;
+  std::int64_t size = 0, computing_us = 0;
+  for (int r = 0; r < 8; ++r) {
+    const std::string path = prefix + "." + std::to_string(r) + ".et";
+    CHECK(json["paths"][static_cast<std::size_t>(r)] == path);
+    const std::string file = slurp(path);
+    size += static_cast<std::int64_t>(file.size());
+    const chakra::Trace trace = chakra::decode(file);
+    CHECK(trace.plan_id == json["plan_id"]);
+    if (r != 0 && r != 4) continue;  // one of each program
+    for (const chakra::Node& n : trace.nodes) {
+      computing_us += static_cast<std::int64_t>(n.duration_micros);
+      if (n.type == chakra::kSend)
+        bytes[r == 0 ? "edge:0->1" : "edge:1->0"] += n.number("comm_size");
+      if (n.type != chakra::kColl) continue;
+      // The group is one of this rank, and of the communicator of the op with the node's id.
+      const Op& op = plan->op(OpId{static_cast<std::int64_t>(n.id)});
+      std::vector<int> members;
+      for (Rank m : plan->members(op.comm, Rank{r})) members.push_back(m.value);
+      CHECK(groups[n.attr.at("pg_name").text] == members);
+      bytes[plan->name(plan->communicators[op.comm.index()].name)] += n.number("comm_size");
+    }
+  }
+  CHECK(json["bytes"] == size);
+  CHECK(computing_us > 0);
+  const auto stats = test::tandem({"plan", kAxes, "--stats", "--json"}).json();
+  for (const auto& [name, count] : stats["bytes_by_communicator"].items())
+    CHECK(bytes[name] == count.get<std::int64_t>());
+
+  // A second time only with --force, and then the same bytes; a plan file has no durations.
+  const std::string first = slurp(prefix + ".7.et");
+  const Run again = test::tandem(command);
+  CHECK(again.code == 2);
+  CHECK(again.json()["errors"][0]["code"] == "E-CLI-006");
+  std::vector<std::string> forced = command;
+  forced.push_back("--force");
+  CHECK(test::tandem(forced).code == 0);
+  CHECK(slurp(prefix + ".7.et") == first);
+  spill(dir / "plan.txt", test::tandem({"plan", kAxes}).out);
+  const auto of_file =
+      test::tandem({"plan", dir / "plan.txt", "--format", "chakra", "-o", dir / "file", "--json"})
+          .json();
+  CHECK(of_file["durations"] == false);
+  for (const chakra::Node& n : chakra::decode(slurp(dir / "file.0.et")).nodes)
+    CHECK(n.duration_micros == 0);
 }
 
 TEST_CASE("plan --stats and --dump-after") {
@@ -149,9 +218,18 @@ TEST_CASE("plan --stats and --dump-after") {
 }
 
 TEST_CASE("plan: what is refused on the command line") {
-  const Run chakra = test::tandem({"plan", kPipeline, "--format", "chakra"});
-  CHECK(chakra.code == 2);
-  CHECK(chakra.err.find("E-CLI-008") != std::string::npos);
+  const auto code_of = [](const std::vector<std::string>& more) {
+    std::vector<std::string> arguments = {"plan", kPipeline, "--json"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const Run run = test::tandem(arguments);
+    CHECK(run.code == 2);
+    return run.json()["errors"][0]["code"].get<std::string>();
+  };
+  const TempDir dir;
+  CHECK(code_of({"--format", "chakra"}) == "E-CLI-003");
+  CHECK(code_of({"--format", "chakra", "-o", dir / ""}) == "E-CLI-004");
+  CHECK(code_of({"--format", "chakra", "-o", dir / "emptyish"}) == "E-CLI-004");
+  CHECK(code_of({"--format", "chakra", "-o", dir / "x", "--dump-after", "order"}) == "E-CLI-005");
   CHECK(test::tandem({"plan", kPipeline, "--format", "png"}).code == 2);
   const Run step = test::tandem({"plan", kPipeline, "--dump-after", "ordr"});
   CHECK(step.code == 2);

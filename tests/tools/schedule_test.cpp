@@ -240,7 +240,8 @@ TEST_CASE("schedule --file: what was written is read; errors are in the file") {
   const Run n0 = schedule("--file " + dir / "n0.csv");
   CHECK(n0.code == 4);
   CHECK(n0.err.find("V4 cycle of 4: rank 0 0B0 needs rank 1 1B0") != std::string::npos);
-  CHECK(n0.err.find("<-- ERROR HERE") != std::string::npos);
+  CHECK(n0.err.find("<-- ERROR HERE\n") != std::string::npos);
+  CHECK(n0.err.find("\n        Rank 0 Rank 1\nStep 0: 0F0    1F1\n") != std::string::npos);
   CHECK(schedule("--file " + dir / "n0.csv --json").json()["valid"] == false);
   spill(dir / "bad.csv", "0F0,0B0\n1F0, 1B0x\n");
   const Run bad = schedule("--file " + dir / "bad.csv");

@@ -9,10 +9,10 @@
 #include <fstream>
 #include <sstream>
 
+#include "common/base/protobuf_writer.h"
 #include "common/base/sha256.h"
 #include "common/timeline/check_timeline.h"
 #include "common/timeline/perfetto_fields.h"
-#include "common/timeline/protobuf_writer.h"
 #include "common/timeline/read_timeline.h"
 #include "tests/common/report/synthetic.h"
 #include "tests/common/timeline/equal.h"

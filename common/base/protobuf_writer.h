@@ -1,15 +1,19 @@
 // Protocol-buffer wire format, as much as the timelines and exports need: an encoder into a string
-// and a decoder over bytes that may be damaged. No schemas: docs/formats/timeline.md lists fields.
+// and a decoder over bytes that may be damaged. No schemas: whoever writes a format names its
+// fields.
 //   tag = varint(field << 3 | wire); wire 0 varint, 1 eight bytes LE, 2 length + bytes, 5 four
 //   bytes LE; a varint holds 7 bits a byte, low group first, bit 7 = more, at most 10 bytes.
 // Plain values; one object is used by one thread at a time.
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 
 namespace tandem {
+
+void append_varint(std::string& out, std::uint64_t value);
 
 class ProtoWriter {
  public:
@@ -19,11 +23,12 @@ class ProtoWriter {
   void real32(int field, float value);
   void text(int field, std::string_view bytes);  // string, bytes
   void message(int field, const ProtoWriter& inner) { text(field, inner.bytes()); }
+  void packed(int field, std::span<const std::uint64_t> values);  // of proto3's repeated numbers
   [[nodiscard]] const std::string& bytes() const { return bytes_; }
   void clear() { bytes_.clear(); }
 
  private:
-  void raw_varint(std::uint64_t value);
+  void raw_varint(std::uint64_t value) { append_varint(bytes_, value); }
   std::string bytes_;
 };
 

@@ -1,12 +1,12 @@
-#include "common/timeline/protobuf_writer.h"
+#include "common/base/protobuf_writer.h"
 
 #include <bit>
 
 namespace tandem {
 
-void ProtoWriter::raw_varint(std::uint64_t value) {
-  for (; value >= 0x80; value >>= 7) bytes_.push_back(static_cast<char>((value & 0x7f) | 0x80));
-  bytes_.push_back(static_cast<char>(value));
+void append_varint(std::string& out, std::uint64_t value) {
+  for (; value >= 0x80; value >>= 7) out.push_back(static_cast<char>((value & 0x7f) | 0x80));
+  out.push_back(static_cast<char>(value));
 }
 
 void ProtoWriter::varint(int field, std::uint64_t value) {
@@ -33,6 +33,12 @@ void ProtoWriter::text(int field, std::string_view bytes) {
   raw_varint(static_cast<std::uint64_t>(field) << 3 | 2);
   raw_varint(bytes.size());
   bytes_.append(bytes);
+}
+
+void ProtoWriter::packed(int field, std::span<const std::uint64_t> values) {
+  std::string list;
+  for (std::uint64_t value : values) append_varint(list, value);
+  text(field, list);
 }
 
 bool ProtoReader::raw_varint(std::uint64_t& value) {

@@ -1,4 +1,4 @@
-#include "common/timeline/labels.h"
+#include "common/plan/labels.h"
 
 #include <fmt/format.h>
 

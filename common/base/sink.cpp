@@ -1,4 +1,4 @@
-#include "common/timeline/sink.h"
+#include "common/base/sink.h"
 
 #include "common/base/file.h"
 
