@@ -6,6 +6,7 @@
 #include "common/plan/build.h"
 #include "common/plan/verify/verify.h"
 #include "common/scenario/fields.h"
+#include "common/schedule/registry.h"
 #include "tools/commands.h"
 #include "tools/degrees.h"
 #include "tools/exit_codes.h"
@@ -19,14 +20,16 @@ std::string head(const Scenario& s) {
   const ModelSpec& m = s.model;
   const std::string kv =
       m.kv_heads == m.heads ? "" : fmt::format(" of {} key/value heads", m.kv_heads);
+  const int k = num_slices(s.schedule.kind, s.schedule.options);
+  const std::string slices = k > 1 ? fmt::format(", each in {} slices", k) : "";
   return fmt::format(
       "{}: {}, {} layers, hidden {}, {} heads{}, ffn {}, vocabulary {}; sequence {}, global batch "
       "{}\n"
-      "  {}; schedule {}, {} microbatches of {} sequences\n\n",
+      "  {}; schedule {}, {} microbatches of {} sequences{}\n\n",
       s.name, words_of(find_field("model.family")->names)[static_cast<std::size_t>(m.family)],
       m.layers, m.hidden, m.heads, kv, m.ffn_hidden, m.vocab, s.training.sequence,
       s.training.global_batch, degrees_text(mesh_of(s)), s.schedule.kind, s.num_microbatches(),
-      s.training.micro_batch);
+      s.training.micro_batch, slices);
 }
 
 int report_model(Context& context, const std::string& file) {

@@ -162,7 +162,7 @@ constexpr CodeInfo kCodes[] = {
     {"E-SCEN-040", kInfeasible, "the plan would have more operations than Tandem handles",
      "At most 50 million, estimated before anything is built.", "a million microbatches of 96 layers"},
     {"E-SCEN-041", kInfeasible, "training.sequence cannot be cut into equal parts",
-     "With sequence parallelism each tp rank holds the same number of positions.", "sequence: 33 with tp: 2 and sequence_parallel: true"},
+     "With sequence parallelism each tp rank holds the same number of positions, and so does each slice.", "sequence: 33 with tp: 2 and sequence_parallel: true"},
     {"E-SCEN-042", kInfeasible, "the expert grid does not divide the ranks of a stage",
      "Inside a pipeline stage the same ranks are seen through two grids: tp, cp, dp, and etp, ep, edp.", "ep: 4 with tp: 1 and dp: 2"},
     {"E-SCEN-043", kInfeasible, "the experts do not divide among the ep ranks",

@@ -214,12 +214,18 @@ class Rules : RuleSet {
              "more microbatches than Tandem handles", fmt::format("{:.3g} microbatches", m),
              fmt::format("at most {}", limits::kMicrobatches), "use a larger micro_batch");
     else if (ops > double(limits::kOps))
-      refuse({"training.global_batch", "model.layers", "parallel.pp"}, "E-SCEN-040",
-             "the plan would have more operations than Tandem handles",
-             fmt::format("about {:.1g} operations: {:.0f} microbatches of {} layers", ops, m,
-                         s_.model.layers),
-             fmt::format("at most {} operations", limits::kOps),
-             "use a larger micro_batch or a smaller global_batch");
+      too_many_ops(ops, m);
+  }
+
+  void too_many_ops(double ops, double m) {
+    const int k = num_slices(s_.schedule.kind, s_.schedule.options);
+    refuse({"training.global_batch", "model.layers", "parallel.pp", "schedule.slices"},
+           "E-SCEN-040", "the plan would have more operations than Tandem handles",
+           fmt::format("about {:.1g} operations: {:.0f} microbatches{} of {} layers", ops, m,
+                       k > 1 ? fmt::format(" in {} slices", k) : "", s_.model.layers),
+           fmt::format("at most {} operations", limits::kOps),
+           k > 1 ? "use fewer slices, a larger micro_batch or a smaller global_batch"
+                 : "use a larger micro_batch or a smaller global_batch");
   }
 
   // A value equal to the default changes nothing and is not worth a warning.

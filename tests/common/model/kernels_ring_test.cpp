@@ -5,6 +5,7 @@
 #include <string>
 
 #include "common/base/text.h"
+#include "common/model/calibration.h"
 #include "common/model/kernels.h"
 
 namespace tandem {
@@ -109,6 +110,50 @@ TEST_CASE("ring attention: text and rules") {
   CHECK(rule("attention_block_fwd" + block + " v_dim=20 step=1") ==
         "v_dim is at most head_dim with flash");
   CHECK(rule("kv_pack" + block + " kv_heads=3") == "heads is a multiple of kv_heads");
+}
+
+// Slices of a sequence on one rank (models.md 8a): a block is an earlier slice, all of it is seen.
+TEST_CASE("slices: operands, bytes, text and rules of a block that is an earlier slice") {
+  const std::string heads = " batch=2 heads=4 seq=16 head_dim=16 kv_heads=2";
+  const auto inputs = [](const std::string& text) {
+    return text_of(signature(entry(text), kBf16).inputs);
+  };
+  CHECK(inputs("attention_block_fwd" + heads + " step=1 slices") ==
+        "qkv:bf16:16,2,128 kv:bf16:16,2,64 out:bf16:16,2,64 lse:f32:2,4,16");
+  CHECK(inputs("attention_block_fwd" + heads + " step=1 slices fused") ==
+        "qkv:bf16:16,2,128 kv:bf16:16,2,128 out:bf16:16,2,64 lse:f32:2,4,16");
+  CHECK(inputs("attention_block_bwd_input" + heads + " slices fused") ==
+        "dout:bf16:16,2,64 qkv:bf16:16,2,128 kv:bf16:16,2,128 lse:f32:2,4,16 out:bf16:16,2,64");
+  const auto bytes = [](const std::string& text) { return cost(entry(text), kBf16, false).bytes; };
+  const double n = 2 * 16, kv = 64, q = 64, lse = 4 * 4;
+  CHECK(bytes("attention_block_fwd" + heads + " step=1 slices") ==
+        n * ((3 * q + kv) * 2 + 2 * lse));
+  CHECK(bytes("attention_block_bwd_input" + heads + " step=1 slices fused") ==
+        n * ((5 * q + kv) * 2 + 2 * kv * 4 + lse));
+  // No chunks, so an odd length is well.
+  CHECK(broken_rule(entry("attention_block_fwd batch=2 heads=4 seq=7 head_dim=16 step=1 slices")) ==
+        "");
+  CHECK_FALSE(read("kv_pack batch=2 heads=4 seq=16 head_dim=16 slices"));
+  CHECK_FALSE(read("attention_fwd batch=2 heads=4 seq=16 head_dim=16 causal flash slices"));
+  // Where rows begin, and how a block lies, is text of a kernel and no part of what it costs.
+  for (const char* text :
+       {"pos_add_fwd seq=8 batch=2 width=64 first=24",
+        "pos_add_bwd_weight seq=8 batch=2 width=64 first=24",
+        "rope_fwd batch=2 heads=4 seq=8 head_dim=16 kv_heads=2 first=24 base=10000",
+        "rope_bwd_input batch=2 heads=4 seq=8 head_dim=16 first=24 base=10000",
+        "mla_qkv_fwd batch=2 heads=4 seq=8 nope_dim=8 rope_dim=4 v_dim=8 first=24 base=10000",
+        "mla_qkv_bwd_input batch=2 heads=4 seq=8 nope_dim=8 rope_dim=4 v_dim=8 first=24 "
+        "base=10000"}) {
+    const Kernel k = entry(text);
+    CHECK(first_position_of(k) == 24);
+    std::string without = text;
+    without.erase(without.find(" first=24"), 9);
+    CHECK(first_position_of(entry(without)) == 0);
+    CHECK(calibration_key(k) == without);
+    CHECK(cost(k, kBf16, false).bytes == cost(entry(without), kBf16, false).bytes);
+  }
+  CHECK(calibration_key(entry("attention_block_fwd" + heads + " step=1 slices fused")) ==
+        "attention_block_fwd" + heads + " step=1 slices");
 }
 
 }  // namespace tandem

@@ -22,7 +22,7 @@ inline bool same_header(const PlanHeader& a, const PlanHeader& b) {
          a.microbatches == b.microbatches && a.micro_batch == b.micro_batch &&
          a.sequence == b.sequence && a.mesh.size == b.mesh.size && order(a.mesh) == order(b.mesh) &&
          a.stage_rank == b.stage_rank && a.types == b.types && a.data_axes == b.data_axes &&
-         a.evaluation == b.evaluation;
+         a.evaluation == b.evaluation && a.copies == b.copies && a.slices == b.slices;
 }
 
 inline void check_equal(const Plan& a, const Plan& b) {
@@ -41,10 +41,11 @@ inline void check_equal(const Plan& a, const Plan& b) {
     CHECK(a.name(x.name) == b.name(y.name));
     CHECK(a.name(x.slice.parts) == b.name(y.slice.parts));
     CHECK((x.program == y.program && x.cls == y.cls && x.dtype == y.dtype && x.shape == y.shape &&
-           x.microbatch == y.microbatch && x.layer == y.layer && x.slice.dim == y.slice.dim &&
-           x.slice.axis == y.slice.axis && x.slice.valid == y.slice.valid &&
-           x.alias_of == y.alias_of && x.alias_offset == y.alias_offset && x.bucket == y.bucket &&
-           x.rows_of == y.rows_of && x.max_rows == y.max_rows && x.window == y.window));
+           x.microbatch == y.microbatch && x.seq_slice == y.seq_slice && x.layer == y.layer &&
+           x.slice.dim == y.slice.dim && x.slice.axis == y.slice.axis &&
+           x.slice.valid == y.slice.valid && x.alias_of == y.alias_of &&
+           x.alias_offset == y.alias_offset && x.bucket == y.bucket && x.rows_of == y.rows_of &&
+           x.max_rows == y.max_rows && x.window == y.window));
   }
   CHECK(a.kernels == b.kernels);
   REQUIRE(a.programs.size() == b.programs.size());
@@ -60,7 +61,7 @@ inline void check_equal(const Plan& a, const Plan& b) {
     const Op &x = a.ops[i], &y = b.ops[i];
     CHECK((x.kind == y.kind && x.phase == y.phase && x.part == y.part &&
            a.streams[x.stream.index()] == b.streams[y.stream.index()] && x.stage == y.stage &&
-           x.layer == y.layer && x.microbatch == y.microbatch));
+           x.layer == y.layer && x.microbatch == y.microbatch && x.seq_slice == y.seq_slice));
     CHECK((x.comm == y.comm && x.reduction == y.reduction && x.count == y.count &&
            x.dtype == y.dtype && x.peer == y.peer && x.match == y.match && x.group == y.group &&
            a.name(x.tag) == b.name(y.tag) && x.buffer == y.buffer && x.source == y.source &&

@@ -27,6 +27,7 @@
 #include "common/schedule/registry.h"
 #include "common/schedule/text.h"
 #include "sim/memory/tracker.h"
+#include "tests/common/plan/plan_equal.h"
 #include "tests/common/plan/plan_of.h"
 
 namespace tandem {
@@ -156,6 +157,7 @@ TEST_CASE("slices: closed forms, verification and text of many layouts") {
     const auto back = parse_plan(once, "plan.txt");
     REQUIRE_MESSAGE(back.ok(), (back.ok() ? "" : to_text(back.error().diagnostics)));
     CHECK(print(*back) == once);
+    check_equal(plan, *back);
 
     const bool experts = s.model.moe.experts > 0 && s.model.moe.dense_first < s.model.layers;
     CHECK(has_transient_form(s) == !experts);
@@ -174,46 +176,46 @@ TEST_CASE("slices: closed forms, verification and text of many layouts") {
 
 // Receives just before their consumer, so that no message waits (transients_test.cpp).
 TEST_CASE("slices: peaks of every class are the closed forms") {
-  for (const char* model : {"gpt-tiny", "llama-tiny", "{preset: llama-tiny, layers: 6}",
-                            "{preset: deepseek-tiny, moe: {dense_first: 8}}"})
-    for (const char* parallel : {"", "tp: 2, ", "tp: 2, sequence_parallel: true, ", "dp: 2, "})
-      for (int stages : {1, 2})
-        for (int slices : {2, 4})
-          for (int microbatches : {1, 3})
-            for (const char* precision : {"fp32", "bf16"}) {
-              const bool half = std::string(parallel) == "dp: 2, ";
-              const Scenario s = scenario(fmt::format(
-                  "model: {}\ntraining: {{micro_batch: 2, global_batch: {}, precision: {}}}\n"
-                  "parallel: {{{}pp: {}}}\n"
-                  "schedule: {{kind: seq1f1b, slices: {}, receive: deferred_parity}}\n",
-                  model, 2 * (half ? 2 : 1) * microbatches, precision, parallel, stages, slices));
-              CAPTURE(std::string(model));
-              CAPTURE(std::string(parallel));
-              CAPTURE(stages);
-              CAPTURE(slices);
-              CAPTURE(microbatches);
-              CAPTURE(std::string(precision));
-              const Plan plan = plan_of(s);
-              const auto memory = sim::track_memory(plan);
-              for (int p = 0; p < stages; ++p) {
-                CAPTURE(p);
-                const auto& peak = memory[static_cast<std::size_t>(p)].peak;
-                const auto of = [&peak](BufferClass c) {
-                  return peak.by_class[static_cast<std::size_t>(c)];
-                };
-                const int open = open_visits(s, p).value();
-                const KeptBytes kept = kept_bytes(s, p, open);
-                const TransientBytes moving = transient_bytes(s, p);
-                CHECK(of(BufferClass::saved_input) == kept.saved_input);
-                CHECK(of(BufferClass::saved_weight) == kept.saved_weight);
-                CHECK(of(BufferClass::logits) == kept.logits);
-                CHECK(of(BufferClass::batch) == kept.batch);
-                CHECK(of(BufferClass::activation) == moving.activation);
-                CHECK(of(BufferClass::grad_activation) == moving.grad_activation);
-                CHECK(of(BufferClass::scratch) == moving.scratch);
-                CHECK(peak.total <= peak_bound(s, p, open));
+  for (const std::string model : {"gpt-tiny", "llama-tiny", "{preset: llama-tiny, layers: 6}",
+                                  "{preset: deepseek-tiny, moe: {dense_first: 8}}"})
+    for (const std::string parallel :
+         {"", "tp: 2, ", "tp: 2, sequence_parallel: true, ", "dp: 2, "})
+      for (const std::string recompute : {"none", "full", "{layers: 1}"})
+        for (int stages : {1, 2})
+          for (int slices : {2, 4})
+            for (int microbatches : {1, 3})
+              for (const std::string precision : {"fp32", "bf16"}) {
+                const std::string text = fmt::format(
+                    "model: {}\ntraining: {{micro_batch: 2, global_batch: {}, precision: {}, "
+                    "recompute: {}}}\nparallel: {{{}pp: {}}}\n"
+                    "schedule: {{kind: seq1f1b, slices: {}, receive: deferred_parity}}\n",
+                    model, 2 * (parallel == "dp: 2, " ? 2 : 1) * microbatches, precision, recompute,
+                    parallel, stages, slices);
+                CAPTURE(text);
+                const Scenario s = scenario(text);
+                const Plan plan = plan_of(s);
+                const auto memory = sim::track_memory(plan);
+                for (int p = 0; p < stages; ++p) {
+                  CAPTURE(p);
+                  const auto& peak = memory[static_cast<std::size_t>(p)].peak;
+                  const auto of = [&peak](BufferClass c) {
+                    return peak.by_class[static_cast<std::size_t>(c)];
+                  };
+                  const int open = open_visits(s, p).value();
+                  const KeptBytes kept = kept_bytes(s, p, open);
+                  const TransientBytes moving = transient_bytes(s, p);
+                  if (recompute == "none") {  // else with the layer that is made again
+                    CHECK(of(BufferClass::saved_input) == kept.saved_input);
+                    CHECK(of(BufferClass::saved_weight) == kept.saved_weight);
+                  }
+                  CHECK(of(BufferClass::logits) == kept.logits);
+                  CHECK(of(BufferClass::batch) == kept.batch);
+                  CHECK(of(BufferClass::activation) == moving.activation);
+                  CHECK(of(BufferClass::grad_activation) == moving.grad_activation);
+                  CHECK(of(BufferClass::scratch) == moving.scratch);
+                  CHECK(peak.total <= peak_bound(s, p, open));
+                }
               }
-            }
 }
 
 TEST_CASE("one slice is 1f1b") {
@@ -368,6 +370,53 @@ TEST_CASE("a file's order with slices: the kind's own text is the kind's plan") 
     CHECK_MESSAGE(text.find("E-SCEN-041") != std::string::npos, text);
     CHECK_MESSAGE(text.find("30 / 4 = 7.5 positions for each slice") != std::string::npos, text);
   }
+  fs::remove_all(folder);
+}
+
+// Orders that no kind makes: a backward of a slice beside a forward of another microbatch's, two
+// copies of the model, two neighbouring stages on one rank, whose buffers are handed over by slice.
+TEST_CASE("files with slices in cells, in two directions, and with two stages on a rank") {
+  namespace fs = std::filesystem;
+  const fs::path folder =
+      fs::temp_directory_path() / ("tandem_sliced_" + std::to_string(::getpid()));
+  fs::create_directories(folder);
+  struct Case {
+    const char *what, *text;
+    int pp, micro_batch;
+  };
+  for (const Case& c :
+       {Case{"cells",
+             "#tandem order v1 p=1 stages=1 place=linear mb=2 slices=2\n"
+             "0F0.s0,0F0.s1,(0F1.s0;0B0.s1)OVERLAP_F_B,(0F1.s1;0B0.s0)OVERLAP_F_B,0B1.s1,0B1.s0\n",
+             1, 4},
+        Case{"copies",
+             "#tandem order v1 p=2 stages=2 place=bidir mb=1 slices=2 dirs=2\n"
+             "0F0.s0,0F0.s1,1F0.s0@d1,1F0.s1@d1,1B0.s1@d1,1B0.s0@d1,0B0.s1,0B0.s0\n"
+             "0F0.s0@d1,0F0.s1@d1,1F0.s0,1F0.s1,1B0.s1,1B0.s0,0B0.s1@d1,0B0.s0@d1\n",
+             2, 4},
+        Case{"two stages",
+             "#tandem order v1 p=1 stages=2 place=[0,0] mb=1 slices=2\n"
+             "0F0.s0,1F0.s0,0F0.s1,1F0.s1,1B0.s1,0B0.s1,1B0.s0,0B0.s0\n",
+             1, 8}})
+    for (const char* model : {"gpt-tiny", "mixtral-tiny"}) {
+      CAPTURE(std::string(c.what));
+      CAPTURE(std::string(model));
+      REQUIRE(write_file_atomic((folder / "o.csv").string(), c.text).ok());
+      const auto s = read_scenario_text(
+          (folder / "s.yaml").string(),
+          fmt::format("tandem: 1\nmodel: {}\ntraining: {{global_batch: 8, micro_batch: {}}}\n"
+                      "parallel: {{pp: {}}}\nschedule: {{kind: file, file: o.csv}}\n",
+                      model, c.micro_batch, c.pp));
+      REQUIRE_MESSAGE(s.ok(), (s.ok() ? "" : to_text(s.error().diagnostics)));
+      const Plan plan = plan_of(*s);
+      const Verification v = verify_plan(plan);
+      CHECK_MESSAGE(v.errors.empty(), to_text(v.errors));
+      double flops = 0;
+      for (int p = 0; p < c.pp; ++p) flops += executed_flops(plan, ProgramId{p});
+      double expected = 0;
+      for (int p = 0; p < c.pp; ++p) expected += executed_flops_of_rank(*s, p);
+      CHECK(flops == expected);
+    }
   fs::remove_all(folder);
 }
 

@@ -179,7 +179,8 @@ TEST_CASE("slices: kernels with positions begin at that of the slice") {
         for (int r = 0; r < tp; ++r) {
           const std::int64_t mine = seq / tp, begin = first + r * mine;
           const auto placed = [&](KernelKind kind, std::vector<Tensor> in) {
-            Kernel k = make(kind, {mine, batch, width, first}, tp > 1 ? kPositions : 0);
+            Kernel k =
+                make(kind, {mine, batch, width, first}, tp > 1 ? std::uint32_t{kPositions} : 0);
             if (tp > 1) k.coords.add(Axis::tp);
             Run run(k, t.plan, std::move(in));
             run.context.coordinate[static_cast<std::size_t>(Axis::tp)] = r;

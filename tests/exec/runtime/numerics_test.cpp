@@ -35,6 +35,7 @@ struct Layout {
   int recompute_layers = 0;
   int cp = 1;
   bool sp = false;
+  int slices = 1;  // seq1f1b
 };
 
 Layout llama(Layout l, bool tied = false) {
@@ -67,6 +68,7 @@ Scenario scenario_of(const Layout& l) {
   s.parallel.layer_split.assign(static_cast<std::size_t>(stages), l.layers / stages);
   s.parallel.zero = l.zero, s.parallel.zero_reduce = l.zero_reduce;
   s.schedule.kind = l.schedule;
+  if (l.slices > 1) s.schedule.options["slices"] = std::to_string(l.slices);
   return s;
 }
 
@@ -312,6 +314,43 @@ TEST_CASE("every kind whose W ascend is bitwise pp = 1, split or not, on every p
        {Layout{.micro_batch = 1, .precision = "fp64", .clip = false, .layers = 8},
         llama({.micro_batch = 1, .precision = "fp64", .clip = false, .layers = 8, .kv_heads = 2})})
     check_bitwise(base, runs);
+}
+
+// models.md 9: seq1f1b adds the gradients of slices, so it is not bitwise the whole sequences', but
+// on every number of stages the same: microbatches ascend, slices of each descend.
+TEST_CASE("seq1f1b is bitwise its own pp = 1, and whole sequences within 1e-11") {
+  for (Layout base :
+       {Layout{.micro_batch = 1, .precision = "fp64", .clip = false, .layers = 8},
+        llama({.micro_batch = 1, .precision = "fp64", .clip = false, .layers = 8, .kv_heads = 2})})
+    for (const int slices : {2, 8}) {
+      CAPTURE(slices);
+      const RunOutcome whole = execute(base);
+      Layout sliced = base;
+      sliced.schedule = "seq1f1b";
+      sliced.slices = slices;
+      check_bitwise(sliced, {{2, "seq1f1b"}, {4, "seq1f1b"}});
+      const RunOutcome run = execute(sliced);
+      REQUIRE(run.tensors[0].tensors.size() == whole.tensors[0].tensors.size());
+      double worst = 0;
+      for (std::size_t i = 0; i < run.tensors[0].tensors.size(); ++i) {
+        const RankTensor &got = run.tensors[0].tensors[i], &ref = whole.tensors[0].tensors[i];
+        REQUIRE(got.data.size() == ref.data.size());
+        REQUIRE(run.plan.name(run.plan.buffer(got.buffer).name) ==
+                whole.plan.name(whole.plan.buffer(ref.buffer).name));
+        if (got.kind != TensorKind::gradient || got.step != 0) continue;
+        double difference = 0, largest = 1e-6 * whole.steps[0][0].norm;
+        for (std::size_t e = 0; e < ref.data.size(); e += 8) {
+          double x = 0, y = 0;
+          std::memcpy(&x, got.data.data() + e, 8);
+          std::memcpy(&y, ref.data.data() + e, 8);
+          difference = std::max(difference, std::abs(x - y));
+          largest = std::max(largest, std::abs(y));
+        }
+        worst = std::max(worst, difference / largest);
+      }
+      CHECK(worst < 1e-11);
+      CHECK(worst > 0);  // else the slices were not cut
+    }
 }
 
 // Every element of every parameter at the end, put together from all ranks; each copy is checked.

@@ -35,12 +35,13 @@ std::string text_of(const Layout& l) {
       "tied_embeddings: {}}}\n"
       "training: {{sequence: 16, micro_batch: 1, global_batch: {}, precision: {}}}\n"
       "parallel: {{tp: {}, pp: {}}}\n"
-      "schedule: {{kind: {}, receive: {}, communicators: {}, grouping: {}}}\n"
+      "schedule: {{kind: {}{}, receive: {}, communicators: {}, grouping: {}}}\n"
       "cluster: {{nodes: 1, devices_per_node: {}, device: {{preset: h100-sxm}}, network: [{{name: "
       "n, kind: "
       "switch, scope: node, bandwidth: 100 GB/s, latency: 2 us}}]}}\n",
-      l.layers, l.tied, l.microbatches * l.dp, l.precision, l.tp, l.pp, l.kind, l.receive,
-      l.communicators, l.grouping, l.tp * l.dp * l.pp);
+      l.layers, l.tied, l.microbatches * l.dp, l.precision, l.tp, l.pp, l.kind,
+      l.kind == "seq1f1b" ? ", slices: 2" : "", l.receive, l.communicators, l.grouping,
+      l.tp * l.dp * l.pp);
 }
 
 Plan built(const Layout& l) {
@@ -131,7 +132,6 @@ TEST_CASE(
     "every kind passes; early receives at every level, with every communicator and grouping") {
   int plans = 0;
   for (const std::string& kind : schedule_kinds()) {
-    if (kind == "seq1f1b") continue;  // slices are not lowered in this version
     const bool two_ways = kind == "dualpipe" || kind == "chimera";
     for (int p : {2, 3, 4})
       for (int m : {p, 2 * p, 2 * p + 1, 3 * p + 1}) {
@@ -169,14 +169,15 @@ TEST_CASE(
 
 TEST_CASE("peaks of visits of a plan are those of its order") {
   for (const std::string& kind : schedule_kinds()) {
-    if (kind == "seq1f1b") continue;
     const int p = 4, m = 8;
+    const ScheduleOptions options =
+        kind == "seq1f1b" ? ScheduleOptions{{"slices", "2"}} : ScheduleOptions{};
     Layout l;
     l.pp = p, l.microbatches = m, l.kind = kind, l.layers = 8;
     const Verification v = verify_plan(built(l));
     CAPTURE(kind);
     // The first stage has whole backwards (4.1): its visits end with its W.
-    Order order = std::move(*make_order(kind, {p, m}, {}));
+    Order order = std::move(*make_order(kind, {p, m}, options));
     for (RankOrder& list : order.ranks) {
       std::erase_if(list, [](const Action& a) { return a.stage == 0 && a.kind == ActionKind::I; });
       for (Action& a : list)
@@ -205,7 +206,6 @@ TEST_CASE("peaks of visits of a plan are those of its order") {
 
 TEST_CASE("closed forms of static memory hold for every placement, and for two copies") {
   for (const std::string& kind : schedule_kinds()) {
-    if (kind == "seq1f1b") continue;
     for (const char* model : {"gpt-tiny", "llama-tiny", "deepseek-tiny"})
       for (int zero : {0, 1}) {
         const std::string text = fmt::format(
