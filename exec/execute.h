@@ -25,7 +25,7 @@ namespace tandem::exec {
 
 struct RunInput {
   Plan plan;
-  std::optional<Plan> evaluation;  // where config.evaluation_every is above 0
+  std::optional<Plan> evaluation;  // where has_evaluation_plan(config)
   std::string plan_id;
   TrainingConfig config;
 };

@@ -41,7 +41,7 @@ Result<RunInput> read_run(const std::string& run_dir) {
   Result<TrainingConfig> config = training_from_json(*text, training_path);
   if (!config) return config.error();
   in.config = std::move(*config);
-  if (in.config.evaluation_every > 0) {
+  if (has_evaluation_plan(in.config)) {
     Result<Plan> evaluation = read_evaluation(run_dir + "/plan_evaluation.txt", in.plan);
     if (!evaluation) return evaluation.error();
     in.evaluation = std::move(*evaluation);

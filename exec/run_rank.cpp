@@ -180,6 +180,11 @@ class RankRun {
     for (const auto& [layer, list] : choices_before)
       for (std::size_t e = 0; e < list.size(); ++e) own.choices[layer][e] -= list[e];
     own.bias_spread = bias_spreads(in_.plan, rank_, memory_of(interpreter_));
+    if (evaluator_ && in_.config.metrics_activations) {
+      Result<Activations> seen = evaluator_->look(m.step);
+      if (!seen) return seen.error();
+      own.activations = std::move(*seen);
+    }
     own.live = interpreter_.live_bytes();
     own.peak_bytes = interpreter_.peak_bytes();
     own.peak_by_class = interpreter_.peak().by_class;

@@ -81,7 +81,9 @@ Result<PlanInput> from_scenario(Context& context, const PlanRequest& request) {
   auto plan = request.evaluation ? build_evaluation_plan(*scenario) : build_plan(*scenario);
   if (!plan) return plan.error();
   PlanInput in;
-  if (scenario->training.evaluation.every > 0 && !request.evaluation) {
+  const TrainingSpec& training = scenario->training;
+  const bool looks = training.metrics.every > 0 && training.metrics.activations;
+  if ((training.evaluation.every > 0 || looks) && !request.evaluation) {
     auto evaluation = build_evaluation_plan(*scenario);
     if (!evaluation) return evaluation.error();
     std::string text = print(*evaluation);

@@ -43,7 +43,7 @@ struct PlanInput {
   Plan plan;
   std::string text, id;  // canonical text of the plan, and its id
   Verification verification;
-  std::optional<EvaluationPlan> evaluation;  // where training.evaluation.every is above 0; verified
+  std::optional<EvaluationPlan> evaluation;  // where a run evaluates, or looks at activations
   // Files that the result depends on, with their SHA-256: what manifest.json lists as inputs.
   std::vector<std::pair<std::string, std::string>> inputs;
 };

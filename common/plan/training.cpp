@@ -107,6 +107,7 @@ void for_each_field(Config& c, Visit&& visit) {
   visit("evaluation_every", c.evaluation_every);
   visit("evaluation_batches", c.evaluation_batches);
   visit("metrics_every", c.metrics_every);
+  visit("metrics_activations", c.metrics_activations);
   visit("peak_flops", c.peak_flops);
   visit("device_bytes", c.device_bytes);
 }
@@ -425,6 +426,7 @@ TrainingConfig training_config(const Scenario& s) {
   c.evaluation_every = t.evaluation.every;
   c.evaluation_batches = t.evaluation.batches;
   c.metrics_every = t.metrics.every;
+  c.metrics_activations = t.metrics.activations;
   c.peak_flops = peak_flops(s, c.precision);
   c.device_bytes = static_cast<double>(s.cluster.device.memory);
   return c;

@@ -56,9 +56,10 @@ struct TrainingConfig {
   int evaluation_every = 0;    // steps; 0: never
   int evaluation_batches = 1;  // global batches of one evaluation
   // What is measured between steps (models.md 8.3): after step k where measures_after(k).
-  int metrics_every = 0;    // steps; 0: never
-  double peak_flops = 0;    // flop/s of all devices together, for MFU; 0: not known
-  double device_bytes = 0;  // memory of one device, for alerts; 0: not known
+  int metrics_every = 0;             // steps; 0: never
+  bool metrics_activations = false;  // with them what a forward says of its layers
+  double peak_flops = 0;             // flop/s of all devices together, for MFU; 0: not known
+  double device_bytes = 0;           // memory of one device, for alerts; 0: not known
 };
 
 // Training has warmup_steps + steps steps; this run does those from first_step on.
@@ -75,6 +76,11 @@ struct TrainingConfig {
 
 [[nodiscard]] inline bool measures_after(const TrainingConfig& c, int step) {
   return c.metrics_every > 0 && (step + 1) % c.metrics_every == 0;
+}
+
+// RUN/plan_evaluation.txt is there: for losses, or for the pass that looks at activations.
+[[nodiscard]] inline bool has_evaluation_plan(const TrainingConfig& c) {
+  return c.evaluation_every > 0 || (c.metrics_every > 0 && c.metrics_activations);
 }
 
 // Key/value heads, and the width of a head, with the zeros above resolved.

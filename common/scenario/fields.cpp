@@ -256,6 +256,7 @@ constexpr Field kFields[] = {
     {"training.evaluation.every", kCount, "", 0, kSteps, false, "0", "", "Steps between two evaluations of the validation loss; 0: never.", INT(training.evaluation.every)},
     {"training.evaluation.batches", kCount, "", 1, kSteps, false, "1", "", "Global batches of one evaluation, the same sequences each time.", INT(training.evaluation.batches)},
     {"training.metrics.every", kCount, "", 0, kSteps, false, "0", "", "Steps between two measurements between steps: gradients and updates by layer, experts, where the time went, memory by class; 0: never.", INT(training.metrics.every)},
+    {"training.metrics.activations", kBool, "", 0, 0, false, "false", "", "With them, of each layer: largest logit and entropy of attention, rms of the residual stream, entropy of routers. Costs a forward of a validation batch.", BOOL(training.metrics.activations)},
 
     {"parallel.tp", kCount, "", 1, kDevices, false, "1", "", "Tensor parallelism.", INT(parallel.tp)},
     {"parallel.pp", kCount, "", 1, kDevices, false, "1", "", "Pipeline parallelism.", INT(parallel.pp)},

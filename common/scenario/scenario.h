@@ -108,7 +108,8 @@ struct EvaluationSpec {
 
 // Values of a step that cost a pass over gradients and parameters (models.md 8.3).
 struct MetricsSpec {
-  int every = 0;  // steps; 0: never
+  int every = 0;             // steps; 0: never
+  bool activations = false;  // also of a forward's layers
 };
 
 struct TrainingSpec {

@@ -260,6 +260,9 @@ class Rules : RuleSet {
     no_effect("training.metrics.every",
               s_.training.metrics.every - s_.execute.warmup_steps > s_.training.steps,
               "the training has fewer steps");
+    no_effect("training.metrics.activations",
+              s_.training.metrics.activations && s_.training.metrics.every == 0,
+              "training.metrics.every is 0");
     no_effect("model.rope_base", gpt && s_.model.rope_base != 10000,
               "family gpt has learned positions");
     no_effect("model.gelu", !gpt && s_.model.gelu != Gelu::erf, "family llama has SwiGLU");

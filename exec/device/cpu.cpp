@@ -4,6 +4,7 @@
 
 #include "exec/device/clock.h"
 #include "exec/device/torch_memory.h"
+#include "exec/kernels/probe.h"
 #include "exec/optim/adamw_step.h"
 #include "exec/train/shard.h"
 
@@ -50,19 +51,24 @@ View part_of_view(View v, std::int64_t first, std::int64_t count) {
 
 Result<std::unique_ptr<CpuDevice>> CpuDevice::create(const Plan& plan, Rank rank,
                                                      const TrainingConfig& config,
-                                                     Result<Arena> arena) {
+                                                     Result<Arena> arena, ActivationProbe* probe) {
   if (!arena) return arena.error();
   set_up_torch(config.threads_per_rank);
   Result<BatchSource> data =
       BatchSource::open(config, plan.header.evaluation ? DataPart::validation : DataPart::training);
   if (!data) return data.error();
   return std::unique_ptr<CpuDevice>(
-      new CpuDevice(plan, rank, config, std::move(*data), std::move(*arena)));
+      new CpuDevice(plan, rank, config, std::move(*data), std::move(*arena), probe));
 }
 
 CpuDevice::CpuDevice(const Plan& plan, Rank rank, const TrainingConfig& config, BatchSource data,
-                     Arena arena)
-    : plan_(plan), rank_(rank), config_(config), data_(std::move(data)), arena_(std::move(arena)) {
+                     Arena arena, ActivationProbe* probe)
+    : plan_(plan),
+      rank_(rank),
+      config_(config),
+      data_(std::move(data)),
+      arena_(std::move(arena)),
+      probe_(probe) {
   context_.coordinate = coordinates(plan, rank);
   for (int a = 0; a < kNumAxes; ++a)
     context_.size[static_cast<std::size_t>(a)] = plan.header.mesh.of(static_cast<Axis>(a));
@@ -88,9 +94,27 @@ Result<std::vector<Prepared>> CpuDevice::prepare(const Op& op) {
     own_parts(c, call);
     Result<Prepared> bound = exec::prepare(call);
     if (!bound) return bound.error();
-    out.push_back(std::move(*bound));
+    out.push_back(probe_ ? probed(op, call, std::move(*bound)) : std::move(*bound));
   }
   return out;
+}
+
+// The kernel, and behind it, while the probe is on, what its operands say.
+Prepared CpuDevice::probed(const Op& op, const KernelCall& call, Prepared bound) {
+  const KernelKind kind = call.kernel.kind;
+  const bool norm = kind == KernelKind::layernorm_fwd || kind == KernelKind::rmsnorm_fwd;
+  if (op.layer < 0 || op.phase != Phase::F) return bound;
+  // Of a ring, and of slices, attention_fwd does the own block: no kernel sees a whole row.
+  const bool in_blocks = plan_.header.mesh.of(Axis::cp) > 1 || plan_.header.slices > 1;
+  if (in_blocks && kind == KernelKind::attention_fwd) return bound;
+  // The stream is what the first norm of a layer reads; the second reads it between the halves.
+  if (norm && !entered_.insert({op.layer, op.microbatch, op.seq_slice}).second) return bound;
+  Prepared look = bind_probe(call, probe_->sums[op.layer]);
+  if (!look) return bound;
+  return [run = std::move(bound), look = std::move(look), probe = probe_] {
+    run();
+    if (probe->on) look();
+  };
 }
 
 // ZeRO: of operands that hold the bucket of a whole group the part of this rank; and which elements

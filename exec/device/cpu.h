@@ -2,12 +2,15 @@
 // whose addresses never change (arena.h), tokens from the training data, the host's clock.
 #pragma once
 
+#include <array>
 #include <memory>
+#include <set>
 
 #include "common/plan/plan.h"
 #include "common/plan/training.h"
 #include "exec/device/arena.h"
 #include "exec/device/device.h"
+#include "exec/train/activations.h"
 #include "exec/train/data.h"
 
 namespace tandem::exec {
@@ -15,10 +18,12 @@ namespace tandem::exec {
 class CpuDevice final : public Device {
  public:
   // Sets LibTorch up, reads the data of the plan's part (training, or evaluation). `arena` may have
-  // failed. The plan outlives the device.
+  // failed. `probe`, if not null, is told of forward kernels while it is on. The plan and the probe
+  // outlive the device.
   [[nodiscard]] static Result<std::unique_ptr<CpuDevice>> create(const Plan& plan, Rank rank,
                                                                  const TrainingConfig& config,
-                                                                 Result<Arena> arena);
+                                                                 Result<Arena> arena,
+                                                                 ActivationProbe* probe = nullptr);
   void begin_thread() override;
   [[nodiscard]] View view(BufferId id) const override { return arena_.view(plan_, id); }
   [[nodiscard]] Result<std::vector<Prepared>> prepare(const Op& op) override;
@@ -35,14 +40,18 @@ class CpuDevice final : public Device {
 
  private:
   CpuDevice(const Plan& plan, Rank rank, const TrainingConfig& config, BatchSource data,
-            Arena arena);
+            Arena arena, ActivationProbe* probe);
   void own_parts(const Call& c, KernelCall& call) const;
+  [[nodiscard]] Prepared probed(const Op& op, const KernelCall& call, Prepared bound);
   const Plan& plan_;
   const Rank rank_;
   const TrainingConfig config_;
   BatchSource data_;
   Arena arena_;
   KernelContext context_;
+  ActivationProbe* probe_;
+  std::set<std::array<std::int32_t, 3>>
+      entered_;  // layer, microbatch, slice whose first norm it saw
 };
 
 }  // namespace tandem::exec

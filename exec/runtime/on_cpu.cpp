@@ -9,9 +9,9 @@ namespace {
 
 Result<std::unique_ptr<Interpreter>> make(const Plan& plan, Rank rank, const TrainingConfig& config,
                                           CommBackend& comm, OpObserver* observer,
-                                          Result<Arena> arena) {
+                                          Result<Arena> arena, ActivationProbe* probe = nullptr) {
   Result<std::unique_ptr<CpuDevice>> device =
-      CpuDevice::create(plan, rank, config, std::move(arena));
+      CpuDevice::create(plan, rank, config, std::move(arena), probe);
   if (!device) return device.error();
   return Interpreter::create(plan, rank, config, comm, observer, std::move(*device));
 }
@@ -35,14 +35,15 @@ Result<std::unique_ptr<Interpreter>> interpreter_on_cpu(const Plan& plan, Rank r
 Result<std::unique_ptr<Interpreter>> evaluation_on_cpu(const Plan& plan,
                                                        const TrainingConfig& config,
                                                        CommBackend& comm, OpObserver* observer,
-                                                       const Interpreter& training) {
+                                                       const Interpreter& training,
+                                                       ActivationProbe* probe) {
   const ProgramId program = plan.program_of(training.rank());
   Result<std::vector<BufferId>> of_training = lent_buffers(plan, training.plan(), program);
   if (!of_training) return of_training.error();
   std::vector<std::byte*> lent;
   for (BufferId id : *of_training) lent.push_back(id.valid() ? training.view(id).data : nullptr);
   return make(plan, training.rank(), config, comm, observer,
-              Arena::create(plan, program, std::move(lent)));
+              Arena::create(plan, program, std::move(lent)), probe);
 }
 
 }  // namespace tandem::exec

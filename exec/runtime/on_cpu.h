@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "exec/runtime/interpreter.h"
+#include "exec/train/activations.h"
 
 namespace tandem::exec {
 
@@ -14,11 +15,10 @@ namespace tandem::exec {
     OpObserver* observer = nullptr);
 
 // Of an evaluation plan (build.h): reads validation data, and the parameters of `training` where
-// they lie. `training` outlives it. E-EXEC-035 where the two plans do not fit.
-[[nodiscard]] Result<std::unique_ptr<Interpreter>> evaluation_on_cpu(const Plan& plan,
-                                                                     const TrainingConfig& config,
-                                                                     CommBackend& comm,
-                                                                     OpObserver* observer,
-                                                                     const Interpreter& training);
+// they lie. `training` and `probe` (exec/device/cpu.h) outlive it. E-EXEC-035 where the two plans
+// do not fit.
+[[nodiscard]] Result<std::unique_ptr<Interpreter>> evaluation_on_cpu(
+    const Plan& plan, const TrainingConfig& config, CommBackend& comm, OpObserver* observer,
+    const Interpreter& training, ActivationProbe* probe = nullptr);
 
 }  // namespace tandem::exec

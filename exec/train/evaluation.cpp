@@ -13,8 +13,9 @@ Result<std::unique_ptr<Evaluator>> Evaluator::create(const Plan& evaluation, con
                                                      CommBackend& comm, OpObserver* observer,
                                                      const Interpreter& interpreter) {
   std::unique_ptr<Evaluator> out(new Evaluator(training, config, observer));
-  Result<std::unique_ptr<Interpreter>> own = evaluation_on_cpu(
-      evaluation, config, comm, observer ? &out->observer_ : nullptr, interpreter);
+  Result<std::unique_ptr<Interpreter>> own =
+      evaluation_on_cpu(evaluation, config, comm, observer ? &out->observer_ : nullptr, interpreter,
+                        config.metrics_activations ? &out->probe_ : nullptr);
   if (!own) return own.error();
   out->interpreter_ = std::move(*own);
   return out;
@@ -37,6 +38,16 @@ Result<EvaluationLoss> Evaluator::run(int step) {
                       "lower training.optimizer.lr; --resume goes on from the last checkpoint");
   losses_.push_back(out);
   return out;
+}
+
+Result<Activations> Evaluator::look(int step) {
+  for (auto& [layer, sums] : probe_.sums) sums = {};
+  probe_.on = true;
+  const Result<StepResult> result = interpreter_->run_batch(0, step);
+  probe_.on = false;
+  if (!result) return result.error();
+  interpreter_->drop_pages();
+  return probe_.sums;
 }
 
 }  // namespace tandem::exec

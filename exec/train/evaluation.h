@@ -57,6 +57,10 @@ class Evaluator {
   // After `step`; all ranks call it. E-EXEC-031 where the loss is not finite.
   [[nodiscard]] Result<EvaluationLoss> run(int step);
 
+  // The first of these batches once more, and what its forward says of its layers. `step`: of
+  // training, for observers. All ranks call it.
+  [[nodiscard]] Result<Activations> look(int step);
+
   // Of all evaluations so far.
   [[nodiscard]] const std::vector<EvaluationLoss>& losses() const { return losses_; }
   [[nodiscard]] const Interpreter& interpreter() const { return *interpreter_; }
@@ -66,6 +70,7 @@ class Evaluator {
       : batches_(config.evaluation_batches), observer_(observer, training) {}
   const int batches_;
   ObserverBehind observer_;
+  ActivationProbe probe_;
   std::unique_ptr<Interpreter> interpreter_;
   std::vector<EvaluationLoss> losses_;
 };

@@ -201,6 +201,7 @@ Measures combine(const Plan& plan, std::span<const RankMeasures> ranks) {
     for (const auto& [name, sums] : r.tensors) tensors[name] += sums;
     for (const auto& [layer, list] : r.choices) choices.add(Rank{r.rank}, layer, list);
     out.bias_spread.insert(r.bias_spread.begin(), r.bias_spread.end());
+    for (const auto& [layer, sums] : r.activations) out.activations[layer] += sums;
   }
   combine_tensors(tensors, out);
   out.experts = choices.loads();

@@ -32,6 +32,7 @@
 #include "common/report/expert_load.h"
 #include "common/report/parts.h"
 #include "exec/checkpoint/save.h"
+#include "exec/train/activations.h"
 
 namespace tandem::exec {
 
@@ -49,6 +50,7 @@ struct RankMeasures {
   std::map<std::string, double> seconds;             // "compute", "exposed tp", "waiting tp", ...
   std::map<int, std::vector<std::int64_t>> choices;  // by layer, of this step
   std::map<int, double> bias_spread;                 // by layer: largest - smallest router bias
+  Activations activations;                           // with training.metrics.activations
   Bytes peak_bytes = 0;                              // most of the plan's buffers, so far
   ClassBytes live{}, peak_by_class{};
   Bytes kernel_scratch_bytes = 0;  // most that LibTorch held beside them
@@ -67,6 +69,7 @@ struct Measures {
   std::vector<double> update_by_layer;
   std::vector<ExpertLoad> experts;  // of this step
   std::map<int, double> bias_spread;
+  Activations activations;  // of all ranks
   double compute_s = 0, host_s = 0, idle_s = 0, pipeline_idle_s = 0;
   std::map<std::string, double> exposed_s, waiting_s;  // by communicator
   int fullest_rank = 0;

@@ -34,6 +34,15 @@ RankMeasures from_json(const Json& root, int rank) {
     out.choices[std::stoi(layer)] = list.get<std::vector<std::int64_t>>();
   for (const auto& [layer, spread] : root.at("bias_spread").items())
     out.bias_spread[std::stoi(layer)] = spread.get<double>();
+  for (const auto& [layer, a] : root.at("activations").items())
+    out.activations[std::stoi(layer)] = {
+        a.at(0).is_null() ? ActivationSums{}.max_logit : a.at(0).get<double>(),
+        a.at(1).get<double>(),
+        a.at(2).get<double>(),
+        a.at(3).get<double>(),
+        a.at(4).get<double>(),
+        a.at(5).get<double>(),
+        a.at(6).get<double>()};
   out.peak_bytes = root.at("peak_bytes").get<Bytes>();
   out.live = root.at("live").get<ClassBytes>();
   out.peak_by_class = root.at("peak_by_class").get<ClassBytes>();
@@ -48,11 +57,17 @@ Status write_measures(const RankMeasures& m, const std::string& run_dir) {
   Json tensors = Json::object();
   for (const auto& [name, s] : m.tensors)
     tensors[name] = {s.elements, s.zeros, s.gradient, s.step, s.parameter};
+  Json activations = Json::object();
+  for (const auto& [layer, a] : m.activations)  // -inf, of a layer without rows, becomes null
+    activations[std::to_string(layer)] = {
+        a.max_logit,        a.attention_rows, a.attention_entropy, a.residual_elements,
+        a.residual_squares, a.routed_tokens,  a.router_entropy};
   const Json root = {{"step", m.step},
                      {"tensors", std::move(tensors)},
                      {"seconds", m.seconds},
                      {"choices", layers_json(m.choices)},
                      {"bias_spread", layers_json(m.bias_spread)},
+                     {"activations", std::move(activations)},
                      {"peak_bytes", m.peak_bytes},
                      {"live", m.live},
                      {"peak_by_class", m.peak_by_class},

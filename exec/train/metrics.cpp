@@ -168,6 +168,23 @@ Json experts_json(const Measures& m) {
   return out;
 }
 
+// What a layer has: one without a router has no entropy of one.
+Json activations_json(const Activations& by_layer) {
+  Json out = Json::array();
+  for (const auto& [index, a] : by_layer) {
+    Json layer = {{"layer", index}};
+    if (a.attention_rows > 0) {
+      layer["max_logit"] = number(a.max_logit);
+      layer["attention_entropy"] = number(a.attention_entropy / a.attention_rows);
+    }
+    if (a.residual_elements > 0)
+      layer["residual_rms"] = number(std::sqrt(a.residual_squares / a.residual_elements));
+    if (a.routed_tokens > 0) layer["router_entropy"] = number(a.router_entropy / a.routed_tokens);
+    out.push_back(std::move(layer));
+  }
+  return out;
+}
+
 void add_measures(const Measures& m, Json& line) {
   line["gradients"] = {{"norm_by_layer", m.norm_by_layer},
                        {"norm_outside", m.norm_outside},
@@ -181,6 +198,7 @@ void add_measures(const Measures& m, Json& line) {
                      {"ratio_by_layer", m.update_by_layer}};
   line["parameter_norm"] = m.parameter_norm;
   if (!m.experts.empty()) line["experts"] = experts_json(m);
+  if (!m.activations.empty()) line["activations"] = activations_json(m.activations);
   line["time"] = {{"compute_s", m.compute_s}, {"exposed_s", m.exposed_s},
                   {"waiting_s", m.waiting_s}, {"pipeline_idle_s", m.pipeline_idle_s},
                   {"host_s", m.host_s},       {"idle_s", m.idle_s}};

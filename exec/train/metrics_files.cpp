@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cmath>
 #include <cstring>
 
 namespace tandem::exec {
@@ -32,6 +33,18 @@ void add_measures(const Measures& m, Scalars& out) {
   }
   for (const auto& [layer, spread] : m.bias_spread)
     put(fmt::format("experts/bias_spread/layer_{}", layer), spread);
+  for (const auto& [layer, a] : m.activations) {
+    if (a.attention_rows > 0) {
+      put(fmt::format("attention/max_logit/layer_{}", layer), a.max_logit);
+      put(fmt::format("attention/entropy/layer_{}", layer), a.attention_entropy / a.attention_rows);
+    }
+    if (a.residual_elements > 0)
+      put(fmt::format("residual/rms/layer_{}", layer),
+          std::sqrt(a.residual_squares / a.residual_elements));
+    if (a.routed_tokens > 0)
+      put(fmt::format("experts/router_entropy/layer_{}", layer),
+          a.router_entropy / a.routed_tokens);
+  }
   put("time/compute_s", m.compute_s);
   put("time/pipeline_idle_s", m.pipeline_idle_s);
   for (const auto& [name, seconds] : m.exposed_s) put("time/exposed_s/" + name, seconds);

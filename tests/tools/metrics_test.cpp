@@ -135,6 +135,63 @@ TEST_CASE("metrics.every 1: experts of all steps are those that execute reports"
   for (std::size_t l = 0; l < 8; ++l) CHECK(json["experts"][l]["choices"] == sums[l]);
 }
 
+// Heads, positions and experts lie on other ranks, and are the same.
+TEST_CASE("metrics.activations: the same on every mesh, and training is not touched") {
+  const TempDir folder;
+  for (const char* model : {"llama-tiny", "deepseek-tiny"}) {
+    const std::vector<std::string> base = {
+        std::string("model=") + model, "training.precision=fp64", "training.data.kind=random",
+        "training.global_batch=8",     "training.steps=2",        "training.metrics.every=2"};
+    const auto run = [&](const std::string& name, std::vector<std::string> values) {
+      values.insert(values.begin(), base.begin(), base.end());
+      const Run r = execute(folder / name, values);
+      REQUIRE_MESSAGE(r.code == 0, r.err);
+      return json_lines(folder / name + "/metrics.jsonl");
+    };
+    const bool experts = std::string(model) == "deepseek-tiny";
+    const auto plain = run("plain", {});
+    const auto one = run("one", {"training.metrics.activations=true"});
+    REQUIRE(one.size() == plain.size());
+    for (std::size_t k = 0; k < one.size(); ++k) {
+      CHECK(one[k]["loss"] == plain[k]["loss"]);
+      CHECK(one[k]["grad_norm"] == plain[k]["grad_norm"]);
+      CHECK_FALSE(plain[k].contains("activations"));
+      CHECK(one[k].contains("activations") == (k % 2 == 1));
+    }
+    const Json& expected = one[1]["activations"];
+    REQUIRE(expected.size() == 8);
+    for (const Json& layer : expected) {
+      CHECK(layer["attention_entropy"] > 0);
+      CHECK(layer["attention_entropy"] < std::log(32.0));
+      CHECK(layer["residual_rms"] > 0);
+      CHECK(layer.contains("router_entropy") == (experts && layer["layer"] > 0));
+    }
+    std::vector<std::vector<std::string>> meshes = {
+        {"parallel.tp=2", "parallel.pp=2", "parallel.sequence_parallel=true"},
+        {"parallel.dp=2", "parallel.zero=3", "parallel.tp=2"},
+        {"parallel.pp=2", "schedule.kind=zbv"}};
+    if (experts) meshes.push_back({"parallel.dp=2", "parallel.ep=2", "parallel.tp=2"});
+    for (auto values : meshes) {
+      CAPTURE(values[0] + " " + values[1]);
+      values.emplace_back("training.metrics.activations=true");
+      const auto lines = run("mesh", values);
+      REQUIRE(lines.size() == one.size());
+      const Json& seen = lines[1]["activations"];
+      REQUIRE(seen.size() == expected.size());
+      for (std::size_t l = 0; l < seen.size(); ++l)
+        for (const auto& [key, value] : expected[l].items())
+          CHECK(seen[l][key].get<double>() == doctest::Approx(value.get<double>()).epsilon(1e-9));
+    }
+    // No rank sees a whole row of a ring.
+    const auto ring = run("ring", {"parallel.cp=2", "training.metrics.activations=true"});
+    for (std::size_t l = 0; l < 8; ++l) {
+      CHECK_FALSE(ring[1]["activations"][l].contains("max_logit"));
+      CHECK(ring[1]["activations"][l]["residual_rms"].get<double>() ==
+            doctest::Approx(expected[l]["residual_rms"].get<double>()).epsilon(1e-9));
+    }
+  }
+}
+
 TEST_CASE("metrics.every is no part of the plan, and is told where it has no effect") {
   const std::string scenario = "scenarios/learn/01_one_rank.yaml";
   // Not by CHECK(a == b), which would print both.

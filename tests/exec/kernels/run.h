@@ -63,13 +63,14 @@ struct Run {
     for (std::int64_t d : t.sizes()) v.shape.dim[static_cast<std::size_t>(v.shape.rank++)] = d;
     return v;
   }
-  [[nodiscard]] Result<Prepared> prepared() {
-    KernelCall call{kernel, types, {}, {}, {}, accumulate, decay, &context};
-    for (const Tensor& t : inputs) call.inputs.push_back(view(t));
-    for (const Tensor& t : outputs) call.outputs.push_back(view(t));
-    for (const Tensor& t : scratch) call.scratch.push_back(view(t));
-    return prepare(call);
+  [[nodiscard]] KernelCall call() {
+    KernelCall out{kernel, types, {}, {}, {}, accumulate, decay, &context};
+    for (const Tensor& t : inputs) out.inputs.push_back(view(t));
+    for (const Tensor& t : outputs) out.outputs.push_back(view(t));
+    for (const Tensor& t : scratch) out.scratch.push_back(view(t));
+    return out;
   }
+  [[nodiscard]] Result<Prepared> prepared() { return prepare(call()); }
   void operator()() {
     Result<Prepared> p = prepared();
     REQUIRE_MESSAGE(p.ok(), to_text(p.error().diagnostics));
