@@ -5,8 +5,10 @@
 
 #include "common/base/file.h"
 #include "common/base/limits.h"
+#include "common/base/text.h"
 #include "common/plan/rehearsal.h"
 #include "common/timeline/rank_file.h"
+#include "exec/device/clock.h"
 #include "exec/device/rehearsal.h"
 #include "exec/execute.h"
 #include "exec/rank_outcome.h"
@@ -19,6 +21,26 @@ Result<RehearsalTable> read_table(const RunInput& in, const std::string& run_dir
   const Result<std::string> text = read_file(path, limits::kTableBytes);
   if (!text) return text.error();
   return rehearsal_from_json(*text, path, in.plan, in.plan_id);
+}
+
+// Longer than a barrier takes on a busy machine.
+constexpr Nanoseconds kStartAfter = 100'000'000;
+
+// The moment at which all ranks begin their next step, as those of a prediction do. A barrier alone
+// lets them go one by one, as the control plane's threads get a core; so rank 0 names a moment
+// between two of them, in RUN/ranks/start.
+Result<Nanoseconds> common_start(Rank rank, Barrier& barrier, const std::string& run_dir) {
+  const std::string path = run_dir + "/ranks/start";
+  if (Status met = barrier.meet(); !met) return met.error();
+  if (rank.value == 0)
+    if (Status s = write_file_atomic(path, fmt::format("{}", now_ns() + kStartAfter)); !s)
+      return s.error();
+  if (Status met = barrier.meet(); !met) return met.error();
+  const Result<std::string> text = read_file(path, 64);
+  if (!text) return text.error();
+  if (const auto moment = parse_int(*text)) return *moment;
+  return make_error(Failure::bad_input, "E-EXEC-034", "a file of a rank is missing or damaged",
+                    *text, "the moment that rank 0 wrote", "run again", Location{path});
 }
 
 Json lateness_json(const Lateness& l) {
@@ -45,8 +67,8 @@ Status rehearse_rank(const RunInput& in, Rank rank, CommBackend& comm, CommBacke
   Result<RehearsalTable> table = read_table(in, run_dir);
   if (!table) return failed(table.error());
   auto device = std::make_unique<RehearsalDevice>(in.plan, rank, table->of(rank));
-  const RehearsalDevice& clock = *device;
-  device->begin_thread();  // this one issues the first ops of a step
+  RehearsalDevice& clock = *device;  // the interpreter's, which lives as long
+  device->begin_thread();            // this one issues the first ops of a step
   const std::string scale = fmt::format("{}", table->time_scale);
   *table = {};
   Result<std::unique_ptr<Interpreter>> interpreter =
@@ -58,9 +80,12 @@ Status rehearse_rank(const RunInput& in, Rank rank, CommBackend& comm, CommBacke
   const double tokens =
       1.0 * h.microbatches * h.micro_batch * h.sequence * h.mesh.size_of_group(h.data_axes);
   for (int step = 0; step < total_steps(in.config); ++step) {
-    // The ranks of a prediction begin a step together.
-    if (const Status met = barrier.meet(); !met) outcome.error = met.error();
-    if (outcome.error) break;
+    const Result<Nanoseconds> start = common_start(rank, barrier, run_dir);
+    if (!start) {
+      outcome.error = start.error();
+      break;
+    }
+    clock.wait_until(*start);
     Result<StepResult> result = (*interpreter)->run_step(step >= untimed_steps(in.config));
     if (!result) {
       outcome.error = result.error();

@@ -63,11 +63,7 @@ Nanoseconds RehearsalDevice::begin(Nanoseconds cause) { return kept(cause, now_n
 
 Nanoseconds RehearsalDevice::end(OpId op, Nanoseconds started) {
   const Nanoseconds deadline = started + durations_[static_cast<std::size_t>(op.value - first_op_)];
-  Nanoseconds now = now_ns();
-  while (now < deadline && aborted_.load(std::memory_order_relaxed) == 0) {
-    sleep_until(deadline, aborted_);
-    now = now_ns();
-  }
+  const Nanoseconds now = wait_until(deadline);
   const Nanoseconds late = std::max<Nanoseconds>(0, now - deadline);
   {
     const std::lock_guard lock(lateness_mutex_);
@@ -76,6 +72,15 @@ Nanoseconds RehearsalDevice::end(OpId op, Nanoseconds started) {
     lateness_.worst = std::max(lateness_.worst, late);
   }
   return std::min(now, kept(deadline, now));  // an aborted one ends early
+}
+
+Nanoseconds RehearsalDevice::wait_until(Nanoseconds moment) {
+  Nanoseconds now = now_ns();
+  while (now < moment && aborted_.load(std::memory_order_relaxed) == 0) {
+    sleep_until(moment, aborted_);
+    now = now_ns();
+  }
+  return now;
 }
 
 void RehearsalDevice::abort() {

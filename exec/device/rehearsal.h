@@ -56,6 +56,8 @@ class RehearsalDevice final : public Device {
   [[nodiscard]] Nanoseconds meet(Nanoseconds together) override { return begin(together); }
   [[nodiscard]] Nanoseconds end(OpId op, Nanoseconds started) override;
   void abort() override;
+  // Sleeps until that moment, or until abort(). Returns the clock then.
+  Nanoseconds wait_until(Nanoseconds moment);
   [[nodiscard]] Bytes scratch_peak() const override { return 0; }
   void reset_scratch_peak() override {}
   [[nodiscard]] Bytes slab_bytes() const override { return 0; }
