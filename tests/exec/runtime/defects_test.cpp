@@ -18,6 +18,7 @@
 #include "common/base/file.h"
 #include "common/plan/build.h"
 #include "common/scenario/read.h"
+#include "exec/train/data.h"
 #include "exec/train/init.h"
 #include "exec/train/shard.h"
 #include "tests/exec/runtime/run_plan.h"
