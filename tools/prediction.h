@@ -7,6 +7,7 @@
 
 #include "common/base/result.h"
 #include "common/model/calibration.h"
+#include "common/plan/routing_trace.h"
 #include "sim/simulate.h"
 #include "tools/inputs.h"
 #include "tools/run_dir.h"
@@ -17,6 +18,7 @@ struct Prediction {
   sim::Cluster cluster;
   std::optional<Calibration> calibration;
   sim::SimResult sim;
+  int routed_steps = 0;    // 0: balanced routing; else steps with routing of their own
   double wall_s = 0;       // of building the cluster and simulating; never written to a file
   double tokens = 0;       // of a step
   double model_flops = 0;  // of a step (common/model/flops.h); 0: not known (a plan file)
@@ -24,9 +26,15 @@ struct Prediction {
 };
 
 // Reads the calibration that the scenario names (into input.inputs too), builds the cluster and
-// simulates one step. Warnings go to the context. Codes: sim/simulate.h,
-// common/model/calibration.h.
+// simulates one step; with a trace of routing (also in input.inputs) all of its steps. Warnings go
+// to the context. Codes: sim/simulate.h, common/model/calibration.h, common/plan/routing_trace.h.
 [[nodiscard]] Result<Prediction> predict(Context& context, PlanInput& input);
+
+// The prediction of a stored run again, with the routing that the run has recorded. `base` holds
+// cluster and calibration. Codes: sim/simulate.h, E-CAL-010.
+[[nodiscard]] Result<sim::SimResult> predict_with_routing(const Plan& plan, const Prediction& base,
+                                                          const Scenario& scenario,
+                                                          const RoutingTrace& trace);
 
 // Step error that is left when every op takes as long as in `measured`: iteration / measured - 1.
 // `measured_ns`: the step it is compared with. nullopt: the plan cannot be simulated this way.

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "common/base/check.h"
+#include "common/base/limits.h"
 #include "common/plan/print.h"
 #include "common/plan/uses.h"
 #include "exec/device/clock.h"
@@ -131,6 +132,8 @@ Interpreter::Interpreter(const Plan& plan, Rank rank, const TrainingConfig& conf
     context_.size[static_cast<std::size_t>(a)] = plan.header.mesh.of(static_cast<Axis>(a));
   context_.tokens_per_step =
       std::int64_t{plan.header.microbatches} * plan.header.micro_batch * plan.header.sequence;
+  if (const std::int64_t counts = routing_counts(plan); counts > 0)
+    routing_steps_ = static_cast<int>(limits::kRoutingCounts / counts);
   timeline_.clock = Clock::monotonic_ns;
   peak_.rank = rank.value;
   for (BufferId id : plan.persistent(plan.program_of(rank))) {
@@ -208,6 +211,8 @@ Status Interpreter::bind_calls(const Op& op, PreparedOp& prepared) {
       const BufferId choices = plan_.operands_of(c.outputs)[4].id;
       std::vector<BufferId>& list = choices_[root_of(plan_, choices)];
       if (std::find(list.begin(), list.end(), choices) == list.end()) list.push_back(choices);
+      if (!plan_.header.evaluation)
+        prepared.kept_rows.push_back(view(plan_.operands_of(c.outputs)[2].id));
     }
     // One rank alone has no all-reduce after it; else that overwrites these values.
     if (call.kernel.kind == KernelKind::metrics_pack) prepared.metrics = call.outputs[0];
@@ -538,7 +543,7 @@ void Interpreter::copy_tokens(const View& to, int step, int microbatch) const {
     std::copy_n(tokens.data() + i * (s + 1) + 1, s, to.as<std::int64_t>() + i * s);
 }
 
-void Interpreter::run_calls(std::int32_t op, std::int32_t) {
+void Interpreter::run_calls(std::int32_t op, std::int32_t step) {
   const PreparedOp& p = prepared_[static_cast<std::size_t>(op)];
   const std::size_t first = first_call_[static_cast<std::size_t>(op)];
   CallSpan* spans = timed_step_ < 0
@@ -555,6 +560,17 @@ void Interpreter::run_calls(std::int32_t op, std::int32_t) {
     cpu = cpu_end;
   }
   keep_metrics(p);
+  if (!p.kept_rows.empty() && step < routing_steps_) keep_routing(op, step);
+}
+
+// Before the op's frees, as keep_metrics().
+void Interpreter::keep_routing(std::int32_t op, std::int32_t step) {
+  const Op& o = ops_[static_cast<std::size_t>(op)];
+  for (const View& v : prepared_[static_cast<std::size_t>(op)].kept_rows) {
+    const auto* rows = v.as<std::int32_t>();
+    routing_.push_back(
+        {of_training(step), o.layer, o.microbatch, rank_.value, {rows, rows + v.shape.elements()}});
+  }
 }
 
 bool Interpreter::run_communication(std::int32_t op, std::int32_t step, Span& span) {
