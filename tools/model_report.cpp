@@ -96,6 +96,19 @@ Json rank_json(const Scenario& s, const Order& order, int pp, const sim::Program
   return rank;
 }
 
+// Why cells of the formulas are empty; "" where none is.
+std::string no_formula(const Scenario& s, const std::optional<Held>& held) {
+  std::string out;
+  const auto add = [&](const char* what) { (out += out.empty() ? "" : "; ") += what; };
+  if (!held) add("visits of cells that run a forward beside a backward");
+  if (held && held->splits) add("gradients between I and W, and so the bound");
+  if (s.parallel.zero >= 2)
+    add("what ZeRO 2 and 3 gather for a moment (param_full, grad_full), and so the bound");
+  if (!has_transient_form(s))
+    add("what lives for a moment with this recomputation, mapping or context parallelism");
+  return out.empty() ? out : "No formula for " + out + ": the plan's columns say it.\n";
+}
+
 // The rank with the highest peak, class by class, and what other settings would hold.
 std::string peak_rank_text(const Scenario& s, const Order& order, int pp,
                            const sim::ProgramMemory& m) {
@@ -130,7 +143,7 @@ std::string peak_rank_text(const Scenario& s, const Order& order, int pp,
          held && has_bound(s, *held) ? "<= " + grouped(peak_bound(s, pp, held->peak)) : "", "",
          grouped(m.peak.total)});
   t.row({"with scratch of kernels", "", "", grouped(m.needed)});
-  out += t.text();
+  out += t.text() + no_formula(s, held);
 
   out += fmt::format("\nWhat other settings would hold on this rank (formulas), bytes\n");
   Table what({"setting<", "param", "grad", "optim", "kept between F and B"});
