@@ -67,9 +67,10 @@ int dump(Context& context, const Options& o) {
   return kExitOk;
 }
 
-Result<std::string> formatted(const PlanInput& in, const std::string& format) {
+// Takes the text, which may have hundreds of megabytes, out of `in`.
+Result<std::string> formatted(PlanInput& in, const std::string& format) {
   if (format == "csv") return plan_csv(in.plan);
-  if (format != "dot") return in.text;
+  if (format != "dot") return std::move(in.text);
   if (in.plan.ops.size() > kDotOps)
     return usage("E-CLI-012", "the plan is too large for a picture",
                  fmt::format("{} ops", in.plan.ops.size()), fmt::format("at most {} ops", kDotOps),

@@ -25,7 +25,8 @@ namespace {
 
 constexpr std::size_t kGridColumns = 160;       // of the picture that is shown unasked
 constexpr std::int64_t kGridCells = 1'000'000;  // of one that is asked for
-const std::vector<std::string> kSteps = {"order", "compute", "backward", "reduce", "p2p"};
+const std::vector<std::string> kSteps = {"order",   "compute", "backward",
+                                         "unshard", "reduce",  "p2p"};
 
 struct Options {
   std::string kind, file, dialect = "tandem", cost, costs, hop = "0", svg, to, dump_after;
@@ -39,6 +40,7 @@ struct Settings {
   ScheduleOptions options;
   Receive receive = Receive::early;
   bool merge = false, keep_first_stage = false;
+  int window = 0;                     // residency=window(n); 0: visit
   std::vector<std::string> lowering;  // those given
 };
 
@@ -143,6 +145,15 @@ Status set_lowering(Settings& s, const std::string& name, const std::string& val
   } else if (name == "first_stage") {
     if (const Status fits = one_of("--opt first_stage=", value, first); !fits) return fits;
     s.keep_first_stage = value == "keep";
+  } else if (name == "residency") {
+    if (value == "visit") return Ok{};
+    const bool window = value.starts_with("window(") && value.ends_with(")");
+    const auto n =
+        window ? parse_int(std::string_view(value).substr(7, value.size() - 8)) : std::nullopt;
+    if (!n || *n < 1 || *n > limits::kOrderActions)
+      return wrong_value("--opt residency=" + value, "visit, or window(n) with n of 1 or more",
+                         "write --opt 'residency=window(3)': three stages of a rank stay gathered");
+    s.window = static_cast<int>(*n);
   } else {
     const auto merge = as_bool(name, value);
     if (!merge) return merge.error();
@@ -163,13 +174,14 @@ Result<Settings> settings_of(const Options& o) {
     if (equals == std::string::npos || equals == 0)
       return wrong_value("--opt " + text, "key=value", "write for example --opt backward=lifo");
     const std::string name = text.substr(0, equals), value = text.substr(equals + 1);
-    static const std::vector<std::string> kL2 = {"residency", "lookahead", "communicators",
-                                                 "grouping", "optimizer_barrier"};
+    static const std::vector<std::string> kL2 = {"lookahead", "communicators", "grouping",
+                                                 "optimizer_barrier"};
     if (std::find(kL2.begin(), kL2.end(), name) != kL2.end())
       return usage("E-CLI-008", "not in this version", "--opt " + text,
-                   "an option of the kind, receive, first_stage or merge",
+                   "an option of the kind, receive, first_stage, merge or residency",
                    "it is of the whole plan: set it in a scenario and use `tandem plan`");
-    const bool lowers = name == "receive" || name == "first_stage" || name == "merge";
+    const bool lowers =
+        name == "receive" || name == "first_stage" || name == "merge" || name == "residency";
     if (const Status done = lowers ? set_lowering(s, name, value) : add(name, value); !done)
       return done.error();
   }
@@ -183,10 +195,11 @@ Result<Settings> settings_of(const Options& o) {
                         "a file is the order that options would make");
   if (!s.lowering.empty() &&
       (o.dump_after.empty() || o.dump_after == "order" || o.dump_after == "compute"))
-    return wrong_value(fmt::format("--opt {} without --dump-after", s.lowering[0]),
-                       "a step of lowering that shows it",
-                       "add --dump-after p2p, reduce or backward; times here are of the order "
-                       "itself");
+    return wrong_value(
+        fmt::format("--opt {} without --dump-after", s.lowering[0]),
+        "a step of lowering that shows it",
+        "add --dump-after p2p, reduce, unshard or backward; times here are of the order "
+        "itself");
   return s;
 }
 
@@ -285,6 +298,8 @@ Result<Order> lowered(Order order, const std::string& step, const Settings& sett
   if (step == "compute") return order;
   order = lower::backward(order, settings.merge, settings.keep_first_stage);
   if (step == "backward") return order;
+  if (settings.window > 0) order = lower::unshard(order, settings.window);
+  if (step == "unshard") return order;
   order = lower::reduce(order);
   if (step == "reduce") return order;
   return lower::p2p(order, settings.receive);
@@ -539,7 +554,8 @@ void add_schedule(CLI::App& app, Context& context) {
       ->type_name("N");
   sub->add_option("--slices", o->slices, "seq1f1b: slices of a sequence")->type_name("K");
   sub->add_option("--opt", o->opts,
-                  "An option of the kind, or of lowering: receive, first_stage, merge; repeatable")
+                  "An option of the kind, or of lowering: receive, first_stage, merge, residency; "
+                  "repeatable")
       ->type_name("KEY=VALUE")
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)

@@ -65,9 +65,10 @@ Order order_of(const Plan& plan) {
   Order order;
   order.num_dirs = plan.header.copies;
   order.num_microbatches = plan.header.microbatches / order.num_dirs;
+  order.num_slices = plan.header.slices;
   order.stage_rank.assign(plan.header.stage_rank.begin(), plan.header.stage_rank.end());
   order.ranks.resize(plan.programs.size());
-  std::set<std::tuple<std::size_t, ActionKind, int, int>> seen;
+  std::set<std::tuple<std::size_t, ActionKind, int, int, int>> seen;
   each_op(plan, [&](std::size_t program, OpId, const Op& op) {
     if (op.kind != OpKind::compute || op.microbatch < 0 || op.stage < 0) return;
     ActionKind kind = ActionKind::F;
@@ -75,8 +76,9 @@ Order order_of(const Plan& plan) {
     if (op.phase == Phase::W) kind = ActionKind::W;
     if (op.phase == Phase::B) kind = ActionKind::B;
     if (op.phase > Phase::B) return;
-    if (!seen.insert({program, kind, op.stage, op.microbatch}).second) return;
-    Action a{kind, op.stage, op.microbatch % order.num_microbatches};
+    const int slice = std::max(op.seq_slice, 0);
+    if (!seen.insert({program, kind, op.stage, op.microbatch, slice}).second) return;
+    Action a{kind, op.stage, op.microbatch % order.num_microbatches, slice};
     a.dir = static_cast<std::int8_t>(op.microbatch / order.num_microbatches);
     order.ranks[program].push_back(a);
   });

@@ -254,7 +254,8 @@ std::string calibration_key(const Kernel& kernel) {
   Kernel k = kernel;
   k.coords = {};
   k.owner = {};
-  k.flags &= ~(kPositions | kVocab);  // which rows they are costs nothing
+  k.flags &= ~kCostless;
+  if (const std::size_t first = first_dim_of(k.kind); first < kNumDims) k.dims[first] = 0;
   return to_text(k);
 }
 

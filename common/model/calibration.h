@@ -87,7 +87,10 @@ struct Calibration {
 // Seconds by the curve.
 [[nodiscard]] double seconds_of(const TransportCurve& curve, Bytes bytes);
 
-// The kernel's text without `coords` and `owner`, which do not change its cost.
+// Flags that change no cost: which rows they are, and how far apart those of a block lie.
+inline constexpr std::uint32_t kCostless = kPositions | kVocab | kFused;
+// The kernel's text without what does not change its cost: `coords`, `owner`, these flags and the
+// position of the first row.
 [[nodiscard]] std::string calibration_key(const Kernel& kernel);
 
 // 16 hex digits of SHA-256 of what was measured and where: CPU model, LibTorch with its build,

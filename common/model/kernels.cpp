@@ -21,8 +21,8 @@ constexpr std::uint32_t kAttentionFlags = kCausal | kFlash | kMaterialised;
 constexpr std::uint32_t kGeluFlags = kErf | kTanh;
 constexpr std::uint32_t kDecayFlags = kDecay2d | kDecayAll | kDecayNone;
 
-constexpr std::array<std::string_view, kNumDims> kHeads = {"batch", "heads", "seq", "head_dim",
-                                                           "kv_heads"};
+constexpr std::array<std::string_view, kNumDims> kHeads = {"batch",    "heads",    "seq",
+                                                           "head_dim", "kv_heads", "first"};
 
 constexpr std::uint32_t kScores = kSoftmax | kSigmoid;
 constexpr std::uint32_t kScopes = kScopeSequence | kScopeMicrobatch;
@@ -48,16 +48,18 @@ constexpr std::array<std::string_view, kNumDims> kBlock = {"batch",    "heads", 
 constexpr std::uint32_t kCutRows = kPositions | kVocab;
 constexpr std::array<std::string_view, kNumDims> kLatents = {"tokens", "q_rank", "kv_rank",
                                                              "rope_dim"};
-constexpr std::array<std::string_view, kNumDims> kMla = {"batch",    "heads",    "seq",
-                                                         "nope_dim", "rope_dim", "v_dim"};
+constexpr std::array<std::string_view, kNumDims> kMla = {"batch",    "heads", "seq",  "nope_dim",
+                                                         "rope_dim", "v_dim", "first"};
+constexpr std::array<std::string_view, kNumDims> kLearned = {"seq", "batch", "width", "first"};
+constexpr std::uint32_t kBlockFlags = kSlices | kFused;
 
 constexpr std::array<CatalogueEntry, kNumKernelKinds> kCatalogue = {{
     {K::embed_fwd, "embed_fwd", C::embedding, {"tokens", "rows", "width"}, kCutRows, ""},
-    {K::pos_add_fwd, "pos_add_fwd", C::elementwise, {"seq", "batch", "width"}, kPositions, ""},
+    {K::pos_add_fwd, "pos_add_fwd", C::elementwise, kLearned, kPositions, "", 1},
     {K::layernorm_fwd, "layernorm_fwd", C::norm, {"tokens", "width"}, 0, "eps"},
     {K::rmsnorm_fwd, "rmsnorm_fwd", C::norm, {"tokens", "width"}, 0, "eps"},
     {K::linear_fwd, "linear_fwd", C::matmul, {"tokens", "in", "out"}, kBias, ""},
-    {K::rope_fwd, "rope_fwd", C::elementwise, kHeads, kPositions, "base", 1},
+    {K::rope_fwd, "rope_fwd", C::elementwise, kHeads, kPositions, "base", 2},
     {K::attention_fwd, "attention_fwd", C::attention, kAttention, kAttentionFlags, "", 2},
     {K::bias_residual_fwd, "bias_residual_fwd", C::elementwise, {"tokens", "width"}, 0, ""},
     {K::residual_fwd, "residual_fwd", C::elementwise, {"tokens", "width"}, 0, ""},
@@ -75,16 +77,17 @@ constexpr std::array<CatalogueEntry, kNumKernelKinds> kCatalogue = {{
     {K::residual_bwd_input, "residual_bwd_input", C::elementwise, {"tokens", "width"}, 0, ""},
     {K::attention_bwd_input, "attention_bwd_input", C::attention, kAttention, kAttentionFlags, "",
      2},
-    {K::rope_bwd_input, "rope_bwd_input", C::elementwise, kHeads, kPositions, "base", 1},
+    {K::rope_bwd_input, "rope_bwd_input", C::elementwise, kHeads, kPositions, "base", 2},
     {K::latent_norm_fwd, "latent_norm_fwd", C::norm, kLatents, 0, "eps"},
     {K::latent_split_fwd, "latent_split_fwd", C::elementwise, kLatents, 0, ""},
-    {K::mla_qkv_fwd, "mla_qkv_fwd", C::elementwise, kMla, kPositions, "base"},
+    {K::mla_qkv_fwd, "mla_qkv_fwd", C::elementwise, kMla, kPositions, "base", 1},
     {K::latent_norm_bwd_input, "latent_norm_bwd_input", C::norm, kLatents, 0, ""},
     {K::latent_merge_bwd_input, "latent_merge_bwd_input", C::elementwise, kLatents, 0, ""},
-    {K::mla_qkv_bwd_input, "mla_qkv_bwd_input", C::elementwise, kMla, kPositions, "base"},
+    {K::mla_qkv_bwd_input, "mla_qkv_bwd_input", C::elementwise, kMla, kPositions, "base", 1},
     {K::kv_pack, "kv_pack", C::elementwise, kAttention, 0, "", 2},
-    {K::attention_block_fwd, "attention_block_fwd", C::attention, kBlock, 0, "", 3},
-    {K::attention_block_bwd_input, "attention_block_bwd_input", C::attention, kBlock, 0, "", 3},
+    {K::attention_block_fwd, "attention_block_fwd", C::attention, kBlock, kBlockFlags, "", 3},
+    {K::attention_block_bwd_input, "attention_block_bwd_input", C::attention, kBlock, kBlockFlags,
+     "", 3},
     {K::kv_unpack, "kv_unpack", C::elementwise, kAttention, 0, "", 2},
     {K::linear_bwd_weight, "linear_bwd_weight", C::matmul, {"tokens", "in", "out"}, kBias, ""},
     {K::bias_residual_bwd_weight,
@@ -99,12 +102,7 @@ constexpr std::array<CatalogueEntry, kNumKernelKinds> kCatalogue = {{
      {"tokens", "rows", "width"},
      kCutRows,
      ""},
-    {K::pos_add_bwd_weight,
-     "pos_add_bwd_weight",
-     C::elementwise,
-     {"seq", "batch", "width"},
-     kPositions,
-     ""},
+    {K::pos_add_bwd_weight, "pos_add_bwd_weight", C::elementwise, kLearned, kPositions, "", 1},
     {K::grad_add, "grad_add", C::elementwise, {"elements"}, 0, ""},
     {K::grad_scale, "grad_scale", C::elementwise, {"elements"}, 0, "factor"},
     {K::sum_squares, "sum_squares", C::reduction, {"elements"}, kTpCut | kWhole, ""},
@@ -144,7 +142,7 @@ constexpr std::array<CatalogueEntry, kNumKernelKinds> kCatalogue = {{
 constexpr std::array<std::string_view, kNumCostClasses> kCostClasses = {
     "matmul", "attention", "norm", "elementwise", "embedding", "loss", "optimizer", "reduction"};
 
-constexpr std::array<std::string_view, 24> kFlagWords = {"bias",
+constexpr std::array<std::string_view, 26> kFlagWords = {"bias",
                                                          "causal",
                                                          "flash",
                                                          "materialised",
@@ -167,7 +165,9 @@ constexpr std::array<std::string_view, 24> kFlagWords = {"bias",
                                                          "positions",
                                                          "vocab",
                                                          "group=max",
-                                                         "labels"};
+                                                         "labels",
+                                                         "slices",
+                                                         "fused"};
 
 // "tp,dp"
 std::string axes_text(AxisSet set) {

@@ -33,18 +33,19 @@ namespace tandem {
 // Operands are written inputs -> outputs. "acc" marks outputs that may accumulate (+id); "in
 // place" means an output may be the same buffer as the named input.
 enum class KernelKind : std::uint8_t {
-  embed_fwd,          // {tokens,rows,width} batch i64[b,S+1], weight[rows,width] -> x[tokens,width]
-                      //   reads columns 0..S-1; rows start at coordinate(tp)*rows; others give 0
-  pos_add_fwd,        // {seq,batch,width} x, pos[seq.., width] -> y = x + pos[position]
-  layernorm_fwd,      // {tokens,width} x, weight, bias -> y, stat[2,tokens] (mean, rstd)
-  rmsnorm_fwd,        // {tokens,width} x, weight -> y = x rstd weight, stat[tokens] (rstd)
-  linear_fwd,         // {tokens,in,out} x, W[out,in] [, bias[out]] -> y
-  rope_fwd,           // {batch,heads,seq,head_dim,kv_heads} qkv -> qkv (in place): q and k rotated
-                      //   by position * base^(-2i/dh), pairs (i, i+dh/2); v as it is
-  attention_fwd,      // {batch,heads,seq,head_dim,kv_heads,v_dim} qkv[S,b,(heads+kv_heads)*dh+
-                      //   kv_heads*dv] -> out[S,b,heads*dv], lse[b,heads,S] (flash) or
-                      //   probs[b,heads,S,S] (materialised); dv = v_dim, left out: dh; head h uses
-                      //   key/value head h div (heads/kv_heads)
+  embed_fwd,      // {tokens,rows,width} batch i64[b,S+1], weight[rows,width] -> x[tokens,width]
+                  //   reads columns 0..S-1; rows start at coordinate(tp)*rows; others give 0
+  pos_add_fwd,    // {seq,batch,width[,first]} x, pos[seq.., width] -> y = x + pos[position];
+                  //   the table has first + seq rows, or more
+  layernorm_fwd,  // {tokens,width} x, weight, bias -> y, stat[2,tokens] (mean, rstd)
+  rmsnorm_fwd,    // {tokens,width} x, weight -> y = x rstd weight, stat[tokens] (rstd)
+  linear_fwd,     // {tokens,in,out} x, W[out,in] [, bias[out]] -> y
+  rope_fwd,       // {batch,heads,seq,head_dim,kv_heads,first} qkv -> qkv (in place): q, k rotated
+                  //   by position * base^(-2i/dh), pairs (i, i+dh/2); v as it is
+  attention_fwd,  // {batch,heads,seq,head_dim,kv_heads,v_dim} qkv[S,b,(heads+kv_heads)*dh+
+                  //   kv_heads*dv] -> out[S,b,heads*dv], lse[b,heads,S] (flash) or
+                  //   probs[b,heads,S,S] (materialised); dv = v_dim, left out: dh; head h uses
+                  //   key/value head h div (heads/kv_heads)
   bias_residual_fwd,  // {tokens,width} x, bias, residual -> y = x + bias + residual
   residual_fwd,       // {tokens,width} x, residual -> y = x + residual
   own_rows_fwd,  // {tokens,width,parts} x[parts*tokens,width] -> y[tokens,width]: of equal parts
@@ -64,7 +65,7 @@ enum class KernelKind : std::uint8_t {
   residual_bwd_input,   // {tokens,width} dx, dres -> dx (in place) = dx + dres
   attention_bwd_input,  // {batch,heads,seq,head_dim,kv_heads,v_dim} dout, qkv, lse|probs, out ->
                         //   dqkv
-  rope_bwd_input,       // {batch,heads,seq,head_dim,kv_heads} dqkv -> dqkv (in place): dq and dk
+  rope_bwd_input,       // {batch,heads,seq,head_dim,kv_heads,first} dqkv -> dqkv (in place): dq, dk
                         //   rotated back
 
   // Latent attention (models.md 2.3). Q = q_rank + kv_rank + rope_dim; q_rank 0: no latent of q, so
@@ -74,15 +75,15 @@ enum class KernelKind : std::uint8_t {
                            //   is), zn[n,q_rank+kv_rank] (what the norms read), stat[2,n] (rstd of
                            //   q, of kv; q_rank 0: stat[n])
   latent_split_fwd,        // {tokens,q_rank,kv_rank,rope_dim} latents -> ql, kl, kr: its parts
-  mla_qkv_fwd,             // {batch,heads,seq,nope_dim,rope_dim,v_dim} q[n,heads*(dn+dr)],
+  mla_qkv_fwd,             // {batch,heads,seq,nope_dim,rope_dim,v_dim[,first]} q[n,heads*(dn+dr)],
                            //   kv[n,heads*(dn+dv)], kr[n,dr] -> qkv[S,b,heads*(2(dn+dr)+dv)]: all
                            //   q, all k, all v; in a head nope before rope; rope on q and on kr,
                            //   which all heads share, as rope_fwd
   latent_norm_bwd_input,   // {tokens,q_rank,kv_rank,rope_dim} dlatents, zn, stat, wq, wkv -> dz (in
                            //   place dlatents), dwq (acc), dwkv (acc)
   latent_merge_bwd_input,  // {tokens,q_rank,kv_rank,rope_dim} dql, dkl, dkr -> dlatents
-  mla_qkv_bwd_input,       // {batch,heads,seq,nope_dim,rope_dim,v_dim} dqkv -> dq, dkv, dkr (sum
-                           //   over heads); rotated back
+  mla_qkv_bwd_input,       // {batch,heads,seq,nope_dim,rope_dim,v_dim[,first]} dqkv -> dq, dkv, dkr
+                           //   (sum over heads); rotated back
 
   // Ring attention over cp (models.md 4.7). Member r of c holds chunks r and 2c-1-r of the 2c that
   // a sequence is cut in; S is what it holds. A block is the k and v of one member's positions,
@@ -90,6 +91,9 @@ enum class KernelKind : std::uint8_t {
   // are those of attention_fwd, and `step` s: the block of member (r - s) mod c. Nothing is masked.
   // A lower member's (r >= s): both chunks of q attend to its first chunk; a higher one's: the
   // second chunk of q attends to both of it. So shapes differ between members, FLOPs do not.
+  // Flag `slices`: no ring, but slices of the sequence one after the other on one rank (models.md
+  // 8a, arXiv 2406.03488); a block is an earlier slice, `step` any number above 0, and all queries
+  // attend to all of it. Flag `fused`: the operand kv is the qkv of the block's positions.
   kv_pack,                    // {batch,heads,seq,head_dim,kv_heads,v_dim} qkv -> kv
   attention_block_fwd,        // {..,step} qkv, kv, out, lse -> out (in place), lse (in place): both
                               //   as if the queries had also seen this block
@@ -102,10 +106,10 @@ enum class KernelKind : std::uint8_t {
   linear_bwd_weight,  // {tokens,in,out} dy, x -> dW (acc) [, db (acc)]; scratch[out,in] if acc
   bias_residual_bwd_weight,  // {tokens,width} dy -> dbias (acc)
   embed_bwd_weight,          // {tokens,rows,width} dy, batch -> dweight (acc): scatter-add
-  pos_add_bwd_weight,        // {seq,batch,width} dy -> dpos (acc); scratch[seq,width] if acc
-  grad_add,                  // {elements} a, b -> a (in place) = a + b (tied embedding on one rank)
-  grad_scale,                // {elements} real factor: a -> a (in place) = factor a
-  sum_squares,               // {} grads... -> f64[1] (acc): 0 where the rank is not the owner
+  pos_add_bwd_weight,  // {seq,batch,width[,first]} dy -> dpos (acc); scratch[seq,width] if acc
+  grad_add,            // {elements} a, b -> a (in place) = a + b (tied embedding on one rank)
+  grad_scale,          // {elements} real factor: a -> a (in place) = factor a
+  sum_squares,         // {} grads... -> f64[1] (acc): 0 where the rank is not the owner
   clip_coef,     // {} norm_sq -> coef f32|f64[1]: min(1, max_norm/(sqrt+1e-6)); no max_norm: 1
   adamw,         // {elements} param, grad, m, v, coef -> param, m, v (in place) [, cast: the
                  //   parameter in the compute type, where `param` is its main copy]
@@ -118,7 +122,7 @@ enum class KernelKind : std::uint8_t {
   router_bwd_weight,  // {tokens,in,experts} dlogits, x -> dweight (acc); scratch[E,in] if acc
   route_fwd,  // {batch,seq,experts,top_k,groups,groups_kept[,capacity][,slices]} logits [, bias
               //   s[E]: sigmoid] -> scores (in place), choice, counts i32[E] (kept rows: what is
-              //   sent), aux s[2,scopes,E] (choices before any drop; sums of prob), choices
+              //   sent), aux s[2,scopes,E] (acc; choices before any drop, sums of prob), choices
               //   i32[E] (acc; before any drop), dropped f64[1] (acc). scopes = batch, or 1 for
               //   scope=microbatch. Only experts of the groups_kept best groups are chosen.
               //   capacity: rows that an expert takes of each of `slices` equal parts of the
@@ -222,6 +226,8 @@ enum KernelFlag : std::uint32_t {
   kVocab = 1u << 21,            // "vocab": beside positions: tp cuts the vocabulary, cp positions
   kGroupMax = 1u << 22,         // "group=max": a group of experts counts by its best one
   kLabels = 1u << 23,           // "labels": `batch` is i64[b,S], the labels alone
+  kSlices = 1u << 24,           // "slices": the block is a slice of the same sequences
+  kFused = 1u << 25,            // "fused": a block's kv is the qkv of its positions
 };
 
 inline constexpr std::size_t kNumDims = 8;
@@ -248,6 +254,28 @@ struct Kernel {
 // Key/value heads of attention and rope: as many as heads where the dimension is left out (0).
 [[nodiscard]] constexpr std::int64_t kv_heads_of(const Kernel& k) {
   return k.dims[kKvHeads] > 0 ? k.dims[kKvHeads] : k.dims[1];
+}
+
+// Dimension `first` of kernels that turn by a position or add one: the position of the first row,
+// where the rows are a slice of the sequence. Left out: 0. kNumDims where the kind has none.
+[[nodiscard]] constexpr std::size_t first_dim_of(KernelKind kind) {
+  switch (kind) {
+    case KernelKind::pos_add_fwd:
+    case KernelKind::pos_add_bwd_weight:
+      return 3;
+    case KernelKind::rope_fwd:
+    case KernelKind::rope_bwd_input:
+      return 5;
+    case KernelKind::mla_qkv_fwd:
+    case KernelKind::mla_qkv_bwd_input:
+      return 6;
+    default:
+      return kNumDims;
+  }
+}
+[[nodiscard]] constexpr std::int64_t first_position_of(const Kernel& k) {
+  const std::size_t dim = first_dim_of(k.kind);
+  return dim < kNumDims ? k.dims[dim] : 0;
 }
 
 // Width of v of one head of attention: as wide as q and k where it is left out (0).

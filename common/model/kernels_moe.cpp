@@ -94,9 +94,10 @@ Signature moe_signature(const Kernel& k, PlanTypes t) {
       const Shape scores{d[1], d[0], d[2]};
       sig.inputs = {{"logits", scores, s}};
       if (k.flags & kSigmoid) sig.inputs.push_back({"bias", {d[2]}, s});
-      sig.outputs = {{"scores", scores, s, false, 0}, {"choice", {d[1], d[0], d[3]}, i64},
-                     {"counts", {d[2]}, i32},         {"aux", {2, scopes_of_route(k), d[2]}, s},
-                     {"choices", {d[2]}, i32, true},  {"dropped", {1}, f64, true}};
+      sig.outputs = {
+          {"scores", scores, s, false, 0}, {"choice", {d[1], d[0], d[3]}, i64},
+          {"counts", {d[2]}, i32},         {"aux", {2, scopes_of_route(k), d[2]}, s, true},
+          {"choices", {d[2]}, i32, true},  {"dropped", {1}, f64, true}};
       break;
     }
     case K::router_scores_fwd:

@@ -23,7 +23,6 @@ void raise(KeptBytes& most, const KeptBytes& x) {
 }  // namespace
 
 std::optional<Held> held_along(const Scenario& s, const Order& order, int pp) {
-  if (order.num_slices > 1) return std::nullopt;
   Held out;
   KeptBytes now;
   int visits = 0, visits_weight = 0;

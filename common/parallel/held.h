@@ -24,8 +24,8 @@ struct Held {
   KeptBytes peak;
 };
 
-// `order`: the one that is lowered (computing_order of common/plan/build.h). nullopt: cells of
-// several parts, or slices of a sequence.
+// `order`: the one that is lowered (computing_order of common/plan/build.h); of sliced sequences
+// each slice is a visit. nullopt: cells of several parts.
 [[nodiscard]] std::optional<Held> held_along(const Scenario& scenario, const Order& order, int pp);
 
 }  // namespace tandem

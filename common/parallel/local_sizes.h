@@ -11,10 +11,11 @@ namespace tandem::memory {
 
 using I = std::int64_t;
 
-// S: positions of a cp rank; qkv: width of q, k and v together, kv: of k and v, ins: width of what
-// enters the activation of the MLP (fc1, or gate and up), stat: values a norm keeps for a token.
+// S: positions of a cp rank, or of one of k slices; qkv: width of q, k and v together, kv: of k and
+// v, ins: width of what enters the activation of the MLP (fc1, or gate and up), stat: values a norm
+// keeps for a token.
 struct Symbols {
-  I t, c, b, S, n, H, a, ad, qkv, kv, F, ins, stat, w, s, n1,
+  I t, c, k, b, S, n, H, a, ad, qkv, kv, F, ins, stat, w, s, n1,
       nm;  // nm: tokens that the rank routes
   bool gpt, sp, flash;
   // latents (0: none); experts

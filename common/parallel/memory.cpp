@@ -35,7 +35,8 @@ Symbols symbols(const Scenario& sc) {
   Symbols x{};
   x.gpt = sc.model.family == ModelFamily::gpt;
   x.t = sc.parallel.tp, x.c = sc.parallel.cp, x.b = sc.training.micro_batch;
-  x.S = sc.training.sequence / x.c;
+  x.k = num_slices(sc.schedule.kind, sc.schedule.options);
+  x.S = sc.training.sequence / x.c / x.k;
   x.n = x.b * x.S, x.H = sc.model.hidden, x.a = sc.model.heads / x.t;
   x.ad = x.a * sc.model.head_dim, x.F = sc.model.ffn_hidden / x.t;
   x.kv = 2 * (sc.model.kv_heads / x.t) * sc.model.head_dim;
@@ -264,6 +265,7 @@ SavedBytes layer_kept(const Scenario& sc, int layer, int place) {
   SavedBytes kept = sum(layer_saved(sc, layer));
   if (recomputed_layer(sc.training, place)) {
     kept.for_input = x.n1 * x.H * x.w + (has_experts(sc, layer) ? 8 * x.nm * x.K : 0);
+    if (x.k > 1) kept.for_input += x.n * x.kv * x.w;  // later slices attend to them
     kept.for_weight = 0;
   } else if (sc.training.recompute == Recompute::selective && !x.flash) {
     kept.for_input -= memory::core_stash(x);
@@ -357,11 +359,16 @@ std::optional<int> open_visits(const Scenario& s, int pp) {
   if (s.schedule.stages_per_rank != 1) return std::nullopt;
   if (s.schedule.kind == "gpipe") return m;
   if (s.schedule.kind == "1f1b") return std::min(s.parallel.pp - pp, m);
+  const std::int64_t k = num_slices(s.schedule.kind, s.schedule.options);
+  if (s.schedule.kind == "seq1f1b")
+    return static_cast<int>(std::min(s.parallel.pp - 1 - pp + k, m * k));
   return std::nullopt;
 }
 
 Bytes batch_bytes(const Scenario& s) {
-  return Bytes{8} * s.training.micro_batch * (I{s.training.sequence} + 1);  // of all positions
+  // Of all cp ranks' positions, of one slice.
+  const Symbols x = symbols(s);
+  return 8 * x.b * (s.training.sequence / x.k + 1);
 }
 
 KeptBytes kept_of_visit(const Scenario& s, int stage) {
@@ -427,8 +434,8 @@ Bytes peak_bound(const Scenario& s, int pp, const KeptBytes& kept) {
       (x.rkv > 0 && x.rq == 0) ? x.n * (x.H + x.rkv) * x.w : 2 * x.n * (x.rq + x.rkv) * x.w;
   const I again = x.sp ? std::max(x.n * x.H * x.w, latents) : 0;
   return static_bytes(s, pp).sum() + kept.sum() +
-         std::max(t.activation, t.grad_activation + again) + recompute_working_set(s, pp) +
-         t.scratch + t.comm;
+         std::max(t.activation + t.carried, t.grad_activation + again) +
+         recompute_working_set(s, pp) + t.scratch + t.comm;
 }
 
 }  // namespace tandem

@@ -25,7 +25,9 @@
 //             experts 2 R Fe w                 (R H + R Fe) w          R (H + 2 Fe) w
 //             combine A H w
 //             shared  2 n Es Fe/t w            n Es Fe/t w             X w + 2 n Es Fe/t w
-//   n is b S/c with context parallelism; flash then keeps s b a/t S/c.
+//   n is b S/c with context parallelism; flash then keeps s b a/t S/c. With slices of the sequence
+//   n is b S/k, and all of it is of one slice: q, k and v of earlier slices stay as they are saved.
+//   A layer that is computed again keeps k and v, n 2 ak dh/t w (MLA n a/t (dn+dr+dv) w), for them.
 //   With sequence parallelism X becomes X/t in norm, qkv, latents, router and fc1, and n n/t in the
 //   statistics, latents and router.
 //   buckets      tensors in reverse order of use, one list for each type, each starting at a
@@ -94,11 +96,13 @@ struct StaticBytes {
 // bucket or unit that is gathered at the moment; g of each bucket's group.
 [[nodiscard]] StaticBytes static_bytes(const Scenario& scenario, int pp, int zero = 0);
 
-// Microbatches that are open on a rank (forward begun, backward not ended): gpipe m, 1f1b min(p-r,
-// m). Nothing for other kinds of schedule: held.h follows their order.
+// Visits that are open on a rank (forward begun, backward not ended): gpipe m, 1f1b min(p-r, m),
+// seq1f1b min(p-1-r+k, m k) slices. Nothing for other kinds of schedule:
+// held.h follows their order.
 [[nodiscard]] std::optional<int> open_visits(const Scenario& scenario, int pp);
 
-// What is kept for microbatches between forward and backward, `visits` of them open.
+// What is kept for visits, microbatches or slices of them, between forward and backward, `visits`
+// of them open. With slices and recomputation at most: the last slice keeps no k and v.
 struct KeptBytes {
   Bytes saved_input = 0, saved_weight = 0, logits = 0, batch = 0;
   Bytes comm = 0;  // of layers with experts: counts of rows, statistics of a balance loss
@@ -125,7 +129,9 @@ struct KeptBytes {
 //                    gradient of the final norm. With SP (I = G or 2 G):
 //                    2 X w + X1 w + max(M, I + X1 w, A + Q, Q + X1 w). MLA 3 X w + A + Q + P + 2 L,
 //                    with SP X w + X1 w for 3 X w. Experts that receive rows: X1 w + s n E + 2 U +
-//                    3 V, or X1 w for one U and V, with D; else A H w for one U, and 2 X w + D
+//                    3 V, or X1 w for one U and V, with D; else A H w for one U, and 2 X w + D.
+//                    Slices: beside that the gradients of k and v that wait for their slice, n 2 ak
+//                    dh/t main for each layer and each slice but one
 //   scratch          of the last stage: 3 s n and the loss; where gradients accumulate (m > 1,
 //                    and not with ZeRO 2 and 3 that reduce every microbatch) the largest product
 //                    of a W: in out main bytes; norm and clip coefficient; 8 each for the balance
@@ -137,10 +143,12 @@ struct KeptBytes {
 // With ZeRO 2 and 3 the classes param_full and grad_full, which are not here, come and go too.
 struct TransientBytes {
   Bytes activation = 0, grad_activation = 0, scratch = 0, comm = 0;
+  Bytes carried = 0;  // slices: the part of grad_activation that outlives a backward
 };
 [[nodiscard]] TransientBytes transient_bytes(const Scenario& scenario, int pp);
 // Whether the forms are this scenario's: not selective recomputation of materialised attention;
-// with experts, latents or recomputation neither context parallelism nor mapping nano_train.
+// with experts, latents or recomputation neither context parallelism nor mapping nano_train; with
+// layers of experts no slices.
 [[nodiscard]] bool has_transient_form(const Scenario& scenario);
 
 // What recomputation makes again at once: the layer of the rank that has most (models.md 6).

@@ -8,6 +8,7 @@
 #include "common/parallel/groups.h"
 #include "common/parallel/local_sizes.h"
 #include "common/parallel/memory.h"
+#include "common/schedule/registry.h"
 
 namespace tandem {
 namespace {
@@ -126,11 +127,16 @@ I dense_backward(const Streams& s, bool last) {
   return 2 * s.whole + s.own + std::max(s.ffn, s.ins + s.own);
 }
 
-I attention_backward(const Streams& s) {
-  const I core = s.attn_out + s.qkv;
+// Gradients of k and v that carry what slices behind have added: while attention runs, behind it.
+struct Carried {
+  I during = 0, behind = 0;
+};
+
+I attention_backward(const Streams& s, Carried carried) {
+  const I core = s.attn_out + s.qkv + carried.during;
   if (!s.mla()) {
     if (!s.x.sp) return 4 * s.whole + core;
-    return 2 * s.whole + s.own + std::max(core, s.qkv + s.own);
+    return 2 * s.whole + s.own + std::max(core, s.qkv + s.own + carried.behind);
   }
   // Of the latents one by one, and together; without a latent of q also q's part of dX.
   const I parts = core + s.q_and_kv + 2 * s.latents + (s.x.rq == 0 ? s.whole : 0);
@@ -164,7 +170,7 @@ class Products {
   Products(const Scenario& sc, const Symbols& x) : sc_(sc), x_(x), mesh_(mesh_of(sc)) {}
 
   [[nodiscard]] I of_stage(int pp) const {
-    if (sc_.num_microbatches() < 2) return 0;
+    if (sc_.num_microbatches() * x_.k < 2) return 0;
     using enum TensorClass;
     I product = 0;
     for (const auto& [layer, place, stage] : memory::layers_of(sc_, pp)) {
@@ -229,6 +235,10 @@ I expert_comm(const Scenario& sc, int pp, const Streams& s, I layers) {
 
 bool has_transient_form(const Scenario& s) {
   const bool dense = s.model.moe.experts == 0 && s.model.mla.kv_rank == 0;
+  const ModelShape shape = model_shape(s.model);
+  bool experts = false;
+  for (int layer = 0; layer < s.model.layers; ++layer) experts = experts || shape.is_moe(layer);
+  if (experts && num_slices(s.schedule.kind, s.schedule.options) > 1) return false;
   const bool kept = s.training.recompute == Recompute::none;
   const bool same = s.training.recompute == Recompute::selective &&
                     s.training.attention == AttentionKind::flash;  // nothing is made again
@@ -245,7 +255,11 @@ TransientBytes transient_bytes(const Scenario& sc, int pp) {
   const bool cut = s.moves() || (x.t > 1 && memory::has_balance_loss(sc));
   TransientBytes out;
   I layers_with_experts = 0;
-  for (const auto& [layer, place, stage] : memory::layers_of(sc, pp)) {
+  const I d_kv = x.n * x.kv * main;  // of one layer and slice
+  const std::vector<memory::StageLayer> layers = memory::layers_of(sc, pp);
+  const I last_place = static_cast<I>(layers.size()) - 1;
+  out.carried = static_cast<I>(layers.size()) * (x.k - 1) * d_kv;
+  for (const auto& [layer, place, stage] : layers) {
     const bool at_end = last && layer + 1 == sc.model.layers;
     const bool experts = memory::has_experts(sc, layer);
     layers_with_experts += experts ? 1 : 0;
@@ -258,9 +272,18 @@ TransientBytes transient_bytes(const Scenario& sc, int pp) {
           {out.activation, attention_forward(s), experts ? experts_forward(s, cut) : 2 * s.whole});
     // Recomputation comes between the gradient of the final norm and the layer.
     const bool with_norm = at_end && !once;
-    out.grad_activation =
-        most({out.grad_activation, attention_backward(s),
-              experts ? experts_backward(s, with_norm) : dense_backward(s, with_norm)});
+    const I half = experts ? experts_backward(s, with_norm) : dense_backward(s, with_norm);
+    if (x.k == 1) {
+      out.grad_activation = most({out.grad_activation, attention_backward(s, {}), half});
+      continue;
+    }
+    // The last slice makes the gradients of all in each layer and keeps those of the others; the
+    // one before it takes its own from each layer. Layers behind this one are done.
+    const I done = last_place - place, others = x.k - 1;
+    const I made = done * others * d_kv, waiting = out.carried - done * d_kv;
+    out.grad_activation = most({out.grad_activation, half + std::max(made, waiting),
+                                attention_backward(s, {made + x.k * d_kv, made + others * d_kv}),
+                                attention_backward(s, {waiting, waiting - d_kv})});
   }
   // The loss; of experts what was dropped, and the balance loss.
   const I losses =

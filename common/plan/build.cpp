@@ -13,10 +13,10 @@ namespace {
 
 using lower::Draft;
 
-// In order. `unshard` leaves the order as it is. `recompute` and `zero` have no form of their own:
-// what a visit computes again, gathers and scatters comes with `segments`
-// (lower/visit_recompute.cpp, visit_zero.cpp), gathers and scatters of a step with `gradients` and
-// `optimizer`.
+// In order. `unshard` leaves the order as it is but with residency window. `recompute` and `zero`
+// have no form of their own: what a visit computes again, gathers and scatters comes with
+// `segments` (lower/visit_recompute.cpp, visit_zero.cpp), gathers and scatters of a step with
+// `gradients` and `optimizer`.
 const std::vector<std::string> kSteps = {
     "stages",    "order", "backward",  "unshard",   "reduce",  "p2p",    "segments",
     "recompute", "zero",  "gradients", "optimizer", "streams", "buffers"};
@@ -53,6 +53,8 @@ Result<Order> lower_order(const Scenario& scenario, const std::string& last, boo
   if (reaches(last, "backward"))
     order = lower::backward(*order, scenario.schedule.merge,
                             scenario.schedule.first_stage == FirstStage::keep);
+  if (reaches(last, "unshard") && scenario.parallel.keeps_window())
+    order = lower::unshard(*order, scenario.parallel.gather_window);
   if (!reaches(last, "reduce")) return order;
   Order reduced = lower::reduce(*order);
   if (!reaches(last, "p2p")) return reduced;
@@ -70,7 +72,7 @@ Result<Plan> lower_plan(const Scenario& scenario, const std::string& last, bool 
   if (reaches(last, "optimizer")) lower::optimizer(draft);
   if (reaches(last, "streams")) lower::streams(draft);
   if (reaches(last, "buffers")) lower::buffers(draft);
-  return lower::finish(draft);
+  return lower::finish(std::move(draft));
 }
 
 }  // namespace

@@ -16,10 +16,10 @@ namespace {
 constexpr std::int64_t kInt32 = INT32_MAX;
 
 const std::array<std::string, 6> kLineKinds = {"plan", "comm", "buf", "kernel", "program", "op"};
-const std::array<std::string, 16> kHeaderKeys = {
+const std::array<std::string, 17> kHeaderKeys = {
     "digest",      "schedule", "receive",    "communicators", "grouping", "microbatches",
     "micro_batch", "seq",      "mesh",       "stages",        "dtype",    "main_grad",
-    "experts",     "data",     "evaluation", "copies"};
+    "experts",     "data",     "evaluation", "copies",        "slices"};
 constexpr std::size_t kRequiredHeaderKeys = 12;  // the first ones
 const std::array<std::string, 13> kBufferKeys = {
     "mb",      "l",        "slice",   "valid",    "parts", "bucket", "alias",
@@ -42,6 +42,13 @@ bool PlanParser::int32(Word word, const char* what, std::int32_t& out) {
   if (!in_.number(word, 0, kInt32, what, value)) return false;
   out = static_cast<std::int32_t>(value);
   return true;
+}
+
+// "3", or "3.s1": the slice 1 of its sequences.
+bool PlanParser::microbatch(Word word, std::int32_t& out, std::int32_t& seq_slice) {
+  const std::size_t dot = std::min(word.text.find(".s"), word.text.size());
+  if (!int32(word.from(0, dot), "microbatch", out)) return false;
+  return dot == word.text.size() || int32(word.from(dot + 2), "slice", seq_slice);
 }
 
 bool PlanParser::next_id(Word word, std::size_t expected, const char* what) {
@@ -204,6 +211,7 @@ bool PlanParser::header_field(const FieldWord& field) {
   if (key == "mesh") return mesh(value);
   if (key == "experts") return expert_grid(value);
   if (key == "copies") return count("copies", 2, h.copies);
+  if (key == "slices") return count("slices", limits::kWidth, h.slices);
   if (key == "data") return axes(value, h.data_axes);
   return stages(value);
 }
@@ -384,7 +392,7 @@ bool PlanParser::buffer() {
       if (!spread(word, "names", read)) return false;
     } else if (field.key.text == "mb" && field.has_value) {
       const auto read = [&](Word part, Buffer& b) {
-        return int32(part, "microbatch", b.microbatch);
+        return microbatch(part, b.microbatch, b.seq_slice);
       };
       if (!first(seen, kMicrobatch, field.key)) return false;
       if (!spread(field.value, "microbatches", read)) return false;

@@ -146,7 +146,7 @@ bool PlanParser::op() {
     const FieldWord field = LineReader::split(word);
     const std::string_view key = field.key.text;
     if (key == "mb") {
-      if (!first(seen, kMb, field.key) || !int32(field.value, "microbatch", op.microbatch))
+      if (!first(seen, kMb, field.key) || !microbatch(field.value, op.microbatch, op.seq_slice))
         return false;
     } else if (key == "s") {
       if (!first(seen, kStage, field.key) || !int32(field.value, "stage", op.stage)) return false;

@@ -58,6 +58,7 @@ class PlanParser {
   bool name(Word word, const char* what, std::string& out);
   bool name_list(Word word, const char* what, std::string& out);
   bool int32(Word word, const char* what, std::int32_t& out);
+  bool microbatch(Word word, std::int32_t& out, std::int32_t& seq_slice);
   bool dtype(Word word, DType& out);
   bool axis(Word word, Axis& out);
   bool axes(Word word, AxisSet& out);

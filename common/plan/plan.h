@@ -107,6 +107,7 @@ struct Buffer {
   Shape shape;             // local
   std::uint32_t name = 0;  // Plan::name
   std::int32_t microbatch = -1, layer = -1;
+  std::int32_t seq_slice = -1;  // of its sequences, where they are cut ("mb=2.s1")
   SliceRule slice;
   BufferId alias_of;  // a view of this bucket, adds no bytes
   Bytes alias_offset = 0;
@@ -156,7 +157,8 @@ struct Op {
   Part part = Part::none;
   StreamId stream;
   std::int32_t stage = -1, layer = -1, microbatch = -1;
-  Range calls;  // compute: into Plan::calls
+  std::int32_t seq_slice = -1;  // as Buffer's
+  Range calls;                  // compute: into Plan::calls
   // communication, copy, host_wait:
   CommId comm;
   Reduction reduction = Reduction::none;
@@ -190,6 +192,9 @@ struct PlanHeader {
   // Two copies of the model in opposite directions ("copies=2"): the first does the lower half of
   // the microbatches; stage s of the second lies on coordinate pp - 1 - stage_rank[s].
   std::int32_t copies = 1;
+  // Equal slices that the sequences of a microbatch are cut in ("slices=4"); forwards of a stage
+  // take them in order, backwards the other way.
+  std::int32_t slices = 1;
   [[nodiscard]] std::int32_t rank_of(std::int32_t stage, std::int32_t microbatch) const {
     const std::int32_t rank = stage_rank[static_cast<std::size_t>(stage)];
     return copies == 2 && microbatch >= microbatches / 2 ? mesh.of(Axis::pp) - 1 - rank : rank;

@@ -9,6 +9,8 @@ namespace {
 
 constexpr std::size_t kCountsOfRoute = 2, kCountsOfLabels = 4;  // outputs (kernels.h)
 
+int slice_of(const Op& op) { return std::max(0, op.seq_slice); }
+
 std::vector<Rank> ranks_of(const Plan& plan, ProgramId program) {
   std::vector<Rank> out;
   for (int r = 0; r < plan.header.mesh.world(); ++r)
@@ -32,11 +34,11 @@ std::vector<RoutedPlace> routed_places(const Plan& plan) {
     for (const Op& op : plan.ops_of(program))
       for (const Call& c : plan.calls_of(op))
         if (const Kernel& k = plan.kernel(c.kernel); k.kind == KernelKind::route_fwd)
-          for (Rank r : ranks) out.push_back({0, op.layer, op.microbatch, r, &k});
+          for (Rank r : ranks) out.push_back({0, op.layer, op.microbatch, slice_of(op), r, &k});
   }
   std::sort(out.begin(), out.end(), [](const RoutedPlace& a, const RoutedPlace& b) {
-    return std::tuple(a.layer, a.microbatch, a.rank.value) <
-           std::tuple(b.layer, b.microbatch, b.rank.value);
+    return std::tuple(a.layer, a.microbatch, a.slice, a.rank.value) <
+           std::tuple(b.layer, b.microbatch, b.slice, b.rank.value);
   });
   return out;
 }
@@ -95,7 +97,7 @@ class RoutingWalk {
       sent_ = out[kCountsOfRoute].id;
       for (Rank r : ranks_) {
         Counts kept(static_cast<std::size_t>(k.dims[2]), 0);
-        source_({step_, op.layer, op.microbatch, r, &k}, kept);
+        source_({step_, op.layer, op.microbatch, slice_of(op), r, &k}, kept);
         counts_.values_[sent_][r] = std::move(kept);
       }
     } else if (k.kind == KernelKind::label_rows_fwd) {  // of the choice that was made just before

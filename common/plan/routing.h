@@ -2,8 +2,9 @@
 // all buffers that count rows (models.md 4.5). The simulator takes sizes from it; the executor's
 // kernels compute the same values from tokens.
 //
-//   Given   for each routing (layer, microbatch, rank): kept rows by expert, from a RoutingSource
-//   Find    for each op and rank the counts its operands hold: those of `route_fwd`; of an
+//   Given   for each routing (layer, microbatch, slice, rank): kept rows by expert, from a
+//   RoutingSource Find    for each op and rank the counts its operands hold: those of `route_fwd`;
+//   of an
 //           all-to-all of counts (member i gets the i-th part of everybody's); of an all-gather of
 //           counts (everybody's, in order of members); of the labels of style nano_train
 //           (kernels.h: label_rows_fwd, narrow_counts, count_rows)
@@ -26,6 +27,7 @@ namespace tandem {
 struct RoutedPlace {
   int step = 0;  // 0..
   int layer = 0, microbatch = 0;
+  int slice = 0;  // of sequences that are cut
   Rank rank;
   const Kernel* kernel = nullptr;
   [[nodiscard]] std::int64_t tokens() const { return kernel->dims[0] * kernel->dims[1]; }
@@ -39,7 +41,7 @@ struct RoutedPlace {
 // then of ranks; the same place gives the same counts.
 using RoutingSource = std::function<void(const RoutedPlace& place, std::span<std::int32_t> kept)>;
 
-// Every routing of the plan on every rank, by (layer, microbatch, rank), ascending; step 0.
+// Every routing of the plan on every rank, by (layer, microbatch, slice, rank), ascending; step 0.
 [[nodiscard]] std::vector<RoutedPlace> routed_places(const Plan& plan);
 
 // Counts of all routings of a step: the sum of their experts.

@@ -15,10 +15,10 @@
 namespace tandem {
 namespace {
 
-constexpr std::array<std::string_view, 4> kPlace = {"step", "layer", "microbatch", "rank"};
+constexpr std::size_t kPlaceColumns = 5;
 
 std::string header_of(std::size_t experts) {
-  std::string out = "step,layer,microbatch,rank";
+  std::string out = "step,layer,microbatch,slice,rank";
   for (std::size_t e = 0; e < experts; ++e) out += fmt::format(",e{}", e);
   return out;
 }
@@ -57,10 +57,10 @@ class Parser {
 
   Status read_header(std::string_view line) {
     const auto cells = split(line, ',');
-    experts_ = cells.size() > kPlace.size() ? cells.size() - kPlace.size() : 0;
+    experts_ = cells.size() > kPlaceColumns ? cells.size() - kPlaceColumns : 0;
     if (experts_ > 0 && line == header_of(experts_)) return Ok{};
     std::string shown(line.substr(0, 60));
-    return refuse(1, escape_terminal(shown), "step,layer,microbatch,rank,e0,e1,...");
+    return refuse(1, escape_terminal(shown), "step,layer,microbatch,slice,rank,e0,e1,...");
   }
 
   Status read_row(std::string_view line) {
@@ -69,7 +69,7 @@ class Parser {
     r.kept.reserve(experts_);
     std::size_t column = 1, cell = 0;
     for (std::string_view text : split(line, ',')) {
-      if (cell == kPlace.size() + experts_)
+      if (cell == kPlaceColumns + experts_)
         return refuse(column, "more columns than the header has", fmt::format("{} columns", cell));
       const std::optional<std::int64_t> value = parse_int(text);
       if (!value || *value < 0 || *value > INT32_MAX)
@@ -78,9 +78,9 @@ class Parser {
       place(r, cell++, static_cast<std::int32_t>(*value));
       column += text.size() + 1;
     }
-    if (cell < kPlace.size() + experts_)
+    if (cell < kPlaceColumns + experts_)
       return refuse(1, fmt::format("{} columns", cell),
-                    fmt::format("{} columns, as in the header", kPlace.size() + experts_));
+                    fmt::format("{} columns, as in the header", kPlaceColumns + experts_));
     num_counts_ += static_cast<std::int64_t>(experts_);
     if (num_counts_ > limits::kRoutingCounts)
       return refuse(1, fmt::format("more than {} counts", limits::kRoutingCounts),
@@ -101,6 +101,9 @@ class Parser {
         r.microbatch = value;
         break;
       case 3:
+        r.slice = value;
+        break;
+      case 4:
         r.rank = value;
         break;
       default:
@@ -131,10 +134,11 @@ std::pair<std::string, std::string> misfit(const RoutingRecord& r, const RoutedP
   return {};
 }
 
-using Place = std::array<std::int32_t, 4>;  // step, layer, microbatch, rank
-Place place_of(const RoutingRecord& r) { return {r.step, r.layer, r.microbatch, r.rank}; }
+using Place = std::array<std::int32_t, 5>;  // step, layer, microbatch, slice, rank
+Place place_of(const RoutingRecord& r) { return {r.step, r.layer, r.microbatch, r.slice, r.rank}; }
 std::string words_of(const Place& p) {
-  return fmt::format("step {}, layer {}, microbatch {}, rank {}", p[0], p[1], p[2], p[3]);
+  return fmt::format("step {}, layer {}, microbatch {}{}, rank {}", p[0], p[1], p[2],
+                     p[3] > 0 ? fmt::format(", slice {}", p[3]) : "", p[4]);
 }
 
 Error does_not_fit(const RoutingTrace& trace, std::int64_t line, std::string found,
@@ -163,7 +167,7 @@ std::string to_text(RoutingTrace trace) {
   });
   std::string out = header_of(records.empty() ? 0 : records.front().kept.size()) + "\n";
   for (const RoutingRecord& r : records) {
-    out += fmt::format("{},{},{},{}", r.step, r.layer, r.microbatch, r.rank);
+    out += fmt::format("{},{},{},{},{}", r.step, r.layer, r.microbatch, r.slice, r.rank);
     for (const std::int32_t n : r.kept) out += fmt::format(",{}", n);
     out += '\n';
   }
@@ -186,14 +190,14 @@ Result<RoutingTrace> read_routing_trace(const std::string& path) {
 Result<RoutingSource> traced_routing(const RoutingTrace& trace, const Plan& plan) {
   const std::vector<RoutedPlace> places = routed_places(plan);
   std::map<Place, const RoutedPlace*> known;  // of step 0
-  for (const RoutedPlace& p : places) known[{0, p.layer, p.microbatch, p.rank.value}] = &p;
+  for (const RoutedPlace& p : places) known[{0, p.layer, p.microbatch, p.slice, p.rank.value}] = &p;
   if (places.empty())
     return does_not_fit(trace, 0, "counts of experts", "nothing: the plan has no experts");
   auto counts = std::make_shared<std::map<Place, std::vector<std::int32_t>>>();
   std::map<int, std::size_t> num_places;  // by step
   const std::vector<int> steps = trace.steps();
   for (const RoutingRecord& r : trace.records) {
-    const auto place = known.find({0, r.layer, r.microbatch, r.rank});
+    const auto place = known.find({0, r.layer, r.microbatch, r.slice, r.rank});
     if (place == known.end())
       return does_not_fit(trace, r.line, words_of(place_of(r)),
                           fmt::format("a layer with experts, microbatch and rank of the plan: {} "
@@ -203,7 +207,7 @@ Result<RoutingSource> traced_routing(const RoutingTrace& trace, const Plan& plan
       return does_not_fit(trace, r.line, words_of(place_of(r)) + ": " + found, expected);
     const auto step = static_cast<std::int32_t>(
         std::lower_bound(steps.begin(), steps.end(), r.step) - steps.begin());
-    if (!counts->emplace(Place{step, r.layer, r.microbatch, r.rank}, r.kept).second)
+    if (!counts->emplace(Place{step, r.layer, r.microbatch, r.slice, r.rank}, r.kept).second)
       return does_not_fit(trace, r.line, words_of(place_of(r)) + " for the second time",
                           "each place once");
     ++num_places[r.step];
@@ -222,7 +226,7 @@ Result<RoutingSource> traced_routing(const RoutingTrace& trace, const Plan& plan
   }
   return RoutingSource([counts](const RoutedPlace& p, std::span<std::int32_t> kept) {
     const std::vector<std::int32_t>& given =
-        counts->at({p.step, p.layer, p.microbatch, p.rank.value});
+        counts->at({p.step, p.layer, p.microbatch, p.slice, p.rank.value});
     std::copy(given.begin(), given.end(), kept.begin());
   });
 }

@@ -93,10 +93,12 @@ class Zipf {
     if (fresh) mean->second = means(place, exponent_);
     auto [order, fresh_layer] = places_.try_emplace({place.layer, experts});
     if (fresh_layer) order->second = places_of(experts, place.layer, seed_);
+    // At most 2^20 microbatches (limits.h): the slice stands above them.
+    const std::uint32_t visit = static_cast<std::uint32_t>(place.microbatch) |
+                                static_cast<std::uint32_t>(place.slice) << 20;
     const PhiloxWords words =
         philox4x32({static_cast<std::uint32_t>(place.step), static_cast<std::uint32_t>(place.layer),
-                    static_cast<std::uint32_t>(place.microbatch),
-                    static_cast<std::uint32_t>(place.rank.value)},
+                    visit, static_cast<std::uint32_t>(place.rank.value)},
                    key_of(seed_, kOffsets));
     std::int64_t sum = words[0] >> (32 - kFraction), before = 0;
     for (std::size_t e = 0; e < experts; ++e) {

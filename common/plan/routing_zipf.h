@@ -5,7 +5,7 @@
 //   Inclusion   pi(e) = min(1, c * weight(e)) with c such that the pi sum to top_k: a token
 //               chooses top_k different experts
 //   Counts      systematic sampling: with C(e) = tokens * (pi(0) + ... + pi(e)) and one offset u in
-//               [0, 1) for each (step, layer, microbatch, rank)
+//               [0, 1) for each (step, layer, microbatch, slice, rank)
 //                 count(e) = floor(C(e) + u) - floor(C(e - 1) + u)
 //               so each count is its mean, rounded down or up, and they sum to tokens * top_k
 //   Capacity    kept(e) = min(count(e), capacity of all slices)

@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include "common/base/check.h"
+#include "common/schedule/registry.h"
 
 namespace tandem {
 namespace {
@@ -397,6 +398,7 @@ TrainingConfig training_config(const Scenario& s) {
   c.norm_eps = m.norm_eps;
   c.rope_base = m.rope_base;
   c.moe = m.moe;
+  c.moe.drop_groups *= num_slices(s.schedule.kind, s.schedule.options);  // of each slice
   c.mla = m.mla;
   c.cp = s.parallel.cp;
   c.init = t.init == Init::test ? "test" : "normal";

@@ -26,7 +26,7 @@ struct TrainingConfig {
   int head_dim = 0;  // 0: hidden / heads
   bool tied_embeddings = true, gelu_tanh = false;
   double norm_eps = 1e-5, rope_base = 10000;
-  MoeSpec moe;  // mixtral, deepseek_v3; drop_groups and device_groups resolved
+  MoeSpec moe;  // mixtral, deepseek_v3; drop_groups (of all slices) and device_groups resolved
   MlaSpec mla;  // deepseek_v3
   // Parts of a sequence in zig-zag order: with moe.drop_groups they say which tokens share a limit
   // of capacity (models.md 8a), so the reference drops what the run drops.

@@ -55,10 +55,23 @@ void for_each_use(const Plan& plan, const Op& op, F&& f) {
   return root.valid() ? root : id;
 }
 
+// By buffer. Passes over all ops look here: a buffer's own entry is two cache lines far away.
+[[nodiscard]] inline std::vector<BufferId> roots_of(const Plan& plan) {
+  std::vector<BufferId> out(plan.buffers.size());
+  for (std::size_t i = 0; i < out.size(); ++i)
+    out[i] = root_of(plan, BufferId{static_cast<std::int64_t>(i)});
+  return out;
+}
+
 // As for_each_use, but of memory: a view counts as its bucket. A buffer may come more than once.
 template <class F>
 void for_each_root_use(const Plan& plan, const Op& op, F&& f) {
   for_each_use(plan, op, [&](BufferId b, Use use) { f(root_of(plan, b), use); });
+}
+
+template <class F>
+void for_each_root_use(const Plan& plan, const std::vector<BufferId>& roots, const Op& op, F&& f) {
+  for_each_use(plan, op, [&](BufferId b, Use use) { f(roots[b.index()], use); });
 }
 
 }  // namespace tandem

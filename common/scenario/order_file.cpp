@@ -27,9 +27,6 @@ std::optional<Diagnostic> not_lowered(const OrderText& text, const std::string& 
                            std::move(found), std::move(expected), std::move(hint),
                            {file, line, column});
   };
-  if (order.num_slices > 1)
-    return refuse("schedule.kind = file with slices", fmt::format("{} slices", order.num_slices),
-                  "whole microbatches", "`tandem schedule --file` evaluates such an order");
   for (std::size_t r = 0; r < order.ranks.size(); ++r)
     for (std::size_t i = 0; i < order.ranks[r].size(); ++i) {
       const Action& a = order.ranks[r][i];

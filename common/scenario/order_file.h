@@ -13,7 +13,7 @@ namespace tandem {
 
 // Nothing, with messages at their line and column, where the file cannot be read, its order cannot
 // run (V1, V2, V4), or it is not yet lowered: messages and actions of whole stages, which lowering
-// places itself, slices, and ranks with unequal numbers of stages.
+// places itself, and ranks with unequal numbers of stages.
 [[nodiscard]] std::optional<Order> read_order_file(const std::string& path, Diagnostics& problems);
 
 // A scenario is plain data: it keeps what the file held as L1 text, beside its path, in the options

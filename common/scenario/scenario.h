@@ -147,7 +147,10 @@ struct ParallelSpec {
   int gather_prefetch = 1;  // ZeRO-3: units gathered ahead
   bool gather_overlap = true;
   Residency gather_residency = Residency::visit;
-  int gather_window = 3;
+  int gather_window = 3;  // stages that stay with residency window
+  [[nodiscard]] bool keeps_window() const {
+    return zero == 3 && gather_residency == Residency::window;
+  }
   std::vector<std::string> order = {"tp", "cp", "ep", "dp", "pp"};  // fastest first
   std::vector<int> layer_split;                                     // resolved: one entry per stage
   Bytes gradient_bucket = 40LL << 20;

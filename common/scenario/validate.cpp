@@ -60,6 +60,14 @@ class Rules : RuleSet {
   }
 
   void optimizer() {
+    const ParallelSpec& p = s_.parallel;
+    no_effect("parallel.parameter_gather.residency",
+              p.zero < 3 && p.gather_residency == Residency::window,
+              "parameters are gathered with parallel.zero = 3 only");
+    no_effect("parallel.parameter_gather.prefetch", p.keeps_window() && p.gather_prefetch != 1,
+              "with residency window whole stages are gathered ahead");
+    no_effect("parallel.parameter_gather.window", !p.keeps_window() && p.gather_window != 3,
+              "gathered parameters stay for one visit");
     const OptimizerSpec& o = s_.training.optimizer;
     if (o.cosine && good({"training.optimizer.decay_steps", "training.optimizer.warmup_steps"}) &&
         o.decay_steps <= o.warmup_steps)
@@ -78,7 +86,7 @@ class Rules : RuleSet {
   void routing() {
     const RoutingSpec& r = s_.simulate.routing;
     if (good({"simulate.routing.zipf", "simulate.routing.trace"}) && r.zipf && !r.trace.empty())
-      refuse({"simulate.routing.trace", "simulate.routing.zipf"}, "E-SCEN-065",
+      refuse({"simulate.routing.trace", "simulate.routing.zipf"}, "E-SCEN-066",
              "simulate.routing is given twice",
              fmt::format("zipf: {} and trace: {}", format_double(*r.zipf), r.trace),
              "one of balanced, {zipf: S}, {trace: FILE}", "delete one of the two keys");
@@ -317,7 +325,9 @@ double estimated_plan_ops(const Scenario& s) {
   const double per_layer = (s.parallel.tp > 1 ? 12 : 6) + 5.0 * (s.parallel.cp - 1);
   const double per_stage = 6;  // embedding or head, send, receive, both ways
   const double stages = double(s.parallel.pp) * s.schedule.stages_per_rank;
-  return m * (per_layer * s.model.layers + per_stage * stages);
+  // Each pair of slices is two calls: its attention and the gradient of that.
+  const double slices = num_slices(s.schedule.kind, s.schedule.options);
+  return m * slices * ((per_layer + slices - 1) * s.model.layers + per_stage * stages);
 }
 
 void validate(const Scenario& scenario, const std::set<std::string>& given,

@@ -11,6 +11,7 @@
 
 #include "common/base/limits.h"
 #include "common/scenario/validate_rules.h"
+#include "common/schedule/registry.h"
 
 namespace tandem {
 namespace {
@@ -27,8 +28,9 @@ class MeshRules : RuleSet {
     nano_train();
     nano_train_style();
     shares();
-    sequence_slices();
+    equal_sequences();
     ring_attention();
+    slices();
     return degrees_fit_;
   }
 
@@ -328,11 +330,15 @@ class MeshRules : RuleSet {
     if (has_experts && !experts) warn(" on experts", "edp", "raise dp, or lower ep");
   }
 
-  // Row 9: two chunks for each cp rank, and a slice of both for each tp rank.
-  void sequence_slices() {
-    if (!good({"training.sequence", "parallel.tp", "parallel.cp", "parallel.sequence_parallel"}))
+  // Row 9: two chunks for each cp rank, and a part of both for each tp rank; with slices a part of
+  // each of them (models.md 8a).
+  void equal_sequences() {
+    if (!good({"training.sequence", "parallel.tp", "parallel.cp", "parallel.sequence_parallel",
+               "schedule.kind", "schedule.slices"}))
       return;
     const int t = s_.parallel.tp, c = s_.parallel.cp, sequence = s_.training.sequence;
+    const int k = num_slices(s_.schedule.kind, s_.schedule.options);
+    const bool cuts = (s_.parallel.sequence_parallel || s_.parallel.nano_train()) && t > 1;
     const bool slices = s_.parallel.sequence_parallel && t > 1;
     const auto cannot = [&](Paths paths, std::int64_t parts, const std::string& whose,
                             const std::string& instead) {
@@ -347,6 +353,12 @@ class MeshRules : RuleSet {
     if (c > 1 && sequence % (2 * std::int64_t{c}) != 0)
       cannot({"training.sequence", "parallel.cp"}, 2 * std::int64_t{c}, "of the 2 * cp chunks",
              "a smaller cp");
+    else if (k > 1 && sequence % k != 0)
+      cannot({"training.sequence", "schedule.slices", "schedule.file"}, k, "slice",
+             "other schedule.slices");
+    else if (k > 1 && cuts && sequence / k % t != 0)
+      cannot({"training.sequence", "schedule.slices", "schedule.file", "parallel.tp"},
+             std::int64_t{k} * t, "slice and tp rank", "other schedule.slices");
     else if (slices && sequence / c % t != 0)
       cannot({"training.sequence", "parallel.tp", "parallel.sequence_parallel"},
              std::lcm(std::int64_t{c} * t, c > 1 ? 2 * std::int64_t{c} : 1),
@@ -363,6 +375,31 @@ class MeshRules : RuleSet {
            fmt::format("attention: materialised, cp: {}", s_.parallel.cp),
            "attention: flash, whose blocks are merged by their log-sum-exp",
            "use attention: flash, or cp: 1");
+  }
+
+  // What cannot be cut in slices: a ring has its own order of positions; probabilities of several
+  // blocks are merged by their log-sum-exp; the style sends labels of whole sequences.
+  void slices() {
+    const int k = num_slices(s_.schedule.kind, s_.schedule.options);
+    if (k < 2 || !good({"schedule.kind", "schedule.slices", "schedule.file"})) return;
+    const auto impossible = [&](std::string_view path, const std::string& value, const char* only,
+                                const char* why) {
+      if (good({path}))
+        refuse({path, "schedule.slices", "schedule.file"}, "E-SCEN-065",
+               fmt::format("{} = {} is not possible with slices of sequences", path, value),
+               fmt::format("{} slices", k), only, why);
+    };
+    if (s_.parallel.cp > 1)
+      impossible("parallel.cp", fmt::format("{}", s_.parallel.cp), "cp: 1",
+                 "both cut the sequence: use cp: 1, or another schedule");
+    if (s_.training.attention != AttentionKind::flash)
+      impossible("training.attention", "materialised",
+                 "attention: flash, whose blocks are merged by their log-sum-exp",
+                 "use attention: flash, or another schedule");
+    if (s_.parallel.style == Style::nano_train)
+      impossible(
+          "parallel.style", "nano_train", "style: tandem",
+          "the style sends labels of whole sequences: use style: tandem, or another schedule");
   }
 
   bool degrees_fit_ = false;

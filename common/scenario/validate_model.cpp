@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "common/scenario/validate_rules.h"
+#include "common/schedule/registry.h"
 
 namespace tandem {
 namespace {
@@ -106,14 +107,16 @@ class ModelRules : RuleSet {
             fmt::format("{} experts / {} groups", moe.experts, moe.device_groups),
             "groups of equal size",
             "use device_groups: " + near_divisors(moe.experts, std::max(1, moe.device_groups)));
-    const int cut = s_.parallel.tp * s_.parallel.cp;
+    // With slices capacity holds in each of them.
+    const int k = num_slices(s_.schedule.kind, s_.schedule.options);
+    const int cut = s_.parallel.tp * s_.parallel.cp, sequence = s_.training.sequence / k;
     // By default a slice on each of these ranks: whether they can be cut is said by the rows for
     // that.
     if (!given("model.moe.drop_groups")) return;
-    if (moe.drop_groups % cut != 0 || s_.training.sequence % std::max(1, moe.drop_groups) != 0)
+    if (moe.drop_groups % cut != 0 || sequence % std::max(1, moe.drop_groups) != 0)
       wrong("drop_groups",
             fmt::format("{} slices of {} positions on {} tp and cp ranks", moe.drop_groups,
-                        s_.training.sequence, cut),
+                        sequence, cut),
             "equal slices, a whole number of them on each rank",
             fmt::format("use drop_groups: {}", cut));
   }

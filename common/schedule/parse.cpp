@@ -6,7 +6,6 @@
 #include <array>
 #include <map>
 #include <set>
-#include <span>
 
 #include "common/base/limits.h"
 #include "common/base/text.h"
@@ -23,35 +22,27 @@ struct Word {
   ActionKind kind;
 };
 // Where one word begins another, the longer one comes first.
-constexpr std::array<Word, 11> kWords = {{{"SEND_F", ActionKind::send_f},
-                                          {"RECV_F", ActionKind::recv_f},
-                                          {"SEND_B", ActionKind::send_b},
-                                          {"RECV_B", ActionKind::recv_b},
-                                          {"UNSHARD", ActionKind::unshard},
-                                          {"RESHARD", ActionKind::reshard},
-                                          {"REDUCE_GRAD", ActionKind::reduce_grad},
-                                          {"F", ActionKind::F},
-                                          {"I", ActionKind::I},
-                                          {"W", ActionKind::W},
-                                          {"B", ActionKind::B}}};
-constexpr std::array<Word, 11> kOldWords = {{{"SEND_F", ActionKind::send_f},
-                                             {"RECV_F", ActionKind::recv_f},
-                                             {"SEND_B", ActionKind::send_b},
-                                             {"RECV_B", ActionKind::recv_b},
-                                             {"UNSHARD", ActionKind::unshard},
-                                             {"RESHARD", ActionKind::reshard},
-                                             {"REDUCE_GRAD", ActionKind::reduce_grad},
-                                             {"BW", ActionKind::B},
-                                             {"F", ActionKind::F},
-                                             {"W", ActionKind::W},
-                                             {"B", ActionKind::I}}};
-constexpr std::array<Word, 4> kSailWords = {
+constexpr std::array<Word, 7> kStateWords = {{{"SEND_F", ActionKind::send_f},
+                                              {"RECV_F", ActionKind::recv_f},
+                                              {"SEND_B", ActionKind::send_b},
+                                              {"RECV_B", ActionKind::recv_b},
+                                              {"UNSHARD", ActionKind::unshard},
+                                              {"RESHARD", ActionKind::reshard},
+                                              {"REDUCE_GRAD", ActionKind::reduce_grad}}};
+constexpr std::array<Word, 4> kComputeWords = {
+    {{"F", ActionKind::F}, {"I", ActionKind::I}, {"W", ActionKind::W}, {"B", ActionKind::B}}};
+// The older words of PyTorch, and those of sail: B is the gradient of the input alone.
+constexpr std::array<Word, 4> kOldComputeWords = {
     {{"BW", ActionKind::B}, {"F", ActionKind::F}, {"W", ActionKind::W}, {"B", ActionKind::I}}};
 
-std::span<const Word> words_of(Dialect dialect) {
-  if (dialect == Dialect::torch_old) return kOldWords;
-  if (dialect == Dialect::sail) return kSailWords;
-  return kWords;
+// Messages and states first, as "REDUCE_GRAD" begins with no word of computing.
+std::vector<Word> words_of(Dialect dialect) {
+  const bool old = dialect == Dialect::torch_old || dialect == Dialect::sail;
+  std::vector<Word> out;
+  if (dialect != Dialect::sail) out.assign(kStateWords.begin(), kStateWords.end());
+  const auto& computing = old ? kOldComputeWords : kComputeWords;
+  out.insert(out.end(), computing.begin(), computing.end());
+  return out;
 }
 
 bool is_blank(char c) { return c == ' ' || c == '\t'; }
@@ -65,7 +56,7 @@ std::string shown(std::string_view text) {
 class OrderReader {
  public:
   OrderReader(std::string_view text, const std::string& file, Dialect dialect)
-      : text_(text), file_(file), dialect_(dialect) {}
+      : text_(text), file_(file), dialect_(dialect), words_(words_of(dialect)) {}
 
   Result<OrderText> run() {
     if (static_cast<std::int64_t>(text_.size()) > limits::kTableBytes)
@@ -276,15 +267,14 @@ class OrderReader {
     const std::string_view rest = text.substr(at);
     std::size_t letters = 0;
     while (letters < rest.size() && is_word(rest[letters])) ++letters;
-    const std::span<const Word> words = words_of(dialect_);
-    const auto word = std::find_if(words.begin(), words.end(), [&](const Word& w) {
+    const auto word = std::find_if(words_.begin(), words_.end(), [&](const Word& w) {
       // What follows a type of sail's is part of its name: "BUBBLE" is not B.
       return dialect_ == Dialect::sail ? rest.substr(0, letters) == w.text
                                        : rest.starts_with(w.text);
     });
-    if (word == words.end()) {
+    if (word == words_.end()) {
       std::vector<std::string> known;
-      for (const Word& w : words) known.emplace_back(w.text);
+      for (const Word& w : words_) known.emplace_back(w.text);
       const std::string name = letters ? shown(rest.substr(0, letters)) : shown(rest);
       return refuse(
           at,
@@ -608,6 +598,7 @@ class OrderReader {
   const std::string_view text_;
   const std::string& file_;
   const Dialect dialect_;
+  const std::vector<Word> words_;
   OrderText out_;
   Diagnostics problems_;
   bool stop_ = false;

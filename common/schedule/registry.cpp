@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 
 #include "common/base/limits.h"
 #include "common/base/text.h"
@@ -86,17 +87,27 @@ int default_stages_per_rank(std::string_view kind, const ScheduleOptions& option
 
 namespace {
 
-// Of kind file: `place=` in the header of the text that the scenario keeps (scenario/order_file.h).
-std::string_view placement_of_file(const ScheduleOptions& options) {
+// Of kind file: `key` ("place=") in the header of the text that the scenario keeps
+// (scenario/order_file.h).
+std::string_view value_of_file(const ScheduleOptions& options, std::string_view key,
+                               std::string_view otherwise) {
   const auto text = options.find("order");
-  if (text == options.end()) return "loop";
+  if (text == options.end()) return otherwise;
   const std::string_view header = std::string_view(text->second).substr(0, text->second.find('\n'));
   for (std::string_view word : split(header, ' '))
-    if (word.starts_with("place=")) return word.substr(6);
-  return "loop";
+    if (word.starts_with(key)) return word.substr(key.size());
+  return otherwise;
 }
 
 }  // namespace
+
+int num_slices(std::string_view kind, const ScheduleOptions& options) {
+  const auto given = options.find("slices");
+  std::string_view text = given == options.end() ? "1" : std::string_view(given->second);
+  if (kind == "file") text = value_of_file(options, "slices=", "1");
+  const std::int64_t k = parse_int(text).value_or(1);
+  return static_cast<int>(std::clamp<std::int64_t>(k, 1, std::numeric_limits<int>::max()));
+}
 
 bool lies_on(std::string_view kind, const ScheduleOptions& options, int num_ranks, int stage,
              int rank) {
@@ -105,7 +116,7 @@ bool lies_on(std::string_view kind, const ScheduleOptions& options, int num_rank
   const auto given = options.find("placement");
   if (kind == "zb_greedy")
     placement = given == options.end() ? "v" : std::string_view(given->second);
-  if (kind == "file") placement = placement_of_file(options);
+  if (kind == "file") placement = value_of_file(options, "place=", "loop");
   if (placement.starts_with('[')) {
     const auto ranks = split(placement.substr(1, placement.size() - 2), ',');
     const auto at = static_cast<std::size_t>(stage);

@@ -35,6 +35,9 @@ struct ScheduleKind {
 // v where the scenario says auto: what the kind fixes, hanayo 2 * waves, else 2 or 1.
 [[nodiscard]] int default_stages_per_rank(std::string_view kind, const ScheduleOptions& options);
 
+// Slices that the kind cuts a sequence in; of kind file those of the order that the scenario keeps.
+[[nodiscard]] int num_slices(std::string_view kind, const ScheduleOptions& options);
+
 // Whether a copy of the stage lies on the pipeline rank, by the kind's placement
 // (schedules.md 1.3).
 [[nodiscard]] bool lies_on(std::string_view kind, const ScheduleOptions& options, int num_ranks,

@@ -91,6 +91,7 @@ class Writer {
     add("stage", op.stage, op.stage >= 0);
     add("layer", op.layer, op.layer >= 0);
     add("microbatch", op.microbatch, op.microbatch >= 0);
+    add("slice", op.seq_slice, op.seq_slice >= 0);
     add("bytes", op_bytes(op), op_bytes(op) > 0);
     if (op.comm.valid())
       args +=

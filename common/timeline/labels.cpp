@@ -46,6 +46,7 @@ std::string op_label(const Plan& plan, OpId id) {
     if (op.tag != 0) text += " " + plan.name(op.tag);
   }
   if (op.microbatch >= 0) text += fmt::format(" mb{}", op.microbatch);
+  if (op.seq_slice >= 0) text += fmt::format(".s{}", op.seq_slice);
   if (op.layer >= 0 && op.kind == OpKind::compute) text += fmt::format(" l{}", op.layer);
   return text;
 }

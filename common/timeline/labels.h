@@ -15,8 +15,8 @@ namespace tandem {
 [[nodiscard]] std::string_view phase_name(Phase p);  // "F", "I", ...
 [[nodiscard]] std::string_view part_name(Part p);    // "", "warm_up", "steady", "cool_down"
 
-// What stands on a slice. Compute: phase, microbatch, layer; communication: kind, communicator,
-// tag, microbatch. Not unique: the op id is.
+// What stands on a slice of a track. Compute: phase, microbatch (and slice of it), layer;
+// communication: kind, communicator, tag, microbatch. Not unique: the op id is.
 [[nodiscard]] std::string op_label(const Plan& plan, OpId op);
 // The same with the id in front: "op 17: F mb3 l0".
 [[nodiscard]] std::string op_label_with_id(const Plan& plan, OpId op);

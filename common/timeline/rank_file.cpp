@@ -11,6 +11,7 @@
 #include "common/base/crc32c.h"
 #include "common/base/file.h"
 #include "common/base/limits.h"
+#include "common/base/little_endian.h"
 
 namespace tandem {
 namespace {
@@ -19,10 +20,9 @@ constexpr std::string_view kMagic = "TDMRANK1";
 constexpr std::uint32_t kVersion = 1;
 enum Section : std::uint32_t { kSpans = 1, kCalls, kMemory, kSteps, kPeaks, kMeta };
 
-void put(std::string& out, std::uint64_t value, int bytes) {
-  for (int i = 0; i < bytes; ++i) out.push_back(static_cast<char>((value >> (8 * i)) & 0xff));
+void put_i64(std::string& out, std::int64_t v) {
+  put_little_endian(out, static_cast<std::uint64_t>(v), 8);
 }
-void put_i64(std::string& out, std::int64_t v) { put(out, static_cast<std::uint64_t>(v), 8); }
 
 // The fields of each record, once for writer and reader.
 template <class Visit>
@@ -61,9 +61,9 @@ std::uint32_t record_bytes() {
 
 template <class Record>
 void put_section(std::string& out, Section number, const std::vector<Record>& records) {
-  put(out, number, 4);
-  put(out, record_bytes<Record>(), 4);
-  put(out, records.size(), 8);
+  put_little_endian(out, number, 4);
+  put_little_endian(out, record_bytes<Record>(), 4);
+  put_little_endian(out, records.size(), 8);
   for (Record r : records) fields(r, [&](auto& field) { put_i64(out, field); });
 }
 
@@ -72,13 +72,7 @@ class Reader {
   explicit Reader(std::string_view bytes) : left_(bytes) {}
   [[nodiscard]] bool failed() const { return failed_; }
   [[nodiscard]] bool at_end() const { return left_.empty(); }
-  std::uint64_t number(std::size_t bytes) {
-    std::uint64_t v = 0;
-    const std::string_view b = take(bytes);
-    for (std::size_t i = 0; i < b.size(); ++i)
-      v |= std::uint64_t{static_cast<unsigned char>(b[i])} << (8 * i);
-    return v;
-  }
+  std::uint64_t number(std::size_t bytes) { return from_little_endian(take(bytes)); }
   std::string_view take(std::size_t bytes) {
     if (bytes > left_.size()) {
       failed_ = true;
@@ -125,22 +119,22 @@ std::string rank_path(const std::string& run_dir, int rank, std::string_view suf
 
 std::string encode_rank_timeline(const Timeline& t, int rank) {
   std::string out(kMagic);
-  put(out, kVersion, 4);
-  put(out, static_cast<std::uint32_t>(rank), 4);
+  put_little_endian(out, kVersion, 4);
+  put_little_endian(out, static_cast<std::uint32_t>(rank), 4);
   put_section(out, kSpans, t.spans);
   put_section(out, kCalls, t.calls);
   put_section(out, kMemory, t.memory);
   put_section(out, kSteps, t.steps);
   put_section(out, kPeaks, t.peaks);
-  put(out, kMeta, 4);
-  put(out, 0, 4);
-  put(out, t.meta.size(), 8);
+  put_little_endian(out, kMeta, 4);
+  put_little_endian(out, 0, 4);
+  put_little_endian(out, t.meta.size(), 8);
   for (const auto& [key, value] : t.meta)
     for (const std::string* text : {&key, &value}) {
-      put(out, text->size(), 4);
+      put_little_endian(out, text->size(), 4);
       out += *text;
     }
-  put(out, crc32c(out), 4);
+  put_little_endian(out, crc32c(out), 4);
   return out;
 }
 

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "common/base/crc32c.h"
+#include "common/base/little_endian.h"
 
 namespace tandem::exec {
 namespace {
@@ -19,35 +20,24 @@ constexpr std::uint32_t kVersion = 1;
 constexpr std::int64_t kHeaderBytes = 32, kCrcBytes = 4;
 constexpr std::size_t kBlockBytes = 1 << 20;
 
-std::string little(std::uint64_t value, int bytes) {
-  std::string out;
-  for (int i = 0; i < bytes; ++i) out.push_back(static_cast<char>((value >> (8 * i)) & 0xff));
-  return out;
-}
-std::uint64_t number(std::string_view bytes) {
-  std::uint64_t v = 0;
-  for (std::size_t i = 0; i < bytes.size(); ++i)
-    v |= std::uint64_t{static_cast<unsigned char>(bytes[i])} << (8 * i);
-  return v;
-}
-
 std::string header(int rank, int step, int element_bytes) {
   std::string out(kMagic);
-  out += little(kVersion, 4) + little(static_cast<std::uint32_t>(rank), 4) +
-         little(static_cast<std::uint64_t>(step), 8) +
-         little(static_cast<std::uint32_t>(element_bytes), 4);
-  return out + little(crc32c(out), 4);
+  out += little_endian(kVersion, 4) + little_endian(static_cast<std::uint32_t>(rank), 4) +
+         little_endian(static_cast<std::uint64_t>(step), 8) +
+         little_endian(static_cast<std::uint32_t>(element_bytes), 4);
+  return out + little_endian(crc32c(out), 4);
 }
 
 // A record up to its elements.
 std::string record_head(const Piece& p) {
-  std::string out = little(p.name.size(), 4) + little(static_cast<std::uint32_t>(p.dims), 4);
+  std::string out =
+      little_endian(p.name.size(), 4) + little_endian(static_cast<std::uint32_t>(p.dims), 4);
   for (std::size_t d = 0; d < 2; ++d)
     for (std::int64_t x : {p.shape[d], p.start[d], p.length[d]})
-      out += little(static_cast<std::uint64_t>(x), 8);
-  out += little(static_cast<std::uint64_t>(p.flat_begin), 8) +
-         little(static_cast<std::uint64_t>(p.flat_end), 8) + p.name;
-  return out + little(crc32c(out), 4);
+      out += little_endian(static_cast<std::uint64_t>(x), 8);
+  out += little_endian(static_cast<std::uint64_t>(p.flat_begin), 8) +
+         little_endian(static_cast<std::uint64_t>(p.flat_end), 8) + p.name;
+  return out + little_endian(crc32c(out), 4);
 }
 
 Error damaged(const std::string& path, std::string found) {
@@ -88,7 +78,7 @@ void ShardWriter::add(const Piece& piece, const std::array<const std::byte*, kNu
   for (const std::byte* part : parts) {
     const std::string_view elements(reinterpret_cast<const char*>(part), bytes);
     put(elements);
-    put(little(crc32c(elements), 4));
+    put(little_endian(crc32c(elements), 4));
   }
 }
 
@@ -119,7 +109,8 @@ Result<ShardReader> ShardReader::open(const std::string& path, int step, int ele
   if (!head) return head.error();
   // The rank of the file is its name's; a file of another step or type does not belong here.
   const std::string expected =
-      header(static_cast<int>(number(std::string_view(*head).substr(12, 4))), step, element_bytes);
+      header(static_cast<int>(from_little_endian(std::string_view(*head).substr(12, 4))), step,
+             element_bytes);
   if (*head != expected)
     return damaged(
         path, fmt::format("no shard of step {} with elements of {} bytes", step, element_bytes));
@@ -159,7 +150,7 @@ Result<std::string> ShardReader::read(const SavedPiece& saved, StatePart part) c
   if (!out) return out.error();
   const std::string_view all = *out;
   if (crc32c(all.substr(0, static_cast<std::size_t>(bytes))) !=
-      number(all.substr(static_cast<std::size_t>(bytes))))
+      from_little_endian(all.substr(static_cast<std::size_t>(bytes))))
     return damaged(path_, "a wrong check sum in the record of " + saved.piece.name);
   out->resize(static_cast<std::size_t>(bytes));
   return out;

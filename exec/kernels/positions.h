@@ -4,6 +4,7 @@
 //        kernel's tp cuts the vocabulary (flag `vocab`)
 //   cp   zig-zag: the sequence is cut in 2c chunks, member r holds chunks r and 2c-1-r, in this
 //        order; tp cuts what a cp member holds
+//   first  without cp: the rows begin at that position of the sequence (slices, models.md 8a)
 //   Source  models.md 4.2 and 4.7.
 #pragma once
 
@@ -34,10 +35,10 @@ namespace tandem::exec {
   };
   const auto [t, tp] = axis(Axis::tp);
   const auto [c, cp] = axis(Axis::cp);
-  const std::int64_t chunk = count * tp / 2;
+  const std::int64_t chunk = count * tp / 2, first = first_position_of(call.kernel);
   for (std::int64_t i = 0; i < count; ++i) {
     const std::int64_t p = t * count + i;  // among those of the cp member
-    out[static_cast<std::size_t>(i)] = cp == 1     ? p
+    out[static_cast<std::size_t>(i)] = cp == 1     ? first + p
                                        : p < chunk ? c * chunk + p
                                                    : (2 * cp - 1 - c) * chunk + p - chunk;
   }

@@ -84,7 +84,7 @@ Error unsupported(const Kernel& k, std::string found, std::string expected, cons
 constexpr const char* kPrecision = "simulate it, or choose training.precision fp32, fp64 or bf16";
 constexpr const char* kOperands = "make the plan with this version of Tandem";
 
-// Empty: fits. `exact`: as many elements as declared, else at least as many (scratch, positions).
+// Empty: fits. `exact`: as many elements as declared, else at least as many (scratch).
 std::string misfit(const View& view, const Operand& declared, bool exact) {
   if (view.dtype != declared.dtype)
     return fmt::format("{} is {}, not {}", declared.role, name_of(view.dtype),
@@ -121,11 +121,17 @@ Result<Prepared> prepare(const KernelCall& call) {
   const auto check = [&](const View& v, const Operand& o, bool exact) {
     if (wrong.empty()) wrong = misfit(v, o, exact);
   };
-  for (std::size_t i = 0; i < s.inputs.size(); ++i)
-    check(call.inputs[i], s.inputs[i], s.inputs[i].role != "pos");
+  // A table of positions holds those of the kernel, and may hold more.
+  const auto operand = [&](const View& v, const Operand& o) {
+    if (o.role != "pos" && o.role != "dpos") return check(v, o, true);
+    Operand table = o;
+    table.shape.dim[0] += first_position_of(k);
+    check(v, table, false);
+  };
+  for (std::size_t i = 0; i < s.inputs.size(); ++i) operand(call.inputs[i], s.inputs[i]);
   bool accumulates = false;
   for (std::size_t i = 0; i < s.outputs.size(); ++i) {
-    check(call.outputs[i], s.outputs[i], s.outputs[i].role != "dpos");
+    operand(call.outputs[i], s.outputs[i]);
     accumulates = accumulates || call.accumulate[i];
     if (call.accumulate[i] && !s.outputs[i].may_accumulate)
       wrong = fmt::format("{} cannot accumulate", s.outputs[i].role);

@@ -1,6 +1,7 @@
 // Ring attention over cp (models.md 4.7; arXiv 2310.01889): attention to the keys and values of one
-// member's positions, put together with that to all blocks before it. Of a block o, l (output and
-// log-sum-exp of each row) are what flash attention returns; merging keeps both exact:
+// member's positions, put together with that to all blocks before it. Flag `slices` (models.md 8a;
+// arXiv 2406.03488): to those of an earlier slice of the same sequences. Of a block o, l (output
+// and log-sum-exp of each row) are what flash attention returns; merging keeps both exact:
 //   lse' = log(exp lse + exp l);  out' = out exp(lse - lse') + o exp(l - lse')
 // Backward, flash recomputes the probabilities of the block from the log-sum-exp of the *whole*
 // row, so dq, dk and dv of the blocks are plain sums.
@@ -24,6 +25,8 @@ struct Window {
     const std::int64_t step = call.kernel.dims[kRingStep];
     if (step == 0)
       causal = true;
+    else if (call.kernel.flags & kSlices)
+      return;                                     // all of both
     else if (call.context->at(Axis::cp) >= step)  // a lower member's
       keys = h.seq / 2;
     else
@@ -36,6 +39,16 @@ struct Window {
   [[nodiscard]] at::Tensor of_keys(const at::Tensor& x) const {
     const c10::InferenceMode guard;
     return x.slice(2, 0, keys);
+  }
+};
+
+// Keys and values of the block: an input that holds them alone, or q too.
+struct Block {
+  at::Tensor k, v;
+  Block(const KernelCall& call, std::size_t input, const AttentionHeads& h) {
+    const bool fused = (call.kernel.flags & kFused) != 0;
+    k = fused ? h.k(call.inputs[input]) : h.block_k(call.inputs[input]);
+    v = fused ? h.v(call.inputs[input]) : h.block_v(call.inputs[input]);
   }
 };
 
@@ -121,8 +134,8 @@ Prepared bind_attention_block_fwd(const KernelCall& call) {
   const c10::InferenceMode guard;
   const AttentionHeads h(call.kernel);
   const Window window(call, h);
-  const at::Tensor k = window.of_keys(h.block_k(call.inputs[1])),
-                   v = window.of_keys(h.block_v(call.inputs[1]));
+  const Block block(call, 1, h);
+  const at::Tensor k = window.of_keys(block.k), v = window.of_keys(block.v);
   const std::vector<at::Tensor> q = h.members(window.of_queries(h.q(call.inputs[0])));
   const std::vector<at::Tensor> out = h.members(window.of_queries(h.out(call.outputs[0]))),
                                 lse = h.members(window.of_queries(
@@ -155,8 +168,8 @@ Prepared bind_attention_block_bwd_input(const KernelCall& call) {
                                 q = queries(h.q(call.inputs[1])),
                                 lse = queries(tensor(call.inputs[3], {h.batch, h.heads, h.seq})),
                                 out = queries(h.out(call.inputs[4]));
-  const at::Tensor k = window.of_keys(h.block_k(call.inputs[2])),
-                   v = window.of_keys(h.block_v(call.inputs[2]));
+  const Block block(call, 2, h);
+  const at::Tensor k = window.of_keys(block.k), v = window.of_keys(block.v);
   at::Tensor all_dq = h.q(call.outputs[0]);
   at::Tensor rest = tensor(call.outputs[0], {h.seq, h.batch, h.row()}).slice(2, h.heads * h.width);
   at::Tensor all_dkv = tensor(call.outputs[1], {h.seq, h.batch, h.block_row()});

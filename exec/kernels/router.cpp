@@ -68,7 +68,7 @@ struct Route {
   std::int64_t* choice;
   std::int32_t *counts, *choices;
   double* dropped;
-  bool add_choices, add_dropped;
+  bool add_aux, add_choices, add_dropped;
 
   void operator()() const {
     Workspace space(scratch);
@@ -90,8 +90,9 @@ struct Route {
         for (std::int64_t k = 0; k < top_k; ++k) ++chosen[choice[row * top_k + k]];
       }
       for (std::int64_t e = 0; e < experts; ++e) {
-        aux[scope * experts + e] = static_cast<T>(chosen[e]);
-        aux[(scopes + scope) * experts + e] = static_cast<T>(probs[e]);
+        const auto put = [this](T& sum, T value) { sum = add_aux ? sum + value : value; };
+        put(aux[scope * experts + e], static_cast<T>(chosen[e]));
+        put(aux[(scopes + scope) * experts + e], static_cast<T>(probs[e]));
         const std::int64_t sum = choices[e] + chosen[e];
         TANDEM_CHECK(sum <= std::numeric_limits<std::int32_t>::max(),
                      "expert {} was chosen {} times: more than 32 bits count", e, sum);
@@ -248,6 +249,7 @@ Prepared bind_route_fwd(const KernelCall& call) {
     r.aux = call.outputs[3].as<T>();
     r.choices = call.outputs[4].as<std::int32_t>();
     r.dropped = call.outputs[5].as<double>();
+    r.add_aux = call.accumulate[3];
     r.add_choices = call.accumulate[4], r.add_dropped = call.accumulate[5];
     return r;
   });

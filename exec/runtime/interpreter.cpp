@@ -511,7 +511,7 @@ void Interpreter::run_op(std::int32_t op, std::int32_t step) {
         if (!run_communication(op, step, span)) return;
         break;
       case OpKind::copy:
-        copy_tokens(p.buffer, plan_.header.evaluation ? batch_ : of_training(step), o.microbatch);
+        copy_tokens(p.buffer, plan_.header.evaluation ? batch_ : of_training(step), o);
         break;
       case OpKind::host_wait:      // the host's
       case OpKind::post_validate:  // refused by bind()
@@ -530,17 +530,21 @@ void Interpreter::run_op(std::int32_t op, std::int32_t step) {
   if (last_free || host_awaits_[static_cast<std::size_t>(op)]) run_host();
 }
 
-// i64[b, S+1] tokens, or i64[b, S]: the labels among them.
-void Interpreter::copy_tokens(const View& to, int step, int microbatch) const {
+// i64[b, S+1] tokens, or i64[b, S]: the labels among them. Of slice j of k i64[b, S/k+1]: tokens
+// j S/k to (j+1) S/k, the last of which is a label only.
+void Interpreter::copy_tokens(const View& to, int step, const Op& op) const {
   const auto index = static_cast<int>(part_of(plan_, rank_, plan_.header.data_axes));
   const int num = plan_.header.mesh.size_of_group(plan_.header.data_axes);
   const std::int64_t b = plan_.header.micro_batch, s = plan_.header.sequence;
-  if (to.shape.elements() != b * s)
-    return data_.fill(to.as<std::int64_t>(), step, microbatch, index, num);
+  const bool labels = to.shape.elements() == b * s;
+  if (!labels && op.seq_slice < 0)
+    return data_.fill(to.as<std::int64_t>(), step, op.microbatch, index, num);
   std::vector<std::int64_t> tokens(static_cast<std::size_t>(b * (s + 1)));
-  data_.fill(tokens.data(), step, microbatch, index, num);
+  data_.fill(tokens.data(), step, op.microbatch, index, num);
+  const std::int64_t width = to.shape[1];
+  const std::int64_t first = labels ? 1 : op.seq_slice * (s / plan_.header.slices);
   for (std::int64_t i = 0; i < b; ++i)
-    std::copy_n(tokens.data() + i * (s + 1) + 1, s, to.as<std::int64_t>() + i * s);
+    std::copy_n(tokens.data() + i * (s + 1) + first, width, to.as<std::int64_t>() + i * width);
 }
 
 void Interpreter::run_calls(std::int32_t op, std::int32_t step) {
@@ -568,8 +572,12 @@ void Interpreter::keep_routing(std::int32_t op, std::int32_t step) {
   const Op& o = ops_[static_cast<std::size_t>(op)];
   for (const View& v : prepared_[static_cast<std::size_t>(op)].kept_rows) {
     const auto* rows = v.as<std::int32_t>();
-    routing_.push_back(
-        {of_training(step), o.layer, o.microbatch, rank_.value, {rows, rows + v.shape.elements()}});
+    routing_.push_back({of_training(step),
+                        o.layer,
+                        o.microbatch,
+                        std::max(0, o.seq_slice),
+                        rank_.value,
+                        {rows, rows + v.shape.elements()}});
   }
 }
 

@@ -130,7 +130,7 @@ class Interpreter {
   [[nodiscard]] Bytes bytes_now(BufferId id);        // host: rows known at run time are counted
   [[nodiscard]] bool host_wait(std::int32_t op);     // host; false: not yet
   void run_op(std::int32_t op, std::int32_t step);   // worker
-  void copy_tokens(const View& to, int step, int microbatch) const;
+  void copy_tokens(const View& to, int step, const Op& op) const;
   void run_calls(std::int32_t op, std::int32_t step);
   bool run_communication(std::int32_t op, std::int32_t step, Span& span);
   void keep_metrics(const PreparedOp& prepared);

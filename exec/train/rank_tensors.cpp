@@ -4,6 +4,7 @@
 
 #include "common/base/crc32c.h"
 #include "common/base/limits.h"
+#include "common/base/little_endian.h"
 
 namespace tandem::exec {
 namespace {
@@ -11,18 +12,6 @@ namespace {
 constexpr std::string_view kMagic = "TDMGRAD1";
 constexpr std::uint32_t kVersion = 1;
 constexpr std::size_t kRecordBytes = 24;
-
-std::string little(std::uint64_t value, int bytes) {
-  std::string out;
-  for (int i = 0; i < bytes; ++i) out.push_back(static_cast<char>((value >> (8 * i)) & 0xff));
-  return out;
-}
-std::uint64_t number(std::string_view bytes) {
-  std::uint64_t v = 0;
-  for (std::size_t i = 0; i < bytes.size(); ++i)
-    v |= std::uint64_t{static_cast<unsigned char>(bytes[i])} << (8 * i);
-  return v;
-}
 
 Error damaged(const std::string& path, std::string found) {
   return make_error(Failure::bad_input, "E-EXEC-034", "a file of a rank is missing or damaged",
@@ -37,7 +26,7 @@ Result<RankTensorWriter> RankTensorWriter::create(const std::string& path, Rank 
   if (!file) return file.error();
   RankTensorWriter out(std::move(*file));
   out.put(kMagic);
-  out.put(little(kVersion, 4) + little(static_cast<std::uint32_t>(rank.value), 4));
+  out.put(little_endian(kVersion, 4) + little_endian(static_cast<std::uint32_t>(rank.value), 4));
   return out;
 }
 
@@ -49,14 +38,15 @@ void RankTensorWriter::put(std::string_view bytes) {
 
 void RankTensorWriter::add(TensorKind kind, int step, BufferId buffer, const View& view) {
   const auto bytes = static_cast<std::size_t>(view.shape.elements() * size_of(view.dtype));
-  put(little(static_cast<std::uint32_t>(kind), 4) + little(static_cast<std::uint32_t>(step), 4) +
-      little(static_cast<std::uint32_t>(buffer.value), 4) +
-      little(static_cast<std::uint32_t>(size_of(view.dtype)), 4) + little(bytes, 8));
+  put(little_endian(static_cast<std::uint32_t>(kind), 4) +
+      little_endian(static_cast<std::uint32_t>(step), 4) +
+      little_endian(static_cast<std::uint32_t>(buffer.value), 4) +
+      little_endian(static_cast<std::uint32_t>(size_of(view.dtype)), 4) + little_endian(bytes, 8));
   put({reinterpret_cast<const char*>(view.data), bytes});
 }
 
 Status RankTensorWriter::commit() {
-  put(little(sum_, 4));
+  put(little_endian(sum_, 4));
   if (error_) return *error_;
   return file_.commit();
 }
@@ -68,20 +58,21 @@ Result<RankTensors> read_rank_tensors(const std::string& path) {
   out.bytes = std::move(*bytes);
   const std::string_view all = out.bytes;
   if (all.size() < kMagic.size() + 12 || all.substr(0, kMagic.size()) != kMagic ||
-      number(all.substr(8, 4)) != kVersion)
+      from_little_endian(all.substr(8, 4)) != kVersion)
     return damaged(path, "no gradients of version 1");
   std::string_view left = all.substr(16, all.size() - 20);
-  if (crc32c(all.substr(0, all.size() - 4)) != number(all.substr(all.size() - 4)))
+  if (crc32c(all.substr(0, all.size() - 4)) != from_little_endian(all.substr(all.size() - 4)))
     return damaged(path, "a wrong check sum");
-  out.rank = Rank{static_cast<std::int64_t>(number(all.substr(12, 4)))};
+  out.rank = Rank{static_cast<std::int64_t>(from_little_endian(all.substr(12, 4)))};
   while (!left.empty()) {
     if (left.size() < kRecordBytes) return damaged(path, "a record that is cut");
     RankTensor t;
-    const std::uint64_t kind = number(left.substr(0, 4)), size = number(left.substr(16, 8));
+    const std::uint64_t kind = from_little_endian(left.substr(0, 4)),
+                        size = from_little_endian(left.substr(16, 8));
     t.kind = static_cast<TensorKind>(kind);
-    t.step = static_cast<int>(number(left.substr(4, 4)));
-    t.buffer = BufferId{static_cast<std::int64_t>(number(left.substr(8, 4)))};
-    t.element_bytes = static_cast<int>(number(left.substr(12, 4)));
+    t.step = static_cast<int>(from_little_endian(left.substr(4, 4)));
+    t.buffer = BufferId{static_cast<std::int64_t>(from_little_endian(left.substr(8, 4)))};
+    t.element_bytes = static_cast<int>(from_little_endian(left.substr(12, 4)));
     left.remove_prefix(kRecordBytes);
     const int e = t.element_bytes;
     const bool fits =

@@ -10,17 +10,12 @@
 
 #include "common/base/crc32c.h"
 #include "common/base/file.h"
+#include "common/base/little_endian.h"
 #include "common/timeline/protobuf_writer.h"
 #include "exec/device/clock.h"
 
 namespace tandem::exec {
 namespace {
-
-std::string little(std::uint64_t value, int bytes) {
-  std::string out;
-  for (int i = 0; i < bytes; ++i) out.push_back(static_cast<char>((value >> (8 * i)) & 0xff));
-  return out;
-}
 
 std::uint32_t masked_crc(std::string_view bytes) {
   return std::rotr(crc32c(bytes), 15) + 0xa282ead8u;
@@ -46,10 +41,10 @@ ProtoWriter event(double time, int step) {
 }  // namespace
 
 std::string tfrecord(std::string_view data) {
-  std::string out = little(data.size(), 8);
-  out += little(masked_crc(out), 4);
+  std::string out = little_endian(data.size(), 8);
+  out += little_endian(masked_crc(out), 4);
   out += data;
-  return out + little(masked_crc(data), 4);
+  return out + little_endian(masked_crc(data), 4);
 }
 
 std::string version_event(double time) {

@@ -71,7 +71,7 @@ void add_attention(Grid& g) {
         }
 }
 
-// Blocks of a ring over cp.
+// Blocks of a ring over cp, and of slices of a sequence.
 void add_ring(Grid& g) {
   for (std::int64_t seq : {16, 64, 256})
     for (std::int64_t heads : {2, 8})
@@ -82,6 +82,8 @@ void add_ring(Grid& g) {
         g.add(K::attention_block_fwd, other);
         g.add(K::attention_block_bwd_input, own);
         g.add(K::attention_block_bwd_input, other, 0, true);
+        g.add(K::attention_block_fwd, other, kSlices);
+        g.add(K::attention_block_bwd_input, other, kSlices, true);
       }
 }
 

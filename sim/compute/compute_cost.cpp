@@ -52,7 +52,7 @@ std::optional<LookedUp> look_up(const MeasuredLevel& level, const Kernel& k, con
                                 bool accumulate) {
   if (const auto it = level.exact.find({key, accumulate}); it != level.exact.end())
     return LookedUp{it->second, CostSource::measured};
-  const auto it = level.tables.find({k.kind, k.flags & ~(kPositions | kVocab), accumulate});
+  const auto it = level.tables.find({k.kind, k.flags & ~kCostless, accumulate});
   if (it == level.tables.end()) return std::nullopt;
   const auto seconds = it->second.seconds(k);
   if (!seconds) return std::nullopt;

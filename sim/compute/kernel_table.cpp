@@ -107,7 +107,7 @@ double octave(std::int64_t x) {
 bool is_constant(KernelKind kind, std::string_view name) {
   if (kind == KernelKind::balance_fwd || kind == KernelKind::balance_bwd_input)
     return name == "tokens" || name == "top_k" || name == "divisor";
-  return name == "divisor" || name == "valid";
+  return name == "divisor" || name == "valid" || name == "first";
 }
 
 // Constants stay 0. Key/value heads count by how many heads share one, the width of v by how much

@@ -1,7 +1,6 @@
 #include "sim/engine/routed_work.h"
 
 #include <algorithm>
-#include <numeric>
 
 #include "common/base/check.h"
 #include "common/plan/totals.h"

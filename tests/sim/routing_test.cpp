@@ -223,7 +223,7 @@ TEST_CASE("routing: steps of a record are simulated one after the other") {
   RoutingTrace trace;  // step 3 balanced, step 8 skewed
   for (const double exponent : {0.0, 3.0})
     for (const RoutedPlace& p : routed_places(plan)) {
-      RoutingRecord r{exponent > 0 ? 8 : 3, p.layer, p.microbatch, p.rank.value, {}, 0};
+      RoutingRecord r{exponent > 0 ? 8 : 3, p.layer, p.microbatch, p.slice, p.rank.value, {}, 0};
       r.kept.resize(8);
       zipf_routing(exponent, 3)(p, r.kept);
       trace.records.push_back(r);

@@ -25,27 +25,8 @@ namespace {
 
 using Words = std::vector<std::string>;
 
-Words sets(const Words& values) {
-  Words out;
-  for (const std::string& v : values) {
-    out.emplace_back("--set");
-    out.push_back(v);
-  }
-  return out;
-}
-
 Run execute(const std::string& run, const Words& values, const Words& more = {}) {
-  Words words = {"execute", "scenarios/learn/01_one_rank.yaml", "-o", run, "--json", "--force"};
-  for (const Words& list : {sets(values), more})
-    words.insert(words.end(), list.begin(), list.end());
-  return test::tandem(words, -1, 100);
-}
-
-std::vector<Json> lines_of(const std::string& path) {
-  std::vector<Json> out;
-  std::ifstream in(path);
-  for (std::string line; std::getline(in, line);) out.push_back(Json::parse(line));
-  return out;
+  return test::execute("scenarios/learn/01_one_rank.yaml", run, values, more);
 }
 
 Json shards(const std::string& checkpoint) {
@@ -85,8 +66,8 @@ TEST_CASE("execute --verify: validation losses of every layout equal autograd's"
 
     // The plan of the folder is the one that is shown, and memory is what it says.
     Words plan_words = {"plan", "scenarios/learn/01_one_rank.yaml", "--evaluation"};
-    const Words set_words = sets(values);
-    plan_words.insert(plan_words.end(), set_words.begin(), set_words.end());
+    const Words given = set_words(values);
+    plan_words.insert(plan_words.end(), given.begin(), given.end());
     const std::string text = slurp(folder / "run/plan_evaluation.txt");
     CHECK(test::tandem(plan_words).out == text);
     const Result<Plan> plan = parse_plan(text, "plan_evaluation.txt");
@@ -147,8 +128,8 @@ TEST_CASE("training is bit by bit the same with and without evaluation, also whe
   REQUIRE(with["evaluations"].size() == 2);
   CHECK(first["evaluations"] == Json::array({with["evaluations"][0]}));
   CHECK(rest["evaluations"] == Json::array({with["evaluations"][1]}));
-  const auto a = lines_of(folder / "with/metrics.jsonl"),
-             b = lines_of(folder / "parts/metrics.jsonl");
+  const auto a = json_lines(folder / "with/metrics.jsonl"),
+             b = json_lines(folder / "parts/metrics.jsonl");
   REQUIRE(a.size() == 6);
   REQUIRE(b.size() == 6);
   for (std::size_t k = 0; k < 6; ++k) {
@@ -176,8 +157,8 @@ TEST_CASE("the files of a run that evaluates, and none of another's") {
   // simulate writes it too; the same run without evaluation takes it away.
   const auto simulate = [&](const Words& values) {
     Words arguments = {"simulate", "scenarios/quickstart.yaml", "-o", folder / "predicted", "-q"};
-    const Words set_words = sets(values);
-    arguments.insert(arguments.end(), set_words.begin(), set_words.end());
+    const Words given = set_words(values);
+    arguments.insert(arguments.end(), given.begin(), given.end());
     REQUIRE(test::tandem(arguments).code == 0);
     return fs::exists(folder / "predicted/plan_evaluation.txt");
   };

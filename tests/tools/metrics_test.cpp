@@ -21,17 +21,7 @@ namespace {
 using Words = std::vector<std::string>;
 
 Run execute(const std::string& run, const Words& values, const Words& more = {}) {
-  Words words = {"execute", "scenarios/learn/01_one_rank.yaml", "-o", run, "--json", "--force"};
-  for (const std::string& v : values) words.insert(words.end(), {"--set", v});
-  words.insert(words.end(), more.begin(), more.end());
-  return test::tandem(words, -1, 100);
-}
-
-std::vector<Json> lines_of(const std::string& path) {
-  std::vector<Json> out;
-  std::ifstream in(path);
-  for (std::string line; std::getline(in, line);) out.push_back(Json::parse(line));
-  return out;
+  return test::execute("scenarios/learn/01_one_rank.yaml", run, values, more);
 }
 
 constexpr const char* kMeasured[] = {"gradients", "updates", "parameter_norm",
@@ -72,8 +62,8 @@ TEST_CASE("metrics.every: measured steps agree with the run; training stays bit 
   };
   CHECK(files("plain") == files("measured"));
 
-  const auto a = lines_of(folder / "plain/metrics.jsonl"),
-             b = lines_of(folder / "measured/metrics.jsonl");
+  const auto a = json_lines(folder / "plain/metrics.jsonl"),
+             b = json_lines(folder / "measured/metrics.jsonl");
   REQUIRE(a.size() == 6);  // one of them warm-up
   REQUIRE(b.size() == 6);
   std::vector<double> choices(8, 0);
@@ -132,7 +122,7 @@ TEST_CASE("metrics.every 1: experts of all steps are those that execute reports"
   REQUIRE_MESSAGE(r.code == 0, r.err);
   const Json json = r.json();
   Json sums = Json::array();
-  for (const Json& line : lines_of(folder / "run/metrics.jsonl")) {
+  for (const Json& line : json_lines(folder / "run/metrics.jsonl")) {
     CHECK(line["dropped_share"].get<double>() ==
           doctest::Approx(line["dropped"].get<double>() / (8 * 32 * 2 * 8)));
     for (std::size_t l = 0; l < line["experts"].size(); ++l) {

@@ -61,4 +61,26 @@ Run tandem(const std::vector<std::string>& arguments, int out_fd, unsigned limit
   return run;
 }
 
+std::vector<std::string> set_words(const std::vector<std::string>& values) {
+  std::vector<std::string> out;
+  for (const std::string& v : values) out.insert(out.end(), {"--set", v});
+  return out;
+}
+
+Run execute(const std::string& scenario, const std::string& run,
+            const std::vector<std::string>& values, const std::vector<std::string>& more,
+            unsigned limit_s) {
+  std::vector<std::string> words = {"execute", scenario, "-o", run, "--json", "--force"};
+  for (const auto& list : {set_words(values), more})
+    words.insert(words.end(), list.begin(), list.end());
+  return tandem(words, -1, limit_s);
+}
+
+std::vector<nlohmann::json> json_lines(const std::string& path) {
+  std::vector<nlohmann::json> out;
+  std::ifstream in(path);
+  for (std::string line; std::getline(in, line);) out.push_back(nlohmann::json::parse(line));
+  return out;
+}
+
 }  // namespace tandem::test

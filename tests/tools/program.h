@@ -18,6 +18,13 @@ struct Run {
 [[nodiscard]] Run tandem(const std::vector<std::string>& arguments, int out_fd = -1,
                          unsigned limit_s = 20);
 
+// Each value behind a --set.
+[[nodiscard]] std::vector<std::string> set_words(const std::vector<std::string>& values);
+// `execute SCENARIO -o RUN --json --force`, with `values` set, then `more`.
+[[nodiscard]] Run execute(const std::string& scenario, const std::string& run,
+                          const std::vector<std::string>& values,
+                          const std::vector<std::string>& more = {}, unsigned limit_s = 100);
+
 // A folder of its own, removed with everything in it at the end.
 class TempDir {
  public:
@@ -33,6 +40,8 @@ class TempDir {
 };
 
 [[nodiscard]] std::string slurp(const std::string& path);  // "" where there is no such file
+// One object a line: metrics.jsonl.
+[[nodiscard]] std::vector<nlohmann::json> json_lines(const std::string& path);
 void spill(const std::string& path, const std::string& bytes);
 
 }  // namespace tandem::test

@@ -82,6 +82,21 @@ void check_bitwise(const std::string& scenario, const std::vector<std::string>& 
       CHECK(a[k][key] == b[k][key]);
 }
 
+// Steps 3 to 5 on another mesh have the losses of a run that was not cut.
+template <class Lines>
+void check_resumed(const Training& t, const std::string& dir, std::vector<std::string> words,
+                   const Lines& expected) {
+  words.insert(words.end(), {"--resume", t.checkpoint("cut", 2)});
+  const Run run = t.run(5, dir, words);
+  REQUIRE_MESSAGE(run.code == 0, run.out);
+  const auto losses = run.json()["losses"];
+  REQUIRE(losses.size() == 3);
+  for (std::size_t k = 0; k < 3; ++k) {
+    const double loss = expected[2 + k]["loss"];
+    CHECK(std::abs(losses[k].template get<double>() - loss) <= 1e-10 * loss);
+  }
+}
+
 }  // namespace
 
 TEST_CASE("resume: 5 + 5 steps are 10 steps, bit by bit") {
@@ -111,16 +126,7 @@ TEST_CASE("resume on other meshes: the losses of an uninterrupted run") {
        {mesh(1, 1, 2), mesh(1, 4, 1), mesh(4, 1, 1), mesh(1, 1, 1), mesh(2, 2, 2)}) {
     CAPTURE(m[1] + " " + m[3] + " " + m[5]);
     const std::string dir = "on " + m[1] + m[3] + m[5];
-    std::vector<std::string> words = m;
-    words.insert(words.end(), {"--resume", t.checkpoint("cut", 2)});
-    const Run run = t.run(5, dir, words);
-    REQUIRE_MESSAGE(run.code == 0, run.out);
-    const auto losses = run.json()["losses"];
-    REQUIRE(losses.size() == 3);
-    for (std::size_t k = 0; k < 3; ++k) {
-      const double loss = expected[2 + k]["loss"];
-      CHECK(std::abs(losses[k].get<double>() - loss) <= 1e-10 * loss);
-    }
+    check_resumed(t, dir, m, expected);
     CHECK(fs::exists(t.checkpoint(dir, 5) + "/manifest.json"));
   }
 }
@@ -139,17 +145,7 @@ TEST_CASE("resume on other expert meshes: the losses of an uninterrupted run") {
   const auto expected = t.metrics("whole");
   for (const auto& m : {mesh(1, 4, 1, 4), mesh(1, 2, 2, 1), mesh(1, 1, 1, 1)}) {
     CAPTURE(m[1] + " " + m[3] + " " + m[5] + " " + m[7]);
-    const std::string dir = "on " + m[1] + m[3] + m[5] + m[7];
-    std::vector<std::string> words = m;
-    words.insert(words.end(), {"--resume", t.checkpoint("cut", 2)});
-    const Run run = t.run(5, dir, words);
-    REQUIRE_MESSAGE(run.code == 0, run.out);
-    const auto losses = run.json()["losses"];
-    REQUIRE(losses.size() == 3);
-    for (std::size_t k = 0; k < 3; ++k) {
-      const double loss = expected[2 + k]["loss"];
-      CHECK(std::abs(losses[k].get<double>() - loss) <= 1e-10 * loss);
-    }
+    check_resumed(t, "on " + m[1] + m[3] + m[5] + m[7], m, expected);
   }
 }
 

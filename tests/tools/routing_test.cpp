@@ -36,6 +36,7 @@ TEST_CASE("a run's routing.csv predicts its peaks and its bytes exactly") {
       {"parallel.dp=4", "parallel.ep=2", "parallel.etp=2"},
       {"parallel.pp=2", "parallel.dp=2", "parallel.ep=2", "training.recompute=full"},
       {"parallel.dp=4", "parallel.ep=4", "model.moe.capacity_factor=1.0"},
+      {"parallel.pp=2", "parallel.dp=2", "parallel.ep=2", "schedule={kind: seq1f1b, slices: 2}"},
       {"model.preset=deepseek-tiny", "parallel.tp=2", "parallel.dp=2", "parallel.ep=4",
        "parallel.sequence_parallel=true"}};
   for (Words sets : layouts) {
@@ -88,12 +89,12 @@ TEST_CASE("a run's routing.csv predicts its peaks and its bytes exactly") {
 TEST_CASE("a bad trace is refused where it is wrong; a field without use is named") {
   const TempDir folder;
   const std::string bad = folder / "bad.csv";
-  spill(bad, "step,layer,microbatch,rank,e0\n0,0,0,zero,3\n");
+  spill(bad, "step,layer,microbatch,slice,rank,e0\n0,0,0,0,zero,3\n");
   Run r = command("simulate", folder / "a", {"simulate.routing.trace=" + bad}, {});
   CHECK(r.code == 3);
   CHECK(r.out.find("E-CAL-009") != std::string::npos);
   CHECK(r.json()["errors"][0]["line"] == 2);
-  spill(bad, "step,layer,microbatch,rank,e0\n0,0,0,0,3\n");
+  spill(bad, "step,layer,microbatch,slice,rank,e0\n0,0,0,0,0,3\n");
   r = command("simulate", folder / "b", {"simulate.routing.trace=" + bad}, {});
   CHECK(r.code == 3);
   CHECK(r.out.find("E-CAL-010") != std::string::npos);
@@ -103,7 +104,7 @@ TEST_CASE("a bad trace is refused where it is wrong; a field without use is name
   r = command("simulate", folder / "d",
               {"simulate.routing.trace=" + bad, "simulate.routing.zipf=1"}, {});
   CHECK(r.code == 3);
-  CHECK(r.out.find("E-SCEN-065") != std::string::npos);
+  CHECK(r.out.find("E-SCEN-066") != std::string::npos);
   r = test::tandem({"simulate", "scenarios/quickstart.yaml", "-o", folder / "e", "--json", "--set",
                     "simulate.routing.zipf=1"});
   CHECK(r.code == 0);

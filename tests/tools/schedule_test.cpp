@@ -183,6 +183,31 @@ TEST_CASE("schedule: pictures and texts, by hand") {
   CHECK(schedule("zb_h1 --ranks 1 --microbatches 1 --dump-after backward").out == "0F0,0B0\n");
   CHECK(schedule("zb_h1 --ranks 1 --microbatches 1 --dump-after backward --opt first_stage=keep")
             .out == "0F0,0I0,0W0\n");
+  // L3 and L6 of schedules.md 4.8: whole stages stay gathered while they are among the next three.
+  TempDir dir;
+  spill(dir / "l3.csv", "0F0,0F1,1F0,1F1,1B0,1B1,0B0,0B1\n");
+  const std::string l3 = "--file " + dir / "l3.csv" + " --dump-after unshard --opt residency=";
+  CHECK(schedule(l3 + "window(3)").out ==
+        "0UNSHARD,1UNSHARD,0F0,0F1,1F0,1F1,1B0,1B1,1RESHARD,0B0,0B1,0RESHARD\n");
+  CHECK(schedule(l3 + "window(1)").out ==
+        "0UNSHARD,0F0,0F1,0RESHARD,1UNSHARD,1F0,1F1,1B0,1B1,1RESHARD,0UNSHARD,0B0,0B1,0RESHARD\n");
+  CHECK(schedule(l3 + "visit").out == "0F0,0F1,1F0,1F1,1B0,1B1,0B0,0B1\n");
+  const std::string l6 =
+      schedule(
+          "interleaved_1f1b --ranks 2 --microbatches 4 --stages-per-rank 2 --dump-after p2p --opt "
+          "residency=window(3)")
+          .out;
+  CHECK(l6.substr(0, l6.find('\n')) ==
+        "0UNSHARD,2UNSHARD,0F0,0SEND_F0,2RECV_F0,0F1,0SEND_F1,2RECV_F1,2F0,2SEND_F0,2F1,2SEND_F1,"
+        "2RECV_B0,0F2,0SEND_F2,2B0,2SEND_B0,2RECV_B1,0F3,0SEND_F3,2RECV_F2,2B1,2SEND_B1,0RECV_B0,"
+        "2F2,2SEND_F2,2RECV_F3,0B0,0RECV_B1,2F3,2SEND_F3,0B1,2RECV_B2,2B2,2SEND_B2,2RECV_B3,2B3,"
+        "2SEND_B3,2REDUCE_GRAD,2RESHARD,0RECV_B2,0B2,0RECV_B3,0B3,0REDUCE_GRAD,0RESHARD");
+  // Parts of a cell count together: with one stage to stay, a cell of two keeps both.
+  CHECK(schedule("dualpipev --ranks 1 --microbatches 2 --dump-after unshard --opt "
+                 "residency=window(1)")
+            .out ==
+        "0UNSHARD,0F0,0RESHARD,1UNSHARD,1F0,1RESHARD,0UNSHARD,0F1,0RESHARD,1UNSHARD,1B0,0UNSHARD,"
+        "(1F1;0B0)OVERLAP_F_B,0RESHARD,1B1,1RESHARD,0UNSHARD,0B1,0RESHARD\n");
   const Run text = schedule("zb_h2 --ranks 4 --microbatches 8 --cost F=2,I=2,W=1");
   CHECK(text.out.find("makespan    46     40       6        13.0 %        15.0 %") !=
         std::string::npos);

@@ -13,16 +13,23 @@ namespace tandem::lower {
 
 void buffers(Draft& d) {
   constexpr std::int32_t kNever = -1;
+  const std::vector<BufferId> roots = roots_of(d.plan);
   std::vector<std::int32_t> first(d.plan.buffers.size(), kNever), last(first);
+  std::vector<char> lives(d.plan.buffers.size());
+  for (std::size_t i = 0; i < lives.size(); ++i)
+    lives[i] = lives_for_the_run(d.plan.buffers[i].cls);
+  // (op, buffer), by op: of receives behind it; freed behind their last use.
+  using Moved = std::vector<std::pair<std::int32_t, BufferId>>;
+  std::vector<BufferId> begin, end;
   for (std::size_t p = 0; p < d.programs.size(); ++p) {
     std::vector<Op>& ops = d.programs[p];
     const ProgramId program{static_cast<std::int64_t>(p)};
     for (std::size_t i = 0; i < ops.size(); ++i)
-      for_each_root_use(d.plan, ops[i], [&](BufferId id, Use) {
+      for_each_root_use(d.plan, roots, ops[i], [&](BufferId id, Use) {
         if (first[id.index()] == kNever) first[id.index()] = static_cast<std::int32_t>(i);
         last[id.index()] = static_cast<std::int32_t>(i);
       });
-    std::vector<std::vector<BufferId>> early(ops.size());  // of receives behind op i
+    Moved early, late;
     if (d.scenario.schedule.receive != Receive::early)
       for (std::size_t i = 0; i < ops.size(); ++i) {
         std::size_t at = i;
@@ -32,29 +39,35 @@ void buffers(Draft& d) {
             first[id.index()] != static_cast<std::int32_t>(i))
           continue;
         first[id.index()] = kNever;
-        early[at].push_back(id);
+        early.emplace_back(static_cast<std::int32_t>(at), id);
       }
-    std::vector<std::vector<BufferId>> late(ops.size());  // freed behind their last use, by op
     for (const auto& [id, op] : d.freed_by) {
       if (first[id.index()] == kNever || d.plan.buffer(id).program != program) continue;
       last[id.index()] = kNever;
-      late[static_cast<std::size_t>(op)].push_back(id);
+      late.emplace_back(op, id);
     }
-    std::vector<BufferId> begin, end;
-    for (std::size_t i = 0; i < ops.size(); ++i) {
-      begin = early[i];
-      end = late[i];
-      for_each_root_use(d.plan, ops[i], [&](BufferId id, Use) {
-        if (lives_for_the_run(d.plan.buffer(id).cls)) return;
-        if (first[id.index()] == static_cast<std::int32_t>(i)) begin.push_back(id);
-        if (last[id.index()] == static_cast<std::int32_t>(i)) end.push_back(id);
+    std::sort(early.begin(), early.end());
+    std::sort(late.begin(), late.end());
+    auto next_early = early.begin();
+    auto next_late = late.begin();
+    for (std::size_t op = 0; op < ops.size(); ++op) {
+      const auto i = static_cast<std::int32_t>(op);
+      begin.clear(), end.clear();
+      for (; next_early != early.end() && next_early->first == i; ++next_early)
+        begin.push_back(next_early->second);
+      for (; next_late != late.end() && next_late->first == i; ++next_late)
+        end.push_back(next_late->second);
+      for_each_root_use(d.plan, roots, ops[op], [&](BufferId id, Use) {
+        if (lives[id.index()]) return;
+        if (first[id.index()] == i) begin.push_back(id);
+        if (last[id.index()] == i) end.push_back(id);
       });
       for (std::vector<BufferId>* list : {&begin, &end}) {
         std::sort(list->begin(), list->end());
         list->erase(std::unique(list->begin(), list->end()), list->end());
       }
-      ops[i].allocates = d.refs(begin);
-      ops[i].frees = d.refs(end);
+      ops[op].allocates = d.refs(begin);
+      ops[op].frees = d.refs(end);
     }
   }
 }

@@ -5,6 +5,7 @@
 
 #include "common/base/check.h"
 #include "common/parallel/groups.h"
+#include "common/schedule/registry.h"
 
 namespace tandem::lower {
 
@@ -41,7 +42,8 @@ Sizes sizes_of(const Scenario& s) {
   Sizes z;
   z.tp = s.parallel.tp, z.cp = s.parallel.cp, z.dp = s.parallel.dp, z.pp = s.parallel.pp;
   z.micro_batch = s.training.micro_batch, z.full_sequence = s.training.sequence;
-  z.sequence = z.full_sequence / z.cp;
+  z.slices = num_slices(s.schedule.kind, s.schedule.options);
+  z.sequence = z.full_sequence / z.cp / z.slices;
   z.tokens = z.micro_batch * z.sequence;
   z.sp = cuts_sequence(s);
   z.own_sequence = z.sp ? z.sequence / z.tp : z.sequence;

@@ -20,8 +20,9 @@ namespace tandem::lower {
 struct Sizes {
   std::int64_t tp = 1, cp = 1, dp = 1, pp = 1;
   std::int64_t micro_batch = 1, full_sequence = 1;  // S
-  // Where tp cuts the heads a rank holds the positions of its cp coordinate: S / c; tokens: of a
-  // microbatch, b * S / c.
+  std::int64_t slices = 1;                          // k that a sequence is cut in, one a visit
+  // Where tp cuts the heads a rank holds the positions of its cp coordinate, or of the visit's
+  // slice: S / c or S / k; tokens: of a visit, b times that.
   std::int64_t sequence = 1, tokens = 1;
   bool sp = false;  // norms and residuals hold a slice of these positions
   std::int64_t own_sequence = 1, own_tokens = 1;  // of that slice; without SP all
@@ -133,10 +134,12 @@ struct Draft {
   }
   // Communicator of a program with the one that holds the same stages; invalid with one copy.
   [[nodiscard]] CommId copies_of(int program) const;
-  // Ids of matches from here on are free: those before are of messages.
-  [[nodiscard]] int first_match() const {
-    return 2 * (order.num_stages() - 1) * order.total_microbatches();
+  // Visits of a stage: microbatches times slices.
+  [[nodiscard]] int visits_of_stage() const {
+    return order.total_microbatches() * order.num_slices;
   }
+  // Ids of matches from here on are free: those before are of messages.
+  [[nodiscard]] int first_match() const { return 2 * (order.num_stages() - 1) * visits_of_stage(); }
   [[nodiscard]] std::uint32_t name(std::string_view text);
   [[nodiscard]] StreamId stream(std::string_view text);
   [[nodiscard]] KernelId kernel(const Kernel& k);
@@ -161,6 +164,9 @@ struct Draft {
 // Merges each I and the W behind it (option merge), and gives the first stage, whose inputs need no
 // gradient, whole backwards at the place of its W (option first_stage: full_at_W).
 [[nodiscard]] Order backward(const Order& order, bool merge, bool keep_first_stage);
+// Adds UNSHARD and RESHARD of whole stages: those that are among the next `window` (>= 1) which the
+// rank works on are there (option residency: window).
+[[nodiscard]] Order unshard(const Order& order, int window);
 // Adds REDUCE_GRAD of a stage right behind its last backward.
 [[nodiscard]] Order reduce(const Order& order);
 // Adds sends and receives by the sender-driven sweep, then places receives by the policy. Fails
@@ -184,7 +190,7 @@ void parameters(Draft& draft, int program);
 // `tensors` come in reverse order of use.
 void tensor_buckets(Draft& draft, int program, std::vector<Tensor> tensors, ProgramTensors& out);
 
-// Ids dense over the programs, pools in the order of the text.
-[[nodiscard]] Plan finish(const Draft& draft);
+// Ids dense over the programs, pools in the order of the text. Takes the draft apart.
+[[nodiscard]] Plan finish(Draft&& draft);
 
 }  // namespace tandem::lower

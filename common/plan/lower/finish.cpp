@@ -7,25 +7,34 @@ namespace {
 
 class Finish {
  public:
-  explicit Finish(const Draft& d) : d_(d), from_(d.plan) {
+  explicit Finish(Draft&& d) : d_(d), from_(d.plan) {
     names_.assign(from_.names.size(), 0);
     streams_.assign(from_.streams.size(), StreamId{});
   }
 
+  // A plan of a million ops has half a gigabyte: what can be moved is, what has been copied goes.
   Plan run() {
-    to_.header = from_.header;
-    to_.communicators = from_.communicators;
+    to_.header = std::move(from_.header);
+    to_.communicators = std::move(from_.communicators);
     for (Communicator& c : to_.communicators) c.name = name(c.name);
-    to_.buffers = from_.buffers;
+    to_.buffers = std::move(from_.buffers);
     for (Buffer& b : to_.buffers) {
       b.name = name(b.name);
       b.slice.parts = name(b.slice.parts);
     }
-    to_.kernels = from_.kernels;
-    for (const std::vector<Op>& ops : d_.programs) {
+    to_.kernels = std::move(from_.kernels);
+    std::size_t num_ops = 0;
+    for (const std::vector<Op>& ops : d_.programs) num_ops += ops.size();
+    to_.ops.reserve(num_ops);
+    to_.calls.reserve(from_.calls.size());
+    to_.operands.reserve(from_.operands.size());
+    to_.op_refs.reserve(from_.op_refs.size());
+    to_.buffer_refs.reserve(from_.buffer_refs.size());
+    for (std::vector<Op>& ops : d_.programs) {
       first_op_ = static_cast<std::uint32_t>(to_.ops.size());
       to_.programs.push_back({first_op_, static_cast<std::uint32_t>(ops.size())});
       for (const Op& op : ops) add(op);
+      std::vector<Op>().swap(ops);
     }
     return std::move(to_);
   }
@@ -72,8 +81,8 @@ class Finish {
     to_.ops.push_back(op);
   }
 
-  const Draft& d_;
-  const Plan& from_;
+  Draft& d_;
+  Plan& from_;
   Plan to_;
   std::vector<std::uint32_t> names_;
   std::vector<StreamId> streams_;
@@ -82,6 +91,6 @@ class Finish {
 
 }  // namespace
 
-Plan finish(const Draft& draft) { return Finish(draft).run(); }
+Plan finish(Draft&& draft) { return Finish(std::move(draft)).run(); }
 
 }  // namespace tandem::lower

@@ -1,7 +1,8 @@
 // Step `segments`: for each action of the order its ops: batches, compute segments with the
 // reductions inside layers, messages. Waits and lifetimes come later.
-//   Ids of messages (`match`): for each boundary between stages the forward messages of all
-//   microbatches, then the backward ones.
+//   A visit is of a microbatch, or of a slice of its sequences; `unit` counts them: microbatch * k
+//   + slice. Ids of messages (`match`): for each boundary between stages the forward messages of
+//   all units, then the backward ones.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -22,9 +23,13 @@ class Program {
     int first_layer = 0;
     for (int stage = 0; stage < d.order.num_stages(); ++stage) {
       const int layers = d.scenario.parallel.layer_split[static_cast<std::size_t>(stage)];
-      for (int dir = 0; dir < d.order.num_dirs; ++dir)
-        if (d.order.rank_of(dir, stage) == program)
-          open(stage, dir, stage_visit(d, program, stage, first_layer, layers));
+      for (int dir = 0; dir < d.order.num_dirs; ++dir) {
+        if (d.order.rank_of(dir, stage) != program) continue;
+        std::vector<Visit> visits;
+        for (int slice = 0; slice < d.order.num_slices; ++slice)
+          visits.push_back(stage_visit(d, program, stage, first_layer, layers, slice));
+        open(stage, dir, std::move(visits));
+      }
       first_layer += layers;
     }
   }
@@ -45,10 +50,15 @@ class Program {
     };
     part_ = d_.evaluation ? Part::none : Part::warm_up;
     for (const Stage& s : stages_)
-      if (s.visit.labels >= 0 && !s.visit.first)
+      if (s.slots().labels >= 0 && !s.slots().first)
         for (int mb = 0; mb < d_.order.num_microbatches; ++mb) hand_over_labels(s, mb);
     for (std::size_t i = 0; i < list.size(); ++i) {
       std::size_t owner = i;
+      if (list[i].kind == ActionKind::unshard)  // the first that needs it
+        while (owner + 1 < list.size() &&
+               !(is_compute(list[owner].kind) && list[owner].stage == list[i].stage &&
+                 list[owner].dir == list[i].dir))
+          ++owner;
       if (is_recv(list[i].kind))
         while (owner + 1 < list.size() && !makes_or_takes(list[owner], list[i])) ++owner;
       if (is_send(list[i].kind))
@@ -68,44 +78,71 @@ class Program {
  private:
   struct Stage {
     int stage = -1, dir = 0;
-    int first_mb = 0;  // of its direction: microbatch 0 is this one of the plan
-    Visit visit;
-    std::vector<std::vector<BufferId>> buffers;  // by slot and microbatch; of `once` one
-    // Microbatches whose I, and whose W, come first: these write the sums of the step.
+    int first_mb = 0;           // of its direction: microbatch 0 is this one of the plan
+    std::vector<Visit> visits;  // by slice; all with the same slots
+    [[nodiscard]] const Visit& slots() const { return visits.front(); }
+    std::vector<std::vector<BufferId>> buffers;  // by slot and unit; of `once` one
+    // Units whose I, and whose W, come first: these write the sums of the step.
     int first_input = 0, first_weight = 0;
-    std::vector<char> split;  // by microbatch: its backward is an I and a W
+    std::vector<char> split;  // by unit: its backward is an I and a W
+  };
+  // A visit among those of its stage.
+  struct Unit {
+    int mb = 0, slice = 0;
   };
 
-  void open(int number, int dir, Visit visit) {
+  [[nodiscard]] int index_of(Unit u) const { return u.mb * d_.order.num_slices + u.slice; }
+  static Unit unit_of(const Action& a) { return {a.microbatch, a.slice}; }
+  static const Visit& visit_of(const Stage& s, const Action& a) {
+    return s.visits[static_cast<std::size_t>(a.slice)];
+  }
+  // -1 where the sequences are whole.
+  [[nodiscard]] std::int32_t slice_of(Unit u) const {
+    return d_.order.num_slices > 1 ? u.slice : -1;
+  }
+
+  void open(int number, int dir, std::vector<Visit> visits) {
     Stage& s = stages_.emplace_back();
     s.stage = number, s.dir = dir;
     s.first_mb = dir * d_.order.num_microbatches;
-    s.visit = std::move(visit);
-    const int m = d_.order.num_microbatches;
-    s.split.assign(static_cast<std::size_t>(m), 0);
+    s.visits = std::move(visits);
+    for (const Visit& v : s.visits)
+      TANDEM_CHECK(v.slots.size() == s.slots().slots.size(), "slices with {} and {} slots",
+                   v.slots.size(), s.slots().slots.size());
+    const int k = d_.order.num_slices, units = d_.order.num_microbatches * k;
+    s.split.assign(static_cast<std::size_t>(units), 0);
     bool has_input = false, has_weight = false;
     for (const Action& a : d_.order.ranks[static_cast<std::size_t>(program_)]) {
       if (a.stage != number || a.dir != dir) continue;
-      if (is_backward(a.kind) && !std::exchange(has_input, true)) s.first_input = a.microbatch;
-      if (is_weight(a.kind) && !std::exchange(has_weight, true)) s.first_weight = a.microbatch;
-      if (a.kind == ActionKind::W) s.split[static_cast<std::size_t>(a.microbatch)] = 1;
+      const int unit = index_of(unit_of(a));
+      if (is_backward(a.kind) && !std::exchange(has_input, true)) s.first_input = unit;
+      if (is_weight(a.kind) && !std::exchange(has_weight, true)) s.first_weight = unit;
+      if (a.kind == ActionKind::W) s.split[static_cast<std::size_t>(unit)] = 1;
     }
     // The stage before, where it is on this rank too, hands its output over as it is.
     const Stage* before = nullptr;
     for (const Stage& other : stages_)
       if (other.stage == number - 1 && other.dir == dir) before = &other;
-    for (std::size_t slot_index = 0; slot_index < s.visit.slots.size(); ++slot_index) {
-      const Slot& slot = s.visit.slots[slot_index];
+    for (std::size_t slot_index = 0; slot_index < s.slots().slots.size(); ++slot_index) {
+      const Slot& slot = s.slots().slots[slot_index];
       std::vector<BufferId>& ids = s.buffers.emplace_back();
       if (before && hand_over(*before, s, static_cast<int>(slot_index))) continue;
-      for (int mb = 0; mb < (slot.once ? 1 : m); ++mb) {
-        const auto z = static_cast<std::size_t>(mb);
+      if (slot.resident) continue;  // unshard() makes them
+      for (int unit = 0; unit < (slot.once ? 1 : units); ++unit) {
+        const auto z = static_cast<std::size_t>(unit);
+        const Unit u{unit / k, unit % k};
         ids.emplace_back();
-        if (slot.only_when_accumulating && mb == s.first_weight) continue;
+        if (slot.only_when_accumulating && unit == s.first_weight) continue;
         if (slot.only_in_weight && !s.split[z]) continue;
+        if (slot.for_later_slices && u.slice + 1 == k) continue;
+        if (slot.all_slices && u.slice > 0) {
+          ids[z] = ids[z - 1];
+          continue;
+        }
         Buffer b = slot.buffer;
         b.program = ProgramId{program_};
-        if (!slot.once) b.microbatch = s.first_mb + mb;
+        if (!slot.once) b.microbatch = s.first_mb + u.mb;
+        if (!slot.once && !slot.all_slices) b.seq_slice = slice_of(u);
         if (slot.rows_of >= 0)  // that slot comes before
           b.rows_of = s.buffers[static_cast<std::size_t>(slot.rows_of)][z];
         if (slot.root >= 0) {
@@ -113,7 +150,7 @@ class Program {
           b.alias_offset = slot.offset;
         }
         ids[z] = d_.add(b);
-        if (slot.bucket >= 0 && mb == 0) lay_out(slot, ids[z]);
+        if (slot.bucket >= 0 && unit == 0) lay_out(slot, ids[z]);
         if (slot.once) d_.tensors[static_cast<std::size_t>(program_)].loss = ids[z];
       }
     }
@@ -126,14 +163,14 @@ class Program {
       s.buffers[static_cast<std::size_t>(slot)] = before.buffers[static_cast<std::size_t>(from)];
       return true;
     };
-    if (slot == s.visit.d_in) return take(before.visit.d_out);
-    if (slot != s.visit.in) return false;
-    const Buffer& saved = s.visit.slots[static_cast<std::size_t>(slot)].buffer;
-    for (BufferId id : before.buffers[static_cast<std::size_t>(before.visit.out)]) {
+    if (slot == s.slots().d_in) return take(before.slots().d_out);
+    if (slot != s.slots().in) return false;
+    const Buffer& saved = s.slots().slots[static_cast<std::size_t>(slot)].buffer;
+    for (BufferId id : before.buffers[static_cast<std::size_t>(before.slots().out)]) {
       Buffer& b = d_.plan.buffers[id.index()];
       b.cls = saved.cls, b.name = saved.name, b.layer = saved.layer;
     }
-    return take(before.visit.out);
+    return take(before.slots().out);
   }
 
   // The shards of a bucket name a full one, whose views say which tensors lie where.
@@ -148,11 +185,13 @@ class Program {
     }
   }
 
-  static BufferId buffer_of(const Stage& s, const Ref& r, int mb) {
+  BufferId buffer_of(const Stage& s, const Ref& r, Unit u) const {
     if (r.slot < 0) return r.buffer;
     const std::vector<BufferId>& ids = s.buffers[static_cast<std::size_t>(r.slot)];
-    const bool once = s.visit.slots[static_cast<std::size_t>(r.slot)].once;
-    return ids[once ? 0 : static_cast<std::size_t>(mb)];
+    const Slot& slot = s.slots().slots[static_cast<std::size_t>(r.slot)];
+    if (slot.once || slot.resident) return ids[0];
+    if (r.slice >= 0) u.slice = r.slice;
+    return ids[static_cast<std::size_t>(index_of(u))];
   }
 
   Op& add(Op op) {
@@ -160,7 +199,7 @@ class Program {
     return d_.programs[static_cast<std::size_t>(program_)].emplace_back(op);
   }
 
-  const Stage& stage_of(const Action& a) const {
+  Stage& stage_of(const Action& a) {
     const auto at = std::find_if(stages_.begin(), stages_.end(), [&](const Stage& s) {
       return s.stage == a.stage && s.dir == a.dir;
     });
@@ -170,7 +209,8 @@ class Program {
 
   // `owner`: of a message the action that makes or takes it.
   void act(const Action& a, const Action& owner) {
-    if (!is_compute(a.kind) && !is_message(a.kind)) return;  // placed by `gradients` and zero
+    if (a.kind == ActionKind::unshard) return unshard(stage_of(a), phase_of(owner.kind));
+    if (!is_compute(a.kind) && !is_message(a.kind)) return;  // see `gradients`; frees come last
     const Stage& s = stage_of(a);
     switch (a.kind) {
       case ActionKind::F:
@@ -178,19 +218,19 @@ class Program {
       case ActionKind::W:
       case ActionKind::B:
         begin(s, a);
-        for (const VisitOp& op : ops_of(s, a.kind)) compute(s, a, op);
+        for (const VisitOp& op : ops_of(s, a)) compute(s, a, op);
         break;
       case ActionKind::send_f:
-        message(s, a, owner, OpKind::send, s.visit.out);
+        message(s, a, owner, OpKind::send, s.slots().out);
         break;
       case ActionKind::recv_f:
-        message(s, a, owner, OpKind::recv, s.visit.in);
+        message(s, a, owner, OpKind::recv, s.slots().in);
         break;
       case ActionKind::send_b:
-        message(s, a, owner, OpKind::send, s.visit.d_in);
+        message(s, a, owner, OpKind::send, s.slots().d_in);
         break;
       case ActionKind::recv_b:
-        message(s, a, owner, OpKind::recv, s.visit.d_out);
+        message(s, a, owner, OpKind::recv, s.slots().d_out);
         break;
       case ActionKind::unshard:
       case ActionKind::reshard:
@@ -200,32 +240,62 @@ class Program {
     }
   }
 
-  // A fused cell: the segments of its parts in turn on the one compute stream, at each index those
-  // of the earlier part first; communications run on their own streams beside the other's computing
-  // (schedules.md 4.1).
-  void cell(const RankOrder& parts) {
-    std::size_t longest = 0;
-    for (const Action& a : parts) {
-      begin(stage_of(a), a);
-      longest = std::max(longest, ops_of(stage_of(a), a.kind).size());
-    }
-    for (std::size_t i = 0; i < longest; ++i)
-      for (const Action& a : parts) {
-        const Stage& s = stage_of(a);
-        if (const auto& ops = ops_of(s, a.kind); i < ops.size()) compute(s, a, ops[i]);
+  // Full parameters of the stage, for the visits until it is gathered again. RESHARD is the free of
+  // each behind its last use.
+  void unshard(Stage& s, Phase phase) {
+    for (std::size_t i = 0; i < s.slots().slots.size(); ++i) {
+      const Slot& slot = s.slots().slots[i];
+      if (!slot.resident) continue;
+      Buffer b = slot.buffer;
+      b.program = ProgramId{program_};
+      if (slot.root >= 0) {
+        b.alias_of = s.buffers[static_cast<std::size_t>(slot.root)][0];
+        b.alias_offset = slot.offset;
       }
+      s.buffers[i] = {d_.add(b)};
+      if (slot.bucket >= 0) lay_out(slot, s.buffers[i][0]);
+    }
+    for (const VisitOp& v : s.slots().unshard) {
+      Op op;
+      op.kind = v.kind;
+      op.phase = phase;
+      op.stage = s.stage;
+      communicate(op, v, s, Unit{});
+      add(op);
+    }
   }
 
-  static const std::vector<VisitOp>& ops_of(const Stage& s, ActionKind kind) {
-    switch (kind) {
+  // A fused cell: the segments of its parts in turn on the one compute stream, at each index those
+  // of the earlier part first; communications run on their own streams beside the other's computing
+  // (schedules.md 4.1). A segment is what is computed up to the next communication, and that.
+  void cell(const RankOrder& parts) {
+    for (const Action& a : parts) begin(stage_of(a), a);
+    std::vector<std::size_t> next(parts.size(), 0);  // of each part's ops
+    for (bool more = true; more;) {
+      more = false;
+      for (std::size_t k = 0; k < parts.size(); ++k) {
+        const Stage& s = stage_of(parts[k]);
+        const std::vector<VisitOp>& ops = ops_of(s, parts[k]);
+        std::size_t& i = next[k];
+        const auto computes = [&] { return ops[i].kind == OpKind::compute; };
+        while (i < ops.size() && computes()) compute(s, parts[k], ops[i++]);
+        while (i < ops.size() && !computes()) compute(s, parts[k], ops[i++]);
+        more = more || i < ops.size();
+      }
+    }
+  }
+
+  static const std::vector<VisitOp>& ops_of(const Stage& s, const Action& a) {
+    const Visit& v = visit_of(s, a);
+    switch (a.kind) {
       case ActionKind::F:
-        return s.visit.forward;
+        return v.forward;
       case ActionKind::I:
-        return s.visit.input;
+        return v.input;
       case ActionKind::W:
-        return s.visit.weight;
+        return v.weight;
       default:
-        return s.visit.backward;
+        return v.backward;
     }
   }
   static Phase phase_of(ActionKind kind) {
@@ -244,19 +314,19 @@ class Program {
   // What a forward needs from outside.
   void begin(const Stage& s, const Action& a) {
     if (a.kind != ActionKind::F) return;
-    if (s.visit.batch >= 0) copy_batch(s, a.microbatch, s.visit.batch);
-    if (s.visit.labels >= 0 && s.visit.first) hand_over_labels(s, a.microbatch);
+    if (s.slots().batch >= 0) copy_batch(s, unit_of(a), s.slots().batch);
+    if (s.slots().labels >= 0 && s.slots().first) hand_over_labels(s, a.microbatch);
   }
 
-  void copy_batch(const Stage& s, int mb, int slot) {
+  void copy_batch(const Stage& s, Unit u, int slot) {
     Ref r;
     r.slot = slot;
     Op op;
     op.kind = OpKind::copy;
     op.phase = Phase::D;
     op.stream = d_.stream("copy_in");
-    op.stage = s.stage, op.microbatch = s.first_mb + mb;
-    op.buffer = buffer_of(s, r, mb);
+    op.stage = s.stage, op.microbatch = s.first_mb + u.mb, op.seq_slice = slice_of(u);
+    op.buffer = buffer_of(s, r, u);
     op.dtype = DType::i64;
     op.count = d_.plan.buffer(op.buffer).shape.elements();
     add(op);
@@ -266,18 +336,18 @@ class Program {
   // all its receives first: else the first stage, whose messages wait for them, could wait for a
   // backward that waits for its next forward.
   void hand_over_labels(const Stage& s, int mb) {
-    if (s.visit.first) copy_batch(s, mb, s.visit.labels);
+    if (s.slots().first) copy_batch(s, {mb, 0}, s.slots().labels);
     Ref r;
-    r.slot = s.visit.labels;
+    r.slot = s.slots().labels;
     Op op;
-    op.kind = s.visit.first ? OpKind::send : OpKind::recv;
+    op.kind = s.slots().first ? OpKind::send : OpKind::recv;
     op.phase = Phase::F;
     op.stage = s.stage, op.microbatch = mb;
-    op.peer = s.visit.first ? d_.scenario.parallel.pp - 1 : 0;
+    op.peer = s.slots().first ? d_.scenario.parallel.pp - 1 : 0;
     op.comm = d_.comm("labels");
     op.stream = d_.stream("comm:labels");
     op.tag = d_.name("labels");
-    op.buffer = buffer_of(s, r, mb);
+    op.buffer = buffer_of(s, r, {mb, 0});
     op.dtype = DType::i64;
     op.count = d_.plan.buffer(op.buffer).shape.elements();
     // Behind the ids of messages, of the tied embedding and of the sums over all ranks.
@@ -286,32 +356,34 @@ class Program {
   }
 
   void compute(const Stage& s, const Action& a, const VisitOp& v) {
-    const int mb = a.microbatch;
+    const Unit u = unit_of(a);
     const Phase phase = phase_of(a.kind);
     Op op;
     op.phase = v.again ? Phase::R : phase;
-    op.stage = s.stage, op.layer = v.layer, op.microbatch = s.first_mb + mb;
+    op.stage = s.stage, op.layer = v.layer, op.microbatch = s.first_mb + u.mb;
+    op.seq_slice = slice_of(u);
     op.kind = v.kind;
     if (v.kind == OpKind::compute) {
       op.stream = d_.stream("compute");
-      op.calls = calls(s, mb, v.calls);
+      op.calls = calls(s, u, v.calls);
     } else {
-      communicate(op, v, s, mb);
+      communicate(op, v, s, u);
     }
-    const bool in_place = v.adds && mb != s.first_weight;
+    const bool in_place = v.adds && index_of(u) != s.first_weight;
     if (in_place) op.buffer = op.source, op.source = {};
     add(op);
     if (!in_place) return;
     Op sum;
     sum.phase = phase;
-    sum.stage = s.stage, sum.layer = v.layer, sum.microbatch = s.first_mb + mb;
+    sum.stage = s.stage, sum.layer = v.layer, sum.microbatch = s.first_mb + u.mb;
+    sum.seq_slice = slice_of(u);
     sum.stream = d_.stream("compute");
-    sum.calls = calls(s, mb, v.calls);
+    sum.calls = calls(s, u, v.calls);
     add(sum);
   }
 
-  void communicate(Op& op, const VisitOp& v, const Stage& s, int mb) {
-    const auto find = [&](const Ref& r) { return r.none() ? BufferId{} : buffer_of(s, r, mb); };
+  void communicate(Op& op, const VisitOp& v, const Stage& s, Unit u) {
+    const auto find = [&](const Ref& r) { return r.none() ? BufferId{} : buffer_of(s, r, u); };
     op.buffer = find(v.buffer);
     if (v.kind == OpKind::host_wait) {
       op.stream = d_.stream("host");
@@ -329,16 +401,17 @@ class Program {
     op.count = handed_over.shape.elements();
   }
 
-  Range calls(const Stage& s, int mb, const std::vector<VisitCall>& list) {
+  Range calls(const Stage& s, Unit u, const std::vector<VisitCall>& list) {
     const Range range{static_cast<std::uint32_t>(d_.plan.calls.size()),
                       static_cast<std::uint32_t>(list.size())};
+    const int unit = index_of(u);
     std::vector<OperandRef> operands;
     const auto resolve = [&](const std::vector<Ref>& refs, int first) {
       operands.clear();
       for (const Ref& r : refs) {
-        const BufferId id = buffer_of(s, r, mb);
+        const BufferId id = buffer_of(s, r, u);
         const bool again = r.step_sum && !written_.insert(id).second;
-        operands.push_back({id, r.adds || again || (r.sums && mb != first)});
+        operands.push_back({id, r.adds || again || (r.sums && unit != first)});
       }
       return d_.operands(operands);
     };
@@ -349,7 +422,7 @@ class Program {
       const int first = weight ? s.first_weight : s.first_input;
       call.inputs = resolve(c.inputs, first);
       call.outputs = resolve(c.outputs, first);
-      if (mb != first) call.scratch = resolve(c.scratch, first);
+      if (unit != first) call.scratch = resolve(c.scratch, first);
       d_.plan.calls.push_back(call);
     }
     return range;
@@ -364,18 +437,20 @@ class Program {
     op.kind = kind;
     op.phase = forth ? Phase::F : phase_of(owner.kind);
     op.stage = s.stage, op.microbatch = s.first_mb + a.microbatch;
+    op.seq_slice = slice_of(unit_of(a));
     op.peer = d_.order.rank_of(a.dir, other);
     const std::string name =
         kind == OpKind::send ? edge(program_, op.peer) : edge(op.peer, program_);
     op.comm = d_.comm(name);
     op.stream = d_.stream("comm:" + name);
     op.tag = d_.name(forth ? "act" : "grad");
-    op.buffer = buffer_of(s, r, a.microbatch);
+    op.buffer = buffer_of(s, r, unit_of(a));
     const Buffer& b = d_.plan.buffer(op.buffer);
     op.dtype = b.dtype;
     op.count = b.shape.elements();
-    const int boundary = std::min(s.stage, other), m = d_.order.total_microbatches();
-    op.match = (2 * boundary + (forth ? 0 : 1)) * m + op.microbatch;
+    const int boundary = std::min(s.stage, other);
+    op.match = (2 * boundary + (forth ? 0 : 1)) * d_.visits_of_stage() +
+               index_of({op.microbatch, a.slice});
     add(op);
   }
 
@@ -419,7 +494,17 @@ void segments(Draft& d) {
   const auto num_programs = d.order.ranks.size();
   d.programs.resize(num_programs);
   d.tensors.resize(num_programs);
-  for (std::size_t p = 0; p < num_programs; ++p) Program(d, static_cast<int>(p)).run();
+  for (std::size_t p = 0; p < num_programs; ++p) {
+    Program(d, static_cast<int>(p)).run();
+    if (p > 0) continue;
+    // Programs are much alike: no pool is copied on its way to a million ops.
+    const auto expect = [&](auto& pool) {
+      pool.reserve(num_programs * (pool.size() + pool.size() / 16));
+    };
+    expect(d.plan.buffers);
+    expect(d.plan.calls);
+    expect(d.plan.operands);
+  }
 }
 
 }  // namespace tandem::lower

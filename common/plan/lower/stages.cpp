@@ -141,6 +141,7 @@ void stages(Draft& d) {
     h.data_axes.add(Axis::ep);
   h.stage_rank.assign(d.order.stage_rank.begin(), d.order.stage_rank.end());
   h.copies = d.order.num_dirs;
+  h.slices = d.order.num_slices;
   h.types = types_of(s.training.precision);
   h.evaluation = d.evaluation;
 

@@ -19,33 +19,103 @@
 namespace tandem::lower {
 namespace {
 
+constexpr std::int32_t kNone = -1;
+
+// By buffer, the ops that have read it since it was written: one list in a pool, as most have one
+// or none, and there are millions of buffers.
+class Readers {
+ public:
+  explicit Readers(std::size_t buffers) : first_(buffers, kNone) {}
+  [[nodiscard]] bool empty(BufferId id) const { return first_[id.index()] == kNone; }
+  template <class F>
+  void for_each(BufferId id, F&& f) const {
+    for (std::int32_t n = first_[id.index()]; n != kNone;
+         n = nodes_[static_cast<std::size_t>(n)].next)
+      f(nodes_[static_cast<std::size_t>(n)].op);
+  }
+  // Instead of the one that `is_replaced` holds of, if there is one.
+  template <class F>
+  void add(BufferId id, std::int32_t op, F&& is_replaced) {
+    for (std::int32_t n = first_[id.index()]; n != kNone;) {
+      Node& node = nodes_[static_cast<std::size_t>(n)];
+      if (is_replaced(node.op)) {
+        node.op = op;
+        return;
+      }
+      n = node.next;
+    }
+    std::int32_t n = free_;
+    if (n != kNone) {
+      free_ = nodes_[static_cast<std::size_t>(n)].next;
+    } else {
+      n = static_cast<std::int32_t>(nodes_.size());
+      nodes_.emplace_back();
+    }
+    nodes_[static_cast<std::size_t>(n)] = {op, first_[id.index()]};
+    first_[id.index()] = n;
+  }
+  void clear(BufferId id) {
+    for (std::int32_t n = first_[id.index()]; n != kNone;) {
+      const std::int32_t next = nodes_[static_cast<std::size_t>(n)].next;
+      nodes_[static_cast<std::size_t>(n)].next = free_;
+      free_ = n;
+      n = next;
+    }
+    first_[id.index()] = kNone;
+  }
+
+ private:
+  struct Node {
+    std::int32_t op = kNone, next = kNone;
+  };
+  std::vector<std::int32_t> first_;  // node, by buffer
+  std::vector<Node> nodes_;
+  std::int32_t free_ = kNone;
+};
+
+// What is known of buffers, which belong to one program each: for all programs.
+struct Uses {
+  explicit Uses(const Plan& plan)
+      : roots(roots_of(plan)),
+        last_use(plan.buffers.size(), kNone),
+        writer(plan.buffers.size(), kNone),
+        shifted(plan.buffers.size(), 0),
+        lives(plan.buffers.size(), 0),
+        readers(plan.buffers.size()) {
+    for (std::size_t i = 0; i < lives.size(); ++i)
+      lives[i] = lives_for_the_run(plan.buffers[i].cls);
+  }
+  std::vector<BufferId> roots;
+  std::vector<std::int32_t> last_use, writer;  // ops
+  std::vector<char> shifted;                   // a shift hands it over
+  std::vector<char> lives;                     // for the run
+  Readers readers;                             // since the last write
+};
+
 class Waits {
  public:
-  Waits(Draft& d, std::vector<Op>& ops)
+  Waits(Draft& d, std::vector<Op>& ops, Uses& uses)
       : d_(d),
         ops_(ops),
+        uses_(uses),
         num_streams_(d.plan.streams.size()),
         ended_(ops.size() * num_streams_, kNone),
         tail_(num_streams_, kNone),
-        last_use_(d.plan.buffers.size(), kNone),
-        shifted_(d.plan.buffers.size(), 0),
-        writer_(d.plan.buffers.size(), kNone) {}
+        need_(num_streams_, kNone) {}
 
   void run() {
     for (std::size_t i = 0; i < ops_.size(); ++i) {
-      for_each_root_use(d_.plan, ops_[i], [&](BufferId id, Use) {
-        last_use_[id.index()] = static_cast<std::int32_t>(i);
+      for_each_root_use(d_.plan, uses_.roots, ops_[i], [&](BufferId id, Use) {
+        uses_.last_use[id.index()] = static_cast<std::int32_t>(i);
       });
       if (ops_[i].kind == OpKind::shift && ops_[i].source.valid())
-        shifted_[root_of(d_.plan, ops_[i].source).index()] = 1;
+        uses_.shifted[uses_.roots[ops_[i].source.index()].index()] = 1;
     }
     for (std::size_t i = 0; i < ops_.size(); ++i) place(static_cast<std::int32_t>(i));
     TANDEM_CHECK(unfreed_.empty(), "no op behind the ring of buffer {}", unfreed_[0].buffer.value);
   }
 
  private:
-  static constexpr std::int32_t kNone = -1;
-
   std::int32_t& ended(std::int32_t op, std::size_t stream) {
     return ended_[static_cast<std::size_t>(op) * num_streams_ + stream];
   }
@@ -66,12 +136,11 @@ class Waits {
   };
   // Whether `i`, the last op that uses the buffer, leaves its free to an op behind it.
   [[nodiscard]] bool leaves_free(std::int32_t i, BufferId id) {
-    if (!shifted_[id.index()]) return false;
+    if (!uses_.shifted[id.index()]) return false;
     if (ops_[static_cast<std::size_t>(i)].kind == OpKind::shift) return true;
-    const auto readers = readers_.find(id);
-    return readers != readers_.end() &&
-           std::any_of(readers->second.begin(), readers->second.end(),
-                       [&](std::int32_t r) { return stream_of(r) != stream_of(i); });
+    bool elsewhere = false;
+    uses_.readers.for_each(id, [&](std::int32_t r) { elsewhere |= stream_of(r) != stream_of(i); });
+    return elsewhere;
   }
   void free_what_is_behind(std::int32_t i) {
     std::erase_if(unfreed_, [&](const Unfreed& u) {
@@ -84,86 +153,84 @@ class Waits {
     });
   }
 
-  // The latest op needed on each stream.
-  std::vector<std::int32_t> needed(std::int32_t i) {
-    std::vector<std::int32_t> need(num_streams_, kNone);
+  // Leaves in need_ the latest op needed on each stream.
+  void find_needed(std::int32_t i) {
+    std::fill(need_.begin(), need_.end(), kNone);
     const auto want = [&](std::int32_t op) {
-      if (op != kNone) need[stream_of(op)] = std::max(need[stream_of(op)], op);
+      if (op != kNone) need_[stream_of(op)] = std::max(need_[stream_of(op)], op);
     };
-    for_each_root_use(d_.plan, ops_[static_cast<std::size_t>(i)], [&](BufferId id, Use use) {
-      want(writer_[id.index()]);
-      const bool frees = last_use_[id.index()] == i && !lives_for_the_run(d_.plan.buffer(id).cls) &&
-                         !leaves_free(i, id);
-      const auto readers = readers_.find(id);
-      if ((writes(use) || frees) && readers != readers_.end())
-        for (std::int32_t r : readers->second) want(r);
-    });
-    return need;
+    for_each_root_use(
+        d_.plan, uses_.roots, ops_[static_cast<std::size_t>(i)], [&](BufferId id, Use use) {
+          want(uses_.writer[id.index()]);
+          if (uses_.readers.empty(id)) return;
+          const bool frees =
+              uses_.last_use[id.index()] == i && !uses_.lives[id.index()] && !leaves_free(i, id);
+          if (writes(use) || frees) uses_.readers.for_each(id, want);
+        });
   }
 
   void place(std::int32_t i) {
     Op& op = ops_[static_cast<std::size_t>(i)];
     const std::size_t own = op.stream.index();
     if (tail_[own] != kNone) inherit(i, tail_[own]);
-    std::vector<std::int32_t> need = needed(i);
-    need[own] = kNone;
-    std::vector<OpId> waits;
+    find_needed(i);
+    need_[own] = kNone;
     // From the latest on: a later op often implies an earlier one on another stream.
-    std::vector<std::int32_t> candidates;
-    for (std::int32_t n : need)
-      if (n != kNone) candidates.push_back(n);
-    std::sort(candidates.rbegin(), candidates.rend());
-    for (std::int32_t n : candidates) {
+    candidates_.clear();
+    for (std::int32_t n : need_)
+      if (n != kNone) candidates_.push_back(n);
+    std::sort(candidates_.rbegin(), candidates_.rend());
+    waits_.clear();
+    for (std::int32_t n : candidates_) {
       if (ended(i, stream_of(n)) >= n) continue;
       inherit(i, n);
-      waits.push_back(OpId{n});
+      waits_.push_back(OpId{n});
     }
-    std::sort(waits.begin(), waits.end());
-    op.waits = d_.refs(waits);
+    std::sort(waits_.begin(), waits_.end());
+    op.waits = d_.refs(waits_);
     tail_[own] = i;
     free_what_is_behind(i);
-    for_each_root_use(d_.plan, op, [&](BufferId id, Use use) {
+    for_each_root_use(d_.plan, uses_.roots, op, [&](BufferId id, Use use) {
       if (writes(use)) {
-        writer_[id.index()] = i;
-        readers_.erase(id);
+        uses_.writer[id.index()] = i;
+        uses_.readers.clear(id);
       }
     });
-    for_each_root_use(d_.plan, op, [&](BufferId id, Use use) {
+    for_each_root_use(d_.plan, uses_.roots, op, [&](BufferId id, Use use) {
       // The host issues later ops only when its wait is over: nobody has to wait for it.
-      if (writes(use) || writer_[id.index()] == i || op.kind == OpKind::host_wait) return;
+      if (writes(use) || uses_.writer[id.index()] == i || op.kind == OpKind::host_wait) return;
       // Of several readers on one stream the last one stands for all.
-      std::vector<std::int32_t>& readers = readers_[id];
-      std::erase_if(readers, [&](std::int32_t r) { return stream_of(r) == own; });
-      readers.push_back(i);
+      uses_.readers.add(id, i, [&](std::int32_t r) { return stream_of(r) == own; });
     });
-    for_each_root_use(d_.plan, op, [&](BufferId id, Use) {
-      if (last_use_[id.index()] != i) return;
+    for_each_root_use(d_.plan, uses_.roots, op, [&](BufferId id, Use) {
+      if (uses_.last_use[id.index()] != i) return;
       if (leaves_free(i, id)) {
         Unfreed u{id, {i}};
-        for (std::int32_t r : readers_[id])
+        uses_.readers.for_each(id, [&](std::int32_t r) {
           if (r != i) u.users.push_back(r);
+        });
         unfreed_.push_back(std::move(u));
       }
-      readers_.erase(id);
+      uses_.readers.clear(id);
     });
   }
 
   Draft& d_;
   std::vector<Op>& ops_;
+  Uses& uses_;
   std::size_t num_streams_;
-  std::vector<std::int32_t> ended_;     // [op][stream]: position that has ended before it starts
-  std::vector<std::int32_t> tail_;      // by stream
-  std::vector<std::int32_t> last_use_;  // by buffer
-  std::vector<char> shifted_;           // by buffer: a shift hands it over
-  std::vector<std::int32_t> writer_;    // by buffer
-  std::map<BufferId, std::vector<std::int32_t>> readers_;  // since the last write
+  std::vector<std::int32_t> ended_;  // [op][stream]: position that has ended before it starts
+  std::vector<std::int32_t> tail_;   // by stream
+  std::vector<std::int32_t> need_, candidates_;  // of the op that is placed
+  std::vector<OpId> waits_;
   std::vector<Unfreed> unfreed_;
 };
 
 }  // namespace
 
 void streams(Draft& d) {
-  for (std::vector<Op>& ops : d.programs) Waits(d, ops).run();
+  Uses uses(d.plan);
+  for (std::vector<Op>& ops : d.programs) Waits(d, ops, uses).run();
 }
 
 }  // namespace tandem::lower

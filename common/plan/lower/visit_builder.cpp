@@ -9,13 +9,16 @@
 
 namespace tandem::lower {
 
-VisitBuilder::VisitBuilder(Draft& d, int program, int stage, int first_layer, int num_layers)
+VisitBuilder::VisitBuilder(Draft& d, int program, int stage, int first_layer, int num_layers,
+                           int slice)
     : d_(d),
       z_(d.sizes),
       t_(d.plan.header.types),
       shape_(model_shape(d.scenario.model)),
       gpt_(d.scenario.model.family == ModelFamily::gpt),
+      window_(d.scenario.parallel.keeps_window()),
       program_(program),
+      slice_(slice),
       tensors_(d.tensors[static_cast<std::size_t>(program)]),
       ops_(&v_.forward),
       passing_(d.evaluation) {
@@ -31,12 +34,17 @@ VisitBuilder::VisitBuilder(Draft& d, int program, int stage, int first_layer, in
 
 Visit VisitBuilder::build() {
   forward();
-  place_gathers(v_.forward);
+  if (!window_) {
+    place_gathers(v_.forward);
+    roots_.clear(), views_.clear();  // the backward gathers anew
+  }
+  if (!d_.evaluation) {
+    ops_ = &v_.backward;
+    backward();
+  }
+  if (window_) gather_stage();
   if (d_.evaluation) return std::move(v_);
-  roots_.clear(), views_.clear();  // the backward gathers anew
-  ops_ = &v_.backward;
-  backward();
-  place_gathers(v_.backward);
+  if (!window_) place_gathers(v_.backward);
   place_scatters();
   split_backward();
   return std::move(v_);
@@ -154,8 +162,9 @@ Kernel VisitBuilder::vocabulary(KernelKind kind, KernelDims dims) const {
 
 Ref VisitBuilder::batch() {
   if (v_.batch < 0)
-    v_.batch =
-        slot("batch", BufferClass::batch, DType::i64, {z_.micro_batch, z_.full_sequence + 1}).slot;
+    v_.batch = slot("batch", BufferClass::batch, DType::i64,
+                    {z_.micro_batch, z_.full_sequence / z_.slices + 1})
+                   .slot;
   Ref r;
   r.slot = v_.batch;
   return r;
@@ -222,6 +231,7 @@ void VisitBuilder::embed_backward(Ref dy) {
 Kernel VisitBuilder::positions(KernelKind kind) const {
   Kernel k = kernel(kind, {z_.own_sequence, z_.micro_batch, z_.hidden});
   at_positions(k, z_.sp);
+  from_slice(k);
   return k;
 }
 
@@ -408,6 +418,8 @@ Ref VisitBuilder::head_backward() {
 
 // Embedding and head on one rank: two main gradients, added once at the end (models.md 4.3).
 BufferId VisitBuilder::tied_head() {
+  BufferId& head = d_.tensors[static_cast<std::size_t>(program_)].tied_head;
+  if (head.valid()) return head;  // of another slice's visit
   Buffer b;
   b.program = ProgramId{program_};
   const Tensor& embedding = tensors_.at("embed.weight");
@@ -415,11 +427,11 @@ BufferId VisitBuilder::tied_head() {
   b.dtype = t_.main;
   b.shape = {z_.classes, z_.hidden};
   b.name = d_.name("embed.weight.head_part");
-  return d_.tensors[static_cast<std::size_t>(program_)].tied_head = d_.add(b);
+  return head = d_.add(b);
 }
 
-Visit stage_visit(Draft& d, int program, int stage, int first_layer, int num_layers) {
-  return VisitBuilder(d, program, stage, first_layer, num_layers).build();
+Visit stage_visit(Draft& d, int program, int stage, int first_layer, int num_layers, int slice) {
+  return VisitBuilder(d, program, stage, first_layer, num_layers, slice).build();
 }
 
 }  // namespace tandem::lower

@@ -5,7 +5,8 @@
 //   visit_builder.cpp     small words, embedding, norms, head, the order of layers
 //   visit_attention.cpp   attention with query and key/value heads: qkv, [rope], core, o
 //   visit_latent.cpp      latent attention (MLA)
-//   visit_core.cpp        the core of both: attention of a rank's own positions, or a ring over cp
+//   visit_core.cpp        the core of both: attention of a rank's own positions, or a ring over cp,
+//                         or of a slice to itself and the slices before it
 //   visit_mlp.cpp         the dense feed-forward half: fc1, gelu, fc2 or gate and up, swiglu, down
 //   visit_moe.cpp         the half with experts: router, exchange of rows, experts, weighted sum
 //   style_nano.cpp        what style nano_train does in their place (models.md 7.1)
@@ -28,6 +29,10 @@
 //   Context parallelism   a rank holds S/c positions of every sequence, two zig-zag chunks, in all
 //     that follows (models.md 4.7): "all" rows are those, "own" a slice of those. Only the core of
 //     attention and the statistics of experts see other ranks' positions.
+//   Slices   a visit has S/k positions of every sequence, in order (models.md 8a, arXiv
+//   2406.03488);
+//     kernels that read a position are told the first one. Again only the core of attention and the
+//     statistics of experts see other slices: both through buffers that those left.
 //   Sources models.md 2.2, 2.7 (what is saved for I and for W), 4.1 (tags), 4.2 (arXiv 2205.05198).
 #pragma once
 
@@ -48,13 +53,14 @@ enum class DensePart { gelu, swiglu, shared };
 class VisitBuilder {
  public:
   // The draft outlives the builder and holds the program's tensors already.
-  VisitBuilder(Draft& d, int program, int stage, int first_layer, int num_layers);
+  VisitBuilder(Draft& d, int program, int stage, int first_layer, int num_layers, int slice);
   [[nodiscard]] Visit build();
 
  private:
   // Slots of one layer that its backward reads.
   struct SavedAttention {
     Ref norm_stat, norm_out, qkv, core, out;
+    Ref kv;                                 // slices, where qkv does not stay for later ones
     Ref raw, latent_stat, latents, ql, kl;  // latent attention
   };
   struct SavedDense {
@@ -112,6 +118,8 @@ class VisitBuilder {
     return z_.vocab_cut ? z_.tokens : z_.own_tokens;
   }
   [[nodiscard]] Kernel positions(KernelKind kind) const;  // learned ones
+  // Where the visit's rows are a slice of the sequence: which position the first one has.
+  void from_slice(Kernel& k) const { k.dims[first_dim_of(k.kind)] = slice_ * z_.sequence; }
   // Says which positions the kernel's rows are: those of the cp coordinate, or (`own`) the slice of
   // them that sequence parallelism leaves to the tp coordinate.
   void at_positions(Kernel& k, bool own) const {
@@ -165,6 +173,9 @@ class VisitBuilder {
   // From the gradient of s.out to that of s.qkv; `core`: attention_bwd_input, `kept`: s.core, or
   // what has been made again in its place.
   Ref core_backward(int layer, const Kernel& core, Ref d_out, const SavedAttention& s, Ref kept);
+  void slices_forward(int layer, const Kernel& core, SavedAttention& s);
+  void slices_backward(int layer, const Kernel& core, Ref d_out, const SavedAttention& s,
+                       Ref d_qkv);
   void ring_forward(int layer, const Kernel& core, SavedAttention& s);
   void ring_backward(int layer, const Kernel& core, Ref d_out, const SavedAttention& s, Ref d_qkv);
   [[nodiscard]] std::array<Ref, 2> ring_blocks(const std::array<const char*, 2>& names, DType dtype,
@@ -262,12 +273,18 @@ class VisitBuilder {
     r.sums = true;
     return r;
   }
+  static Ref of_slice(Ref r, int slice) {
+    r.slice = slice;
+    return r;
+  }
   // With ZeRO-3 a view of what the unit's gather brings in this direction.
   [[nodiscard]] Ref param(const std::string& name);
   // Where each microbatch scatters its own: a view of this microbatch's bucket.
   [[nodiscard]] Ref grad(const std::string& name);
   [[nodiscard]] Ref bucket_view(const Tensor& t, BufferClass cls, DType dtype);
+  [[nodiscard]] VisitOp gather(int root, int bucket) const;
   void place_gathers(std::vector<VisitOp>& ops);
+  void gather_stage();  // residency window
   void place_scatters();
   void split_backward();  // visit_split.cpp
   // Working memory of a W that accumulates; a slot where a call needs it.
@@ -317,6 +334,7 @@ class VisitBuilder {
     Kernel k = heads(kind);
     k.real = d_.scenario.model.rope_base;
     at_positions(k, false);
+    from_slice(k);
     return k;
   }
   [[nodiscard]] bool flash() const {
@@ -347,11 +365,12 @@ class VisitBuilder {
   const Sizes& z_;
   const PlanTypes t_;
   const ModelShape shape_;
-  const bool gpt_;  // LayerNorm, learned positions, biases, GELU
+  const bool gpt_;     // LayerNorm, learned positions, biases, GELU
+  const bool window_;  // gathered parameters outlive the visit
   Visit v_;
-  Shape own_, all_;  // [S/(c t), batch, hidden] with SP; [S/c, batch, hidden]
+  Shape own_, all_;  // [S/(c k t), batch, hidden] with SP; [S/(c k), batch, hidden]
   Shape moe_;        // of what is routed here
-  int program_;
+  int program_, slice_;
   const ProgramTensors& tensors_;
   std::vector<VisitOp>* ops_;
   AxisSet vocab_coords_;

@@ -7,6 +7,12 @@
 //   backward   pack | of each of c blocks: k,v shift beside it, the block, dk,dv shift behind it |
 //              unpack: after c shifts the gradient of the own block is home
 //   Memory: of each ring two blocks, one in use and one that arrives, in turn.
+//   Slices     the queries of slice j attend to the own keys, then to those of slices 0 .. j-1,
+//   which
+//              lie where their visits left them: in qkv, or, where that is made again, packed.
+//              Backward the other way: slice j adds to the gradients of k and v of slices 0 .. j-1,
+//              in the main type, and takes what slices behind it have added to its own. The last
+//              slice comes first and writes them.
 //   Sent by a member for each attention: n * kv_block * w in each of c - 1 steps forward; backward
 //   the same again, and n * kv_block in the main type in each of c steps.
 #include "common/plan/lower/visit_builder.h"
@@ -24,10 +30,19 @@ Kernel block_kernel(const Kernel& core, KernelKind kind, std::int64_t step = 0) 
   return k;
 }
 
+// `step` 0: the own slice; `fused`: the block is the qkv of its slice.
+Kernel slice_kernel(const Kernel& core, KernelKind kind, std::int64_t step, bool fused) {
+  Kernel k = block_kernel(core, kind);
+  k.dims[kRingStep] = step;
+  k.flags = kSlices | (fused ? std::uint32_t{kFused} : 0);
+  return k;
+}
+
 }  // namespace
 
 void VisitBuilder::core_forward(int layer, const Kernel& core, SavedAttention& s) {
   if (z_.cp > 1) return ring_forward(layer, core, s);
+  if (z_.slices > 1) return slices_forward(layer, core, s);
   s.core = attention_core(layer);
   s.out = kept("attn_out", BufferClass::saved_weight, wide(z_.attention), layer);
   call(core, {s.qkv}, {s.out, s.core});
@@ -38,9 +53,39 @@ Ref VisitBuilder::core_backward(int layer, const Kernel& core, Ref d_out, const 
   const Ref d_qkv = gradient("d_qkv", wide(z_.qkv), layer);
   if (z_.cp > 1)
     ring_backward(layer, core, d_out, s, d_qkv);
+  else if (z_.slices > 1)
+    slices_backward(layer, core, d_out, s, d_qkv);
   else
     call(core, {d_out, s.qkv, kept, s.out}, {d_qkv});
   return d_qkv;
+}
+
+void VisitBuilder::slices_forward(int layer, const Kernel& core, SavedAttention& s) {
+  if (recomputes(layer) && !d_.evaluation && !again_) {
+    s.kv = slot("kv", BufferClass::saved_input, t_.compute, wide(z_.kv_block), layer);
+    v_.slots.back().for_later_slices = true;
+    if (slice_ + 1 < z_.slices) call(block_kernel(core, KernelKind::kv_pack), {s.qkv}, {s.kv});
+  }
+  s.core = attention_core(layer);
+  s.out = kept("attn_out", BufferClass::saved_weight, wide(z_.attention), layer);
+  call(core, {s.qkv}, {s.out, s.core});
+  const Kernel k = slice_kernel(core, KernelKind::attention_block_fwd, 1, s.kv.none());
+  for (int i = 0; i < slice_; ++i)
+    call(k, {s.qkv, of_slice(s.kv.none() ? s.qkv : s.kv, i), s.out, s.core}, {s.out, s.core});
+}
+
+void VisitBuilder::slices_backward(int layer, const Kernel& core, Ref d_out,
+                                   const SavedAttention& s, Ref d_qkv) {
+  const Ref carried = slot("d_kv", BufferClass::grad_activation, t_.main, wide(z_.kv_block), layer);
+  for (int i = slice_; i >= 0; --i) {
+    const bool own = i == slice_, fused = own || s.kv.none();
+    Ref dq = d_qkv, d_kv = of_slice(carried, i);
+    dq.adds = !own;
+    d_kv.adds = slice_ + 1 < z_.slices;
+    call(slice_kernel(core, KernelKind::attention_block_bwd_input, own ? 0 : 1, fused),
+         {d_out, s.qkv, of_slice(fused ? s.qkv : s.kv, i), s.core, s.out}, {dq, d_kv});
+  }
+  call(block_kernel(core, KernelKind::kv_unpack), {carried, d_qkv}, {d_qkv});
 }
 
 std::array<Ref, 2> VisitBuilder::ring_blocks(const std::array<const char*, 2>& names, DType dtype,

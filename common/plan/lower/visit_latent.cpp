@@ -22,6 +22,7 @@ Kernel VisitBuilder::latent_heads(KernelKind kind) const {
       kernel(kind, {z_.micro_batch, z_.heads, z_.sequence, z_.nope_dim, z_.rope_dim, z_.v_dim});
   k.real = d_.scenario.model.rope_base;
   at_positions(k, false);
+  from_slice(k);
   return k;
 }
 

@@ -74,7 +74,14 @@ void VisitBuilder::choose(int layer, SavedMoe& s) {
                   {n, moe.top_k}, layer);
   s.sent = slot(kCounts, BufferClass::comm, DType::i32, {E}, layer);
   const std::int64_t scopes = moe.scope == BalanceScope::sequence ? z_.micro_batch : 1;
+  const std::vector<Balance> losses = balances();
   s.aux = statistic("router_aux", BufferClass::comm, {2, scopes, E}, layer);
+  // A loss is of whole sequences: the slices add up, and the last one has the sum.
+  const bool sums_slices = z_.slices > 1 && !losses.empty();
+  const bool complete = !sums_slices || slice_ + 1 == z_.slices;
+  v_.slots.back().all_slices = sums_slices;
+  Ref aux = s.aux;
+  aux.adds = sums_slices && slice_ > 0;
   Kernel route =
       routed(KernelKind::route_fwd, {z_.micro_batch, z_.moe_sequence, E, moe.top_k, moe.groups,
                                      moe.groups_kept, z_.expert_capacity, z_.drop_slices});
@@ -83,10 +90,10 @@ void VisitBuilder::choose(int layer, SavedMoe& s) {
   std::vector<Ref> inputs = {s.scores};
   if (moe.router == RouterKind::sigmoid) inputs.push_back(whole(tensors_.router_bias(layer)));
   call(route, inputs,
-       {s.scores, s.choice, s.sent, s.aux, step_sum(tensors_.choices(layer)),
+       {s.scores, s.choice, s.sent, aux, step_sum(tensors_.choices(layer)),
         step_sum(tensors_.dropped)});
-  const std::vector<Balance> losses = balances();
-  const bool sums_aux = !losses.empty() && !z_.nano_style && d_.comm(aux_group()).valid();
+  const bool sums_aux =
+      complete && !losses.empty() && !z_.nano_style && d_.comm(aux_group()).valid();
   if (sums_aux) {
     communicate(OpKind::all_reduce, "aux", s.aux, {}, layer, Reduction::sum);
     ops_->back().comm = aux_group();
@@ -96,7 +103,7 @@ void VisitBuilder::choose(int layer, SavedMoe& s) {
   else
     exchange_counts(s, layer);
   if (moves_rows() || sums_aux) cut(layer);
-  for (const Balance& b : losses) {
+  for (const Balance& b : complete ? losses : std::vector<Balance>{}) {
     Kernel k = kernel(KernelKind::balance_fwd, balance_dims(b));
     k.dims[6] = 0;  // rows: of the gradient only
     k.real = b.alpha;

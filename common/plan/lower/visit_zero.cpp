@@ -3,6 +3,8 @@
 //
 //   gather    before the first op of the unit `prefetch` units ahead, in forward and backward; W
 //             needs no parameters. One all_gather a bucket, from the own shard
+//   window    instead of that (residency window): the stage's UNSHARD gathers all units for the
+//             visits that follow (unshard.cpp)
 //   scatter   behind the last W of the bucket. The first microbatch's sums become the shard, those
 //             of later ones are added to it
 //   What happens once a step (levels 1 and 2, reduce `last`): gradients.cpp, optimizer.cpp.
@@ -15,10 +17,12 @@ namespace tandem::lower {
 Ref VisitBuilder::bucket_view(const Tensor& t, BufferClass cls, DType dtype) {
   const bool gradients = cls == BufferClass::grad_full;
   const Bucket& b = tensors_.buckets[static_cast<std::size_t>(t.bucket)];
-  const auto [root, is_new] = roots_.try_emplace({gradients, gradients ? 0 : unit_, t.bucket}, -1);
+  const int unit = gradients || window_ ? 0 : unit_;
+  const auto [root, is_new] = roots_.try_emplace({gradients, unit, t.bucket}, -1);
   if (is_new) {
     root->second = slot(("bucket." + b.name).c_str(), cls, dtype, {b.elements}).slot;
     v_.slots.back().bucket = t.bucket;
+    v_.slots.back().resident = window_ && !gradients;
   }
   const auto [view, is_new_view] = views_.try_emplace({root->second, t.name});
   if (is_new_view) {
@@ -26,6 +30,7 @@ Ref VisitBuilder::bucket_view(const Tensor& t, BufferClass cls, DType dtype) {
     Slot& s = v_.slots.back();
     s.buffer.slice = t.slice;
     s.root = root->second;
+    s.resident = window_ && !gradients;
     s.offset = t.offset * size_of(dtype);
   }
   return view->second;
@@ -62,6 +67,31 @@ std::ptrdiff_t position(const std::vector<VisitOp>& ops, const std::vector<Slot>
 
 }  // namespace
 
+VisitOp VisitBuilder::gather(int root, int bucket) const {
+  const Bucket& b = tensors_.buckets[static_cast<std::size_t>(bucket)];
+  VisitOp op;
+  op.kind = OpKind::all_gather;
+  op.comm = b.group;
+  op.tag = "param" + b.tag.substr(4);  // grad.dp: param.dp
+  op.buffer.slot = root;
+  op.source = whole(b.param);
+  return op;
+}
+
+// In the order in which the forward, then the backward needs them first.
+void VisitBuilder::gather_stage() {
+  std::vector<std::tuple<int, std::ptrdiff_t, int, int>> order;  // pass, use, root, bucket
+  for (const auto& [key, root] : roots_) {
+    if (std::get<0>(key)) continue;
+    int pass = 0;
+    std::ptrdiff_t use = position(v_.forward, v_.slots, root, false, &VisitCall::inputs);
+    if (use < 0) pass = 1, use = position(v_.backward, v_.slots, root, false, &VisitCall::inputs);
+    order.emplace_back(pass, use, root, std::get<2>(key));
+  }
+  std::sort(order.begin(), order.end());
+  for (const auto& [pass, use, root, bucket] : order) v_.unshard.push_back(gather(root, bucket));
+}
+
 void VisitBuilder::place_gathers(std::vector<VisitOp>& ops) {
   struct Gather {
     std::ptrdiff_t before, use;
@@ -93,17 +123,8 @@ void VisitBuilder::place_gathers(std::vector<VisitOp>& ops) {
   std::vector<VisitOp> out;
   std::size_t next = 0;
   for (std::size_t i = 0; i < ops.size(); ++i) {
-    for (; next < gathers.size() && gathers[next].before == static_cast<std::ptrdiff_t>(i);
-         ++next) {
-      const Bucket& b = tensors_.buckets[static_cast<std::size_t>(gathers[next].bucket)];
-      VisitOp op;
-      op.kind = OpKind::all_gather;
-      op.comm = b.group;
-      op.tag = "param" + b.tag.substr(4);  // grad.dp: param.dp
-      op.buffer.slot = gathers[next].root;
-      op.source = whole(b.param);
-      out.push_back(std::move(op));
-    }
+    for (; next < gathers.size() && gathers[next].before == static_cast<std::ptrdiff_t>(i); ++next)
+      out.push_back(gather(gathers[next].root, gathers[next].bucket));
     out.push_back(std::move(ops[i]));
   }
   ops = std::move(out);

@@ -1,8 +1,9 @@
-// V2: every stage does every microbatch, once.
-// Proves, for each (stage, microbatch): there are forward ops (1) and backward ops, B or I and W
-// (2), and the same recomputation; in issue order the backward comes after the forward (3) and W
-// after I, layer by layer (4); no gradient is written any more once a reduction or the optimizer
-// has read it (5). The kernels of one visit are those of the stage's first microbatch, in the same
+// V2: every stage does every microbatch, and every slice of its sequences, once.
+// Proves, for each (stage, microbatch, slice): there are forward ops (1) and backward ops, B or I
+// and W (2), and the same recomputation; in issue order the backward comes after the forward (3)
+// and W after I, layer by layer (4), forwards of slices in their order and backwards the other way
+// (7); no gradient is written any more once a reduction or the optimizer has read it (5). The
+// kernels of one visit are those of the same slice of the stage's first microbatch, in the same
 // order, so that a lost or doubled op is found (1, 2). An evaluation has forward ops only (2) and
 // writes no buffer that lives for the run (6): it may borrow those of training. Not: anything
 // across programs; that a visit computes the right thing.
@@ -20,7 +21,7 @@ namespace {
 
 constexpr const char* kHint = "look at the order of the schedule: `tandem plan --dump-after order`";
 
-// What one stage does with one microbatch.
+// What one stage does with one slice of a microbatch.
 struct Visit {
   // Kernel, layer; in order. `again`: phase R.
   std::vector<std::pair<std::int32_t, std::int32_t>> forward, backward, again;
@@ -45,28 +46,60 @@ class Completeness {
   }
 
  private:
-  void bad(const char* sub, int stage, int mb, const std::string& what, OpId at, std::string found,
+  // A visit: microbatch and slice.
+  struct Unit {
+    int mb, slice;
+  };
+  void bad(const char* sub, int stage, Unit u, const std::string& what, OpId at, std::string found,
            std::string expected, std::vector<OpId> notes = {}) {
+    const std::string slice =
+        plan_.header.slices > 1 ? fmt::format(" slice {}", u.slice) : std::string();
     report_.add({kComplete,
-                 fmt::format("{} rank {} stage {} mb {}: {}", sub, plan_.header.rank_of(stage, mb),
-                             stage, mb, what),
+                 fmt::format("{} rank {} stage {} mb {}{}: {}", sub,
+                             plan_.header.rank_of(stage, u.mb), stage, u.mb, slice, what),
                  at, std::move(found), std::move(expected), kHint, std::move(notes)});
   }
 
   // Microbatches [first, first + count) of one copy of the stage.
   void stage(std::int32_t stage, std::int32_t first, std::int32_t count) {
     const ProgramId program{plan_.header.rank_of(stage, first)};
-    std::vector<Visit> visits(static_cast<std::size_t>(count));
+    const std::int32_t slices = plan_.header.slices;
+    std::vector<Visit> visits(static_cast<std::size_t>(count) * static_cast<std::size_t>(slices));
+    const auto at = [&](int mb, int slice) -> Visit& {
+      return visits[static_cast<std::size_t>(mb) * static_cast<std::size_t>(slices) +
+                    static_cast<std::size_t>(slice)];
+    };
     const Program& p = plan_.programs[program.index()];
     for (std::uint32_t i = 0; i < p.num_ops; ++i) {
       const OpId id{p.first_op + i};
       const Op& o = plan_.op(id);
       const std::int32_t mb = o.microbatch - first;
       if (o.stage != stage || mb < 0 || mb >= count || o.kind != OpKind::compute) continue;
-      add(visits[static_cast<std::size_t>(mb)], id, o);
+      if (slices > 1 && o.seq_slice < 0)
+        return bad("V2.1", stage, {o.microbatch, -1}, "an op of no slice", id, "none",
+                   fmt::format("a slice below {}", slices));
+      add(at(mb, std::max(o.seq_slice, 0)), id, o);
     }
     for (int mb = 0; mb < count && !report_.full(); ++mb)
-      check(stage, first + mb, visits[static_cast<std::size_t>(mb)], visits[0]);
+      for (int slice = 0; slice < slices && !report_.full(); ++slice) {
+        check(stage, {first + mb, slice}, at(mb, slice), at(0, slice));
+        if (slice > 0) follows(stage, {first + mb, slice}, at(mb, slice), at(mb, slice - 1));
+      }
+  }
+
+  // `before`: of the slice before. Its keys are read by the forward; the backward adds to their
+  // gradient, which the slice before takes.
+  void follows(int stage, Unit u, const Visit& v, const Visit& before) {
+    if (v.first_f.valid() && before.last_f.valid() && v.first_f < before.last_f)
+      bad("V2.7", stage, u,
+          fmt::format("forward before that of the slice before ({})", text_of(plan_, v.first_f)),
+          v.first_f, fmt::format("op {}", v.first_f.value),
+          fmt::format("after op {}", before.last_f.value), {before.last_f});
+    if (v.last_i.valid() && before.first_i.valid() && before.first_i < v.last_i)
+      bad("V2.7", stage, u,
+          fmt::format("backward behind that of the slice before ({})", text_of(plan_, v.last_i)),
+          v.last_i, fmt::format("op {}", v.last_i.value),
+          fmt::format("before op {}", before.first_i.value), {before.first_i});
   }
 
   void add(Visit& v, OpId id, const Op& o) {
@@ -92,7 +125,7 @@ class Completeness {
         kernels.emplace_back(c.kernel.value, o.layer);
   }
 
-  void check(int stage, int mb, const Visit& v, const Visit& model) {
+  void check(int stage, Unit mb, const Visit& v, const Visit& model) {
     if (!v.first_f.valid())
       return bad("V2.1", stage, mb, "no forward", {}, "none",
                  "one F of every stage and microbatch");
@@ -129,7 +162,7 @@ class Completeness {
     std::sort(k.begin(), k.end());
     return k;
   }
-  void differs(const char* sub, int stage, int mb, const char* what, const Visit& v,
+  void differs(const char* sub, int stage, Unit mb, const char* what, const Visit& v,
                const Kernels& mine, const Kernels& model) {
     bad(sub, stage, mb,
         fmt::format("another {} than the first microbatch: an op is lost or there twice", what),

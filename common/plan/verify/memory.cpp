@@ -16,13 +16,15 @@ namespace {
 
 // In-flight visits by the two conventions of schedules.md 1.6.
 void count_visits(const Plan& plan, const Program& p, ProgramMemory& out) {
-  const auto microbatches = static_cast<std::size_t>(plan.header.microbatches);
+  const auto slices = static_cast<std::size_t>(plan.header.slices);
+  const auto units = static_cast<std::size_t>(plan.header.microbatches) * slices;
   std::vector<std::size_t> local(plan.header.stage_rank.size(), SIZE_MAX);  // stages of this rank
   std::size_t stages = 0;
   const auto visit = [&](const Op& o) {
     std::size_t& s = local[static_cast<std::size_t>(o.stage)];
     if (s == SIZE_MAX) s = stages++;
-    return s * microbatches + static_cast<std::size_t>(o.microbatch);
+    return s * units + static_cast<std::size_t>(o.microbatch) * slices +
+           static_cast<std::size_t>(std::max(o.seq_slice, 0));
   };
   struct Ends {
     std::int64_t f = -1, i = -1, w = -1;  // first F; last I or B; last W or B
@@ -37,7 +39,7 @@ void count_visits(const Plan& plan, const Program& p, ProgramMemory& out) {
     const Op& o = plan.ops[p.first_op + k];
     if (!is_visit(o)) continue;
     const std::size_t v = visit(o);
-    if (v >= ends.size()) ends.resize(stages * microbatches);
+    if (v >= ends.size()) ends.resize(stages * units);
     Ends& e = ends[v];
     if (o.phase == Phase::F && e.f < 0) e.f = k;
     if (plan.header.evaluation) e.i = e.w = k;  // a visit ends with its forward

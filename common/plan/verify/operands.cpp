@@ -80,6 +80,9 @@ class Operands {
       case KernelKind::latent_split_fwd:
       case KernelKind::latent_merge_bwd_input:
         return {d[0], std::max({d[1], d[2], d[3]}), 1, 1, 1};
+      case KernelKind::pos_add_fwd:
+      case KernelKind::pos_add_bwd_weight:
+        return {std::max(d[0], d[3]), d[1], d[2], 1, 1};
       case KernelKind::mla_qkv_fwd:  // five parts in a row
       case KernelKind::mla_qkv_bwd_input:
         return {d[0], d[1], d[2], std::max({d[3], d[4], d[5]}), 2};
@@ -217,7 +220,8 @@ class Operands {
     if (operand.shape.rank > 0) {
       // A step may use the first positions of the table only.
       const bool table = operand.role == "pos" || operand.role == "dpos";
-      const std::int64_t has = b.shape.elements() / (table ? slices(k) : 1),
+      const std::int64_t before = table ? first_position_of(k) * k.dims[2] : 0;
+      const std::int64_t has = (b.shape.elements() - before) / (table ? slices(k) : 1),
                          needs = operand.shape.elements();
       // A bucket whose group shares it (ZeRO): the kernel takes the own part.
       const bool part =

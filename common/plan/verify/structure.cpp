@@ -78,6 +78,11 @@ class Structure {
     if (h.stage_rank.empty() || h.microbatches < 1)
       whole("V1.2 a plan has a stage and a microbatch or more",
             fmt::format("{} stages, {} microbatches", h.stage_rank.size(), h.microbatches), "1");
+    const auto ops = static_cast<std::int64_t>(plan_.ops.size());
+    if (h.slices < 1 || (h.slices > 1 && h.slices > ops / std::max(1, h.microbatches)))
+      whole("V1.2 a plan has a slice or more of each microbatch",
+            fmt::format("{} slices of {} microbatches", h.slices, h.microbatches),
+            fmt::format("1, or at most as many in all as the {} ops", ops));
     for (std::size_t s = 0; s < h.stage_rank.size(); ++s)
       if (h.stage_rank[s] < 0 || h.stage_rank[s] >= pp)
         whole(fmt::format("V1.3 stage {} is placed on no pipeline rank", s),
@@ -148,6 +153,9 @@ class Structure {
     if (b.microbatch >= plan_.header.microbatches)
       whole("V1.2 " + who + " is of a microbatch that does not exist",
             fmt::format("{}", b.microbatch), fmt::format("below {}", plan_.header.microbatches));
+    if (!slice_exists(b.microbatch, b.seq_slice))
+      whole("V1.2 " + who + " is of a slice that does not exist", fmt::format("{}", b.seq_slice),
+            fmt::format("below {}, of a microbatch", slices()));
     std::int64_t elements = 1;
     for (int d = 0; d < b.shape.rank; ++d)
       if (b.shape[d] < 1 || b.shape[d] > limits::kTensorElements / elements)
@@ -253,6 +261,9 @@ class Structure {
       return bad("V1.2", id, "is of a microbatch that does not exist",
                  fmt::format("{}", o.microbatch),
                  fmt::format("below {}", plan_.header.microbatches));
+    if (!slice_exists(o.microbatch, o.seq_slice))
+      return bad("V1.2", id, "is of a slice that does not exist", fmt::format("{}", o.seq_slice),
+                 fmt::format("below {}, of a microbatch", slices()));
     if (o.stage >= static_cast<int>(plan_.header.stage_rank.size()))
       return bad("V1.2", id, "is of a stage that does not exist", fmt::format("{}", o.stage),
                  fmt::format("below {}", plan_.header.stage_rank.size()));
@@ -282,6 +293,12 @@ class Structure {
       return bad("V1.2", id, "names a peer that does not exist", fmt::format("{}", o.peer),
                  fmt::format("0 to {}", pp - 1));
     return queue(program, id, o);
+  }
+
+  // 0 where sequences are whole: then nothing is of a slice.
+  [[nodiscard]] int slices() const { return plan_.header.slices > 1 ? plan_.header.slices : 0; }
+  [[nodiscard]] bool slice_exists(std::int32_t microbatch, std::int32_t slice) const {
+    return slice < 0 || (microbatch >= 0 && slice < slices());
   }
 
   // Each side whose parts are unequal has counts.

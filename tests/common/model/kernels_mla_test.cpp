@@ -118,12 +118,13 @@ TEST_CASE("latent attention: text and rules") {
   CHECK(rule("latent_split_fwd tokens=64 q_rank=32 kv_rank=16 rope_dim=3") == "rope_dim is even");
   CHECK(rule("mla_qkv_fwd batch=2 heads=4 seq=8 nope_dim=8 rope_dim=3 v_dim=8 base=10000") ==
         "rope_dim is even");
-  // A model may lack a latent of q and a rope part, nothing else.
+  // A model may lack a latent of q and a rope part, and a slice may begin with the first position.
   for (const KernelKind kind : {KernelKind::latent_norm_fwd, KernelKind::mla_qkv_fwd}) {
     const CatalogueEntry& e = catalogue(kind);
     for (std::size_t d = 0; d < kNumDims; ++d)
       if (!e.dims[d].empty())
-        CHECK(least_of(e, d) == (e.dims[d] == "q_rank" || e.dims[d] == "rope_dim" ? 0 : 1));
+        CHECK(least_of(e, d) ==
+              (e.dims[d] == "q_rank" || e.dims[d] == "rope_dim" || e.dims[d] == "first" ? 0 : 1));
   }
 }
 

@@ -106,6 +106,20 @@ TEST_CASE("held: gpipe and 1f1b are their closed forms") {
       }
 }
 
+TEST_CASE("held: a slice of a sequence is a visit") {
+  const Scenario s = scenario(
+      "model: llama-tiny\ntraining: {micro_batch: 2, global_batch: 8}\nparallel: {pp: 2}\n"
+      "schedule: {kind: seq1f1b, slices: 4, receive: deferred_parity}\n");
+  const Result<Order> order = computing_order(s);
+  REQUIRE(order.ok());
+  for (int p = 0; p < 2; ++p) {
+    const auto held = held_along(s, *order, p);
+    REQUIRE(held.has_value());
+    CHECK(held->visits == open_visits(s, p));
+    CHECK(held->peak.saved_weight == kept_bytes(s, p, held->visits).saved_weight);
+  }
+}
+
 // zb_h2 delays W more than I: schedules.md, in flight 2p - 1 on the first rank.
 TEST_CASE("held: I and W are counted apart, and cells of several parts say so") {
   const Scenario s = of("gpt-tiny", "zb_h1", 4, 8, "");

@@ -30,7 +30,7 @@ Kernel route(std::int64_t tokens, std::int64_t experts, std::int64_t top_k,
 std::vector<std::int32_t> counts(const RoutingSource& source, const Kernel& k, int layer = 1,
                                  int microbatch = 0, int rank = 0, int step = 0) {
   std::vector<std::int32_t> out(static_cast<std::size_t>(k.dims[2]), 0);
-  source({step, layer, microbatch, Rank{rank}, &k}, out);
+  source({step, layer, microbatch, 0, Rank{rank}, &k}, out);
   return out;
 }
 
@@ -184,9 +184,9 @@ TEST_CASE("trace: text and back; as a source it gives what it holds") {
   RoutingTrace trace;
   for (const int step : {4, 9})
     for (const RoutedPlace& p : routed_places(plan)) {
-      RoutingRecord r{step, p.layer, p.microbatch, p.rank.value, {}, 0};
+      RoutingRecord r{step, p.layer, p.microbatch, p.slice, p.rank.value, {}, 0};
       r.kept.resize(static_cast<std::size_t>(p.experts()));
-      drawn({step, p.layer, p.microbatch, p.rank, p.kernel}, r.kept);
+      drawn({step, p.layer, p.microbatch, p.slice, p.rank, p.kernel}, r.kept);
       trace.records.push_back(r);
     }
   std::reverse(trace.records.begin(), trace.records.end());
@@ -204,10 +204,10 @@ TEST_CASE("trace: text and back; as a source it gives what it holds") {
     RoutedPlace later = p;
     later.step = 1;
     (*source)(later, second);
-    drawn({4, p.layer, p.microbatch, p.rank, p.kernel}, expected);
+    drawn({4, p.layer, p.microbatch, p.slice, p.rank, p.kernel}, expected);
     CHECK(first == expected);
     std::fill(expected.begin(), expected.end(), 0);
-    drawn({9, p.layer, p.microbatch, p.rank, p.kernel}, expected);
+    drawn({9, p.layer, p.microbatch, p.slice, p.rank, p.kernel}, expected);
     CHECK(second == expected);
   }
 }
@@ -217,12 +217,12 @@ TEST_CASE("trace: what is wrong with a file, and where") {
     std::string text;
     int line, column;
   };
-  const std::string head = "step,layer,microbatch,rank,e0,e1\n";
-  for (const Bad& bad :
-       {Bad{"", 1, 1}, Bad{"step,layer,rank,e0\n0,1,0,3\n", 1, 1}, Bad{head, 1, 1},
-        Bad{head + "0,1,0,0,3\n", 2, 1}, Bad{head + "0,1,0,0,3,4,5\n", 2, 13},
-        Bad{head + "0,1,0,0,3,4\n0,1,0,0,3.5,4\n", 3, 9}, Bad{head + "0,1,0,0,-3,4\n", 2, 9},
-        Bad{head + "0,1,,0,3,4\n", 2, 5}, Bad{head + "0,1,0,0,3,99999999999\n", 2, 11}}) {
+  const std::string head = "step,layer,microbatch,slice,rank,e0,e1\n";
+  for (const Bad& bad : {Bad{"", 1, 1}, Bad{"step,layer,rank,e0\n0,1,0,3\n", 1, 1}, Bad{head, 1, 1},
+                         Bad{head + "0,1,0,0,0,3\n", 2, 1}, Bad{head + "0,1,0,0,0,3,4,5\n", 2, 15},
+                         Bad{head + "0,1,0,0,0,3,4\n0,1,0,0,0,3.5,4\n", 3, 11},
+                         Bad{head + "0,1,0,0,0,-3,4\n", 2, 11}, Bad{head + "0,1,,0,0,3,4\n", 2, 5},
+                         Bad{head + "0,1,0,0,0,3,99999999999\n", 2, 13}}) {
     CAPTURE(bad.text);
     const auto read = parse_routing_trace(bad.text, "t.csv");
     REQUIRE(!read.ok());
@@ -236,7 +236,8 @@ TEST_CASE("trace: what is wrong with a file, and where") {
   RoutingTrace good;
   for (const RoutedPlace& p : routed_places(plan)) {
     const auto each = static_cast<std::int32_t>(p.assignments() / p.experts());
-    good.records.push_back({0, p.layer, p.microbatch, p.rank.value, std::vector(8, each), 0});
+    good.records.push_back(
+        {0, p.layer, p.microbatch, p.slice, p.rank.value, std::vector(8, each), 0});
   }
   const auto refused = [&](const std::function<void(RoutingTrace&)>& change) {
     auto parsed = parse_routing_trace(to_text(good), "t.csv");

@@ -1,7 +1,7 @@
 // Goal    every kind is the published order and obeys its closed forms.
 // Method  every order printed in schedules.md 2; DeepSpeed's step rule as an independent oracle;
-//         evaluate() against brute force; the vectors of section 6; the laws marked [V] in 2.0 over
-//         random integer costs, p <= 16, m <= 64; every refusal.
+//         evaluate() against brute force; the vectors of section 6; every refusal. Laws over random
+//         orders: laws_test.cpp.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -301,119 +301,6 @@ TEST_CASE("evaluate: brute force gives the same times") {
         REQUIRE(t.actions[rank][i].start == slow.start[rank][i]);
         REQUIRE(t.actions[rank][i].end == slow.end[rank][i]);
       }
-  }
-}
-
-// Bubbles and peaks of the table in schedules.md 2.0, where the kind has a closed form for the
-// draw.
-TEST_CASE("laws over random integer costs") {
-  const unsigned seed = 2104;
-  MESSAGE("seed " << seed << ", draws of each kind: " << sim::scaled(720));
-  Draw draw{std::mt19937(seed)};
-  for (const std::string& kind : schedule_kinds()) {
-    // The cost-driven ones take longer; they have no form but the cap.
-    const bool slow = kind == "zb_greedy" || kind == "v_half" || kind == "v_min";
-    for (int n = 0; n < sim::scaled(slow ? 60 : 720); ++n) {
-      const Request q = request_of(draw, kind);
-      const Order order = order_of(kind, q.shape, q.options);
-      REQUIRE(check_order(order).ok());
-      const auto is = [&](std::initializer_list<const char*> names) {
-        return std::find(names.begin(), names.end(), kind) != names.end();
-      };
-      const auto given = [&](const char* name, int otherwise) {
-        const auto it = q.options.find(name);
-        return it == q.options.end() ? otherwise : std::stoi(it->second);
-      };
-      const bool unit = is({"v_half", "v_min"});
-      const std::int64_t F = unit ? 1 : draw(1, 50), I = unit ? 1 : draw(1, 50),
-                         W = unit ? 1 : draw(kind == "zbv" ? 1 : 0, 50), B = I + W, T = F + B;
-      ScheduleCosts costs = costs_of(F, I, W);
-      const bool cells = q.options.contains("fuse") && q.options.at("fuse") == "true";
-      const std::int64_t FB =
-          cells ? draw(static_cast<int>(std::max(F, B)), static_cast<int>(F + B)) : F + B;
-      if (cells) costs.cell = FB;
-      const ScheduleTimes t = times_of(order, costs);
-      const int p = q.shape.num_ranks, m = q.shape.num_microbatches, v = order.num_stages() / p,
-                k = order.num_slices;
-      CAPTURE(kind);
-      CAPTURE(to_text(order).substr(0, 200));
-      CAPTURE(p);
-      CAPTURE(m);
-      CAPTURE(v);
-      CAPTURE(F);
-      CAPTURE(I);
-      CAPTURE(W);
-      const std::int64_t busy = static_cast<std::int64_t>(m) * v * k * T, P = p - 1;
-      const std::int64_t ms = t.makespan - busy, span = t.span - busy;
-      if (!cells)
-        for (std::int64_t x : t.busy) REQUIRE(x == (order.num_dirs == 2 ? busy : busy));
-      int g = p;
-      if (is({"interleaved_1f1b", "interleaved_zb"})) g = given("group", m < p ? m : m / (m / p));
-      if (is({"gpipe", "1f1b", "eager_1f1b", "seq1f1b"})) REQUIRE(ms == P * T);
-      if (kind == "interleaved_1f1b" && !cells && m >= p) REQUIRE(ms == P * T);
-      if (kind == "bfs") REQUIRE(ms == ((v - 1) * std::max(0, p - m) + P) * T);
-      if (is({"zb_h1", "interleaved_zb"})) REQUIRE(ms == P * std::max({F, I, F + I - W}));
-      if (kind == "zb_h2" && m >= 2 * p - 1) {
-        REQUIRE(span == P * std::max({std::int64_t{0}, I - F, F + I - 2 * W}));
-        REQUIRE(ms == P * std::max({F, I - F, F + I - 2 * W}));
-      }
-      if (kind == "zbv" && m >= 2 * p - 1 && W <= F && F <= I) {
-        REQUIRE(span == 2 * P * (I - W));
-        REQUIRE(ms == P * std::max(I, 2 * (I - W)));
-      }
-      if (kind == "v_half" && m >= 2 * p && p >= 3)
-        REQUIRE(ms == (p % 2 == 0 ? 3 * p - 7 : 3 * p - 4));
-      if (kind == "v_min" && m >= 2 * p && p >= 2)
-        REQUIRE(ms == (p % 3 == 0 ? 4 * p - 7 : 4 * p - 5));
-      if (kind == "chimera") {
-        const std::int64_t most = std::max(F, B), least = std::min(F, B);
-        if (m <= p) REQUIRE(ms == (p - 2) * most + (p - m) * least);
-        if (m % p == 0) REQUIRE(ms == (p - 2) * (m / p * most - (m / p - 1) * least));
-      }
-      if (is({"dualpipe", "dualpipev"})) {
-        const std::int64_t h = kind == "dualpipe" ? p / 2 : p, M = kind == "dualpipe" ? m / 2 : m;
-        const std::int64_t idle =
-            h < 2 ? 0
-                  : std::max({(h - 1) * (FB + F - 2 * W), (h - 1) * (FB + I - 2 * W) - F,
-                              (h - 1) * (FB + F - I - W), (h - 1) * (FB - W) - F});
-        const std::int64_t work = 2 * M * T - (2 * (M - h) - 1) * (F + B - FB);
-        if (cells) {
-          REQUIRE(t.makespan == work + idle);
-          REQUIRE(t.idle[static_cast<std::size_t>(h - 1)] == idle);
-        } else {  // a part need not wait for the inputs of the other
-          REQUIRE(t.makespan <= work + idle);
-        }
-      }
-      const int e = q.options.contains("overlap") && q.options.at("overlap") == "true" ? 1 : 0;
-      for (int r = 0; r < p; ++r) {
-        const auto z = static_cast<std::size_t>(r);
-        const int w = t.peak_visits[z], i = t.peak_input[z];
-        const auto both = [&](int x) { return w == x && i == x; };
-        if (kind == "gpipe") REQUIRE(both(m));
-        if (kind == "1f1b") REQUIRE(both(std::min(p - r, m)));
-        if (kind == "eager_1f1b") REQUIRE(both(std::min(2 * (p - r) - 1, m)));
-        if (kind == "interleaved_1f1b")
-          REQUIRE(both(std::min((v - 1) * g + 2 * (p - 1 - r) + 1 + e, m * v)));
-        if (kind == "bfs") REQUIRE(both(m * v));
-        if (kind == "zb_h1") REQUIRE((w == p && i == p - r));
-        if (kind == "zb_h2") REQUIRE(w == std::min(2 * p - 1, m));
-        if (kind == "zb_h2" && m >= 2 * p - 1) REQUIRE(i == 2 * (p - r) - 1);
-        if (kind == "interleaved_zb")
-          REQUIRE(
-              (w == std::min((v - 1) * g + p, m * v) && i == std::min((v - 1) * g + p - r, m * v)));
-        if (kind == "zbv" && m >= 2 * p - 1) REQUIRE(both(2 * p));
-        if (kind == "v_half") REQUIRE(w <= 2 * ((p + 2) / 2));
-        if (kind == "v_min") REQUIRE(w <= 2 * ((p + 4) / 3));
-        if (kind == "dualpipe") REQUIRE(both(p + 1));
-        if (kind == "dualpipev") REQUIRE(both(2 * p + 1));
-        if (kind == "chimera") {
-          const int kk = std::min(m, p);
-          REQUIRE(w == std::min(kk, kk / 2 + 1 + std::min(r, p - 1 - r)));
-        }
-        if (kind == "seq1f1b") REQUIRE(both(std::min(p - 1 - r + k, m * k)));
-        if (kind == "zb_greedy") REQUIRE(w <= given("memory_limit", p * v));
-      }
-    }
   }
 }
 

@@ -23,7 +23,9 @@ struct Request {
   ScheduleOptions options;
 };
 
-inline Request request_of(Draw& draw, const std::string& kind) {
+// `draw(low, high)`: a whole number of [low, high].
+template <class DrawFrom>
+Request request_of(DrawFrom&& draw, const std::string& kind) {
   Request r{kind, {draw(1, 16), draw(1, 64), 0, {}, 0}, {}};
   int &p = r.shape.num_ranks, &m = r.shape.num_microbatches, &v = r.shape.stages_per_rank;
   if (kind == "gpipe" || kind == "bfs") r.options["backward"] = draw(0, 1) ? "fifo" : "lifo";

@@ -2,10 +2,12 @@
 #include "exec/train/reference.h"
 
 #include <doctest/doctest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <iterator>
 
 #include "common/base/file.h"
@@ -262,7 +264,10 @@ TEST_CASE("validation data: the last tenth, its own offsets, the same at every e
   for (std::uint64_t i = 0; i < 6; ++i)
     CHECK(BatchSource::offset(c, i, 10'000, DataPart::validation) == expected[i]);
   // Ones are trained on, twos are not.
-  const std::string path = std::string(std::tmpnam(nullptr)) + ".txt";
+  char path[] = "/tmp/tandem-validation-XXXXXX";
+  const int file = ::mkstemp(path);
+  REQUIRE(file >= 0);
+  ::close(file);
   const std::string trained(900, '\1'), kept(100, '\2');
   REQUIRE(write_file_atomic(path, trained + kept).ok());
   c.data_kind = "text";
@@ -284,7 +289,7 @@ TEST_CASE("validation data: the last tenth, its own offsets, the same at every e
   REQUIRE_FALSE(short_text.ok());
   CHECK(short_text.error().diagnostics[0].code == "E-EXEC-033");
   CHECK(short_text.error().diagnostics[0].found.find("100 bytes to evaluate") == 0);
-  std::remove(path.c_str());
+  std::remove(path);
 }
 
 TEST_CASE("validation data, random: other tokens than those of any step, the same on every mesh") {
