@@ -313,6 +313,11 @@ Status run_rank(const RunInput& in, Rank rank, CommBackend& comm, CommBackend* e
                                std::move(more));
       !s)
     return s;
+  if (!(*interpreter)->routing().empty())
+    if (Status s = write_file_atomic(rank_path(run_dir, rank.value, "routing.csv"),
+                                     to_text({.file = {}, .records = (*interpreter)->routing()}));
+        !s)
+      return s;
   if (Status s =
           write_rank_timeline(rank_path(run_dir, rank.value, "timeline"), timeline, rank.value);
       !s)

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <tuple>
 
 #include "common/plan/live_bytes.h"
@@ -20,7 +21,9 @@ using StepReport = Engine::StepReport;
 
 class Accountant {
  public:
-  Accountant(const Plan& plan, const ComputeCost& cost) : plan_(plan), cost_(cost) {
+  // `routed`: null where all ranks and steps have the plan's rows.
+  Accountant(const Plan& plan, const ComputeCost& cost, const RoutedWork* routed)
+      : plan_(plan), cost_(cost), routed_(routed) {
     std::vector<std::int32_t> last(plan.streams.size());
     before_.assign(plan.ops.size(), -1);
     for (const Program& program : plan.programs) {
@@ -33,16 +36,24 @@ class Accountant {
     }
   }
 
-  // The time of a compute op, cut in proportion to the work of its calls; the last takes the rest.
+  // The time of a compute op of a rank in a step, cut in proportion to the work of its calls; the
+  // last takes the rest.
   template <class Visit>
-  void each_call(const Op& op, Picoseconds begin, Picoseconds end, Visit&& visit) const {
-    const auto calls = plan_.calls_of(op);
+  void each_call(int step, Rank rank, OpId op, Picoseconds begin, Picoseconds end,
+                 Visit&& visit) const {
+    const auto calls = plan_.calls_of(plan_.op(op));
+    const auto routed =
+        routed_ ? routed_->work_of_calls(step, rank, op) : std::span<const Picoseconds>();
+    const auto work = [&](std::size_t i) {
+      return static_cast<double>(
+          routed.empty() ? cost_.work(calls[i].kernel, call_accumulates(plan_, calls[i]))[0]
+                         : routed[i]);
+    };
     double total = 0, sum = 0;
-    for (const Call& c : calls)
-      total += static_cast<double>(cost_.work(c.kernel, call_accumulates(plan_, c))[0]);
+    for (std::size_t i = 0; i < calls.size(); ++i) total += work(i);
     Picoseconds at = begin;
     for (std::size_t i = 0; i < calls.size(); ++i) {
-      sum += static_cast<double>(cost_.work(calls[i].kernel, call_accumulates(plan_, calls[i]))[0]);
+      sum += work(i);
       Picoseconds next = end;
       if (i + 1 < calls.size() && total > 0)
         next = begin + static_cast<Picoseconds>(static_cast<double>(end - begin) * (sum / total));
@@ -66,7 +77,8 @@ class Accountant {
       if (r.times[i].ended >= r.times[last].ended) last = i;
       if (op.kind != OpKind::compute) continue;
       gap(r, program, i, done, r.times[i].started, out);
-      each_call(op, r.times[i].started, r.times[i].ended,
+      each_call(r.step, rank, OpId{program.first_op + static_cast<std::int64_t>(i)},
+                r.times[i].started, r.times[i].ended,
                 [&](std::size_t, const Call& c, Picoseconds b, Picoseconds e) {
                   const CostClass cls = catalogue(plan_.kernel(c.kernel).kind).cost_class;
                   out.compute[static_cast<std::size_t>(cls)] += e - b;
@@ -132,7 +144,35 @@ class Accountant {
 
   const Plan& plan_;
   const ComputeCost& cost_;
+  const RoutedWork* routed_;
   std::vector<std::int32_t> before_;  // op before it on its stream
+};
+
+// --- memory ------------------------------------------------------------------------------------
+
+// Of each program, or of each rank where their rows differ.
+class Memory {
+ public:
+  Memory(const Plan& plan, const RoutedWork* routed) : plan_(plan), by_rank_(routed != nullptr) {
+    if (!by_rank_) {
+      list_ = track_memory(plan);
+      return;
+    }
+    for (int r = 0; r < plan.header.mesh.world(); ++r) {
+      std::vector<const RunTimeRows*> steps;
+      for (int step = 0; step < routed->steps(); ++step)
+        steps.push_back(&routed->rows(step, Rank{r}));
+      list_.push_back(track_memory(plan, plan.program_of(Rank{r}), steps));
+    }
+  }
+  [[nodiscard]] const ProgramMemory& of(Rank rank) const {
+    return list_[by_rank_ ? rank.index() : plan_.program_of(rank).index()];
+  }
+
+ private:
+  const Plan& plan_;
+  const bool by_rank_;
+  std::vector<ProgramMemory> list_;
 };
 
 // --- the timeline ------------------------------------------------------------------------------
@@ -140,12 +180,13 @@ class Accountant {
 class Recorder {
  public:
   Recorder(const Plan& plan, const Cluster& cluster, const Folding& folding,
-           const SimOptions& options, const std::vector<ProgramMemory>& memory,
+           const SimOptions& options, const Memory& memory, const RoutedWork* routed,
            const Accountant& accountant)
       : plan_(plan),
         cluster_(cluster),
         options_(options),
         memory_(memory),
+        routed_(routed),
         accountant_(accountant),
         ranks_of_class_(folding.representative.size()) {
     std::vector<bool> seen(plan.programs.size(), false);
@@ -175,7 +216,7 @@ class Recorder {
         out_.spans.push_back({id, rank, report.step, t.issued, t.ready, t.started, t.ended, 0});
         if (options_.record_calls && plan_.op(id).kind == OpKind::compute)
           accountant_.each_call(
-              plan_.op(id), t.started, t.ended,
+              report.step, Rank{rank}, id, t.started, t.ended,
               [&](std::size_t k, const Call&, Picoseconds b, Picoseconds e) {
                 out_.calls.push_back({id, rank, report.step, static_cast<int>(k), b, e, 0});
               });
@@ -203,7 +244,7 @@ class Recorder {
   }
 
   PeakMemory peak_of(int rank) const {
-    PeakMemory p = memory_[plan_.program_of(Rank{rank}).index()].peak;
+    PeakMemory p = memory_.of(Rank{rank}).peak;
     p.rank = rank;
     return p;
   }
@@ -228,11 +269,12 @@ class Recorder {
       std::stable_sort(changes.begin(), changes.end(), [](const Change& a, const Change& b) {
         return a.time != b.time ? a.time < b.time : a.allocates < b.allocates;
       });
-    ClassBytes live = memory_[plan_.program_of(Rank{rank}).index()].persistent;
+    const RunTimeRows* rows = routed_ ? &routed_->rows(report.step, Rank{rank}) : nullptr;
+    ClassBytes live = memory_.of(Rank{rank}).persistent;
     for (const Change& c : changes) {
       const Op& op = plan_.ops[program.first_op + c.op];
       add_bytes(plan_, c.allocates ? plan_.allocates_of(op) : plan_.frees_of(op),
-                c.allocates ? 1 : -1, live);
+                c.allocates ? 1 : -1, live, rows);
       out_.memory.push_back({OpId{program.first_op + c.op}, rank, report.step, c.time, live});
     }
   }
@@ -240,7 +282,8 @@ class Recorder {
   const Plan& plan_;
   const Cluster& cluster_;
   const SimOptions& options_;
-  const std::vector<ProgramMemory>& memory_;
+  const Memory& memory_;
+  const RoutedWork* routed_;
   const Accountant& accountant_;
   std::vector<std::vector<int>> ranks_of_class_;
   Timeline out_;
@@ -259,9 +302,10 @@ Status check(const Plan& plan, const SimOptions& options) {
   return Ok{};
 }
 
-// Work by where its cost came from, over all ranks.
+// Work by where its cost came from, over all ranks; of routed calls in the first step.
 std::array<double, kNumCostSources> source_shares(const Plan& plan, const ComputeCost& cost,
-                                                  const Folding& folding) {
+                                                  const Folding& folding,
+                                                  const RoutedWork* routed) {
   std::vector<double> ranks(plan.programs.size(), 0);
   for (std::size_t c = 0; c < folding.representative.size(); ++c)
     ranks[plan.program_of(folding.representative[c]).index()] += folding.multiplicity[c];
@@ -273,10 +317,34 @@ std::array<double, kNumCostSources> source_shares(const Plan& plan, const Comput
         out[static_cast<std::size_t>(cost.source(c.kernel, acc))] +=
             ranks[p] * ps_to_seconds(cost.work(c.kernel, acc)[0]);
       }
+  if (routed)
+    for (std::size_t s = 0; s < out.size(); ++s)
+      out[s] = std::max(0.0, out[s] - routed->balanced_seconds_by_source()[s]) +
+               routed->seconds_by_source()[s];
   double total = 0;
   for (double s : out) total += s;
   for (double& s : out) s = total > 0 ? s / total : 0;
   return out;
+}
+
+// Over all layers and microbatches of a step: rows of the rank that gets most over the mean.
+double max_over_mean(const Plan& plan, const RoutedWork& routed) {
+  double worst = 1;
+  const auto ranks =
+      static_cast<double>(plan.header.mesh.world()) / static_cast<double>(plan.programs.size());
+  for (int step = 0; step < routed.steps(); ++step) {
+    RunTimeRows largest, sum;  // over the ranks that have the buffer
+    for (int r = 0; r < plan.header.mesh.world(); ++r)
+      for (const auto& [counts, rows] : routed.rows(step, Rank{r})) {
+        largest[counts] = std::max(largest[counts], rows);
+        sum[counts] += rows;
+      }
+    double of_largest = 0, of_mean = 0;
+    for (const auto& [counts, rows] : largest) of_largest += static_cast<double>(rows);
+    for (const auto& [counts, rows] : sum) of_mean += static_cast<double>(rows) / ranks;
+    if (of_mean > 0) worst = std::max(worst, of_largest / of_mean);
+  }
+  return worst;
 }
 
 void summarise(SimResult& out, std::vector<Picoseconds> slowest_step) {
@@ -303,13 +371,18 @@ Result<SimResult> simulate(const Plan& plan, const Cluster& cluster, const SimOp
   if (Status s = check(plan, options); !s) return s.error();
   Result<ComputeCost> cost = ComputeCost::create(plan, cluster.spec.device, options.calibration);
   if (!cost) return cost.error();
-  const Folding folding = fold_ranks(plan, cluster, options.fold && !options.replay);
+  const bool uneven = options.routing && !routed_places(plan).empty();
+  const Folding folding = fold_ranks(plan, cluster, options.fold && !options.replay && !uneven);
   Charges charges(plan, cluster, folding, options.fidelity, options.calibration);
-  const std::vector<ProgramMemory> memory = track_memory(plan);
+  std::optional<RoutedWork> routed_work;
+  if (uneven) routed_work = RoutedWork::make(plan, *cost, charges, *options.routing, options.steps);
+  const RoutedWork* routed = routed_work ? &*routed_work : nullptr;
+  const Memory memory(plan, routed);
 
   Engine::Options engine_options;
   engine_options.steps = options.steps;
   engine_options.replay = options.replay;
+  engine_options.routed = routed;
   engine_options.issue_ps =
       seconds_to_ps(options.calibration && cluster.local ? options.calibration->issue_s
                                                          : cluster.spec.device.launch_overhead);
@@ -318,20 +391,20 @@ Result<SimResult> simulate(const Plan& plan, const Cluster& cluster, const SimOp
         seconds_to_ps(wake_seconds(*options.calibration, plan.header.mesh.world()));
   Engine engine(plan, cluster, folding, charges, *cost, engine_options);
 
-  const Accountant accountant(plan, *cost);
-  Recorder recorder(plan, cluster, folding, options, memory, accountant);
+  const Accountant accountant(plan, *cost, routed);
+  Recorder recorder(plan, cluster, folding, options, memory, routed, accountant);
   SimResult out;
   out.ranks.resize(folding.representative.size());
   std::vector<Picoseconds> slowest(static_cast<std::size_t>(std::max(0, options.steps)), 0);
-  std::vector<Picoseconds> time_needed(plan.programs.size(), 0);
+  std::vector<Picoseconds> time_needed(folding.representative.size(), 0);
   const Status ran = engine.run([&](const StepReport& r) {
     const auto c = static_cast<std::size_t>(r.class_index);
     Picoseconds& step = slowest[static_cast<std::size_t>(r.step)];
     step = std::max(step, r.ended - r.started);
-    const std::size_t program = plan.program_of(folding.representative[c]).index();
-    if (memory[program].op_needed.valid())
-      time_needed[program] =
-          r.times[memory[program].op_needed.index() - plan.programs[program].first_op].issued -
+    const Rank rank = folding.representative[c];
+    if (const OpId at = memory.of(rank).op_needed; at.valid())
+      time_needed[c] =
+          r.times[at.index() - plan.programs[plan.program_of(rank).index()].first_op].issued -
           r.started;
     out.ranks[c] = accountant.account(r, folding.representative[c], folding.multiplicity[c]);
     recorder.record(r);
@@ -340,16 +413,16 @@ Result<SimResult> simulate(const Plan& plan, const Cluster& cluster, const SimOp
 
   for (std::size_t c = 0; c < folding.representative.size(); ++c) {
     const Rank rank = folding.representative[c];
-    const ProgramMemory& m = memory[plan.program_of(rank).index()];
+    const ProgramMemory& m = memory.of(rank);
     if (options.check_capacity && m.needed > cluster.spec.device.memory)
-      return over_capacity(plan, m, rank, cluster.spec.device.memory,
-                           time_needed[plan.program_of(rank).index()]);
+      return over_capacity(plan, m, rank, cluster.spec.device.memory, time_needed[c]);
     out.peaks.push_back(recorder.peak_of(rank.value));
     out.kernel_scratch = std::max(out.kernel_scratch, m.kernel_scratch);
     out.needed_bytes = std::max(out.needed_bytes, m.needed);
   }
   summarise(out, std::move(slowest));
-  out.source_share = source_shares(plan, *cost, folding);
+  if (routed) out.routed_rows_max_over_mean = max_over_mean(plan, *routed);
+  out.source_share = source_shares(plan, *cost, folding, routed);
   out.simulated_events = engine.num_events();
   out.simulated_ranks = static_cast<int>(folding.representative.size());
   out.timeline = recorder.take();

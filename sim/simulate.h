@@ -9,6 +9,7 @@
 #include "common/base/result.h"
 #include "common/model/calibration.h"
 #include "common/plan/plan.h"
+#include "common/plan/routing.h"
 #include "common/timeline/timeline.h"
 #include "sim/cluster/cluster.h"
 #include "sim/compute/compute_cost.h"
@@ -22,6 +23,9 @@ struct SimOptions {
   bool fold = true;
   const Calibration* calibration = nullptr;
   const ReplayDurations* replay = nullptr;  // switches folding off
+  // How tokens choose experts in steps 0..steps-1; null: evenly, as the plan says. Where the plan
+  // has routing it switches folding off, and peaks are those of each rank.
+  const RoutingSource* routing = nullptr;
   // What the timeline holds: one rank of each program, all, or those of `rank_list`.
   RankSelection ranks = RankSelection::representatives;
   std::vector<int> rank_list;
@@ -50,6 +54,9 @@ struct SimResult {
   Bytes kernel_scratch = 0;        // most that a kernel takes beside the plan's buffers
   Bytes needed_bytes = 0;          // largest sum of both on any rank: what a device must hold
   std::array<double, kNumCostSources> source_share{};  // of compute work, by where it came from
+  // With routing: rows of the rank that gets most, layer by layer and microbatch by microbatch,
+  // over the mean of the ranks; of the worst step. 1: even, or the plan moves no rows.
+  double routed_rows_max_over_mean = 1;
   std::uint64_t simulated_events = 0;
   int simulated_ranks = 0;
 };

@@ -77,8 +77,8 @@ Result<ExecuteSummary> execute_in_folder(Context& context, const PlanInput& in,
 }
 
 Status adopt_results(RunDir& dir) {
-  for (const char* name : {"training.json", "summary.json", "measured.pftrace", "metrics.jsonl",
-                           "verify.json", "rehearsal.json"}) {
+  for (const char* name : {"training.json", "summary.json", "measured.pftrace", "routing.csv",
+                           "metrics.jsonl", "verify.json", "rehearsal.json"}) {
     std::error_code failed;
     if (!std::filesystem::is_regular_file(dir.path_of(name), failed))
       dir.forget(name);
@@ -114,6 +114,7 @@ Json to_json(const ExecuteSummary& s) {
                                   {"bytes_sent_by_law", moved.bytes_sent_by_law}};
   if (!s.experts.empty()) {
     out["dropped_share"] = s.dropped_share;
+    out["routing_steps"] = s.routing_steps;
     for (const ExpertLoad& load : s.experts)
       out["experts"].push_back({{"layer", load.layer},
                                 {"choices", load.choices},
@@ -154,6 +155,9 @@ std::string to_text(const ExecuteSummary& s) {
     for (const ExpertLoad& load : s.experts) out += fmt::format(" {:.2f}", load.max_over_mean);
     out += fmt::format(" (worst: layer {}; its ranks {:.2f}); dropped {:.2f} %\n", worst->layer,
                        worst->rank_max_over_mean, 100 * s.dropped_share);
+    if (s.routing_steps < std::ssize(s.losses))
+      out += fmt::format("routing.csv holds the first {} steps: more would exceed its limit\n",
+                         s.routing_steps);
   }
   if (!s.verify) return out;
   return out + fmt::format(

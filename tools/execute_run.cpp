@@ -12,6 +12,7 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <iterator>
 #include <limits>
 #include <nlohmann/json.hpp>
 
@@ -19,6 +20,7 @@
 #include "common/base/limits.h"
 #include "common/base/text.h"
 #include "common/plan/print.h"
+#include "common/plan/routing_trace.h"
 #include "common/timeline/perfetto.h"
 #include "common/timeline/rank_file.h"
 #include "exec/launch/launcher.h"
@@ -219,6 +221,24 @@ Status merge_timelines(const ExecuteRequest& request, int ranks) {
   return write_perfetto(*merged, *request.plan, request.run_dir + "/measured.pftrace");
 }
 
+// RUN/routing.csv: what the routers of all ranks chose. Nothing where the plan has no experts.
+Status merge_routing(const ExecuteRequest& request, int ranks, ExecuteSummary& out) {
+  if (routing_counts(*request.plan) == 0) return Ok{};
+  RoutingTrace all;
+  for (int rank = 0; rank < ranks; ++rank) {
+    const std::string path = rank_path(request.run_dir, rank, "routing.csv");
+    // Stages without experts have nothing to say; a run too large for a record has none.
+    std::error_code failed;
+    if (!fs::is_regular_file(path, failed)) continue;
+    Result<RoutingTrace> own = read_routing_trace(path);
+    if (!own) return own.error();
+    std::move(own->records.begin(), own->records.end(), std::back_inserter(all.records));
+  }
+  out.routing_steps = static_cast<int>(all.steps().size());
+  if (all.records.empty()) return Ok{};
+  return write_file_atomic(request.run_dir + "/routing.csv", to_text(std::move(all)));
+}
+
 Result<VerifySummary> verify(const ExecuteRequest& request, const std::string& program,
                              double run_wall_s, const ExecuteSink& sink) {
   // One process does the work of all ranks, with autograd: a few times the run, and then some.
@@ -289,7 +309,7 @@ Status cut_metrics(const std::string& path, int first_step) {
 
 Status remove_old_results(const std::string& run_dir, int first_step) {
   std::error_code failed;
-  for (const char* name : {"measured.pftrace", "verify.json"})
+  for (const char* name : {"measured.pftrace", "routing.csv", "verify.json"})
     fs::remove(fs::path(run_dir) / name, failed);
   if (Status s = cut_metrics(run_dir + "/metrics.jsonl", first_step); !s) return s;
   if (first_step == 0) fs::remove_all(fs::path(run_dir) / "tensorboard", failed);
@@ -365,6 +385,7 @@ Result<ExecuteSummary> execute_run(const ExecuteRequest& request, const ExecuteS
   if (!reported) return reported.error();
   if (Status s = read_rank_files(request, out); !s) return s.error();
   if (Status s = merge_timelines(request, out.ranks); !s) return s.error();
+  if (Status s = merge_routing(request, out.ranks, out); !s) return s.error();
   if (request.config.verify) {
     Result<VerifySummary> v = verify(request, *program, out.wall_s, sink);
     if (!v) return v.error();

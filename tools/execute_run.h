@@ -75,6 +75,7 @@ struct ExecuteSummary {
   std::map<std::string, CommunicationTotal> communication;
   std::vector<ExpertLoad> experts;  // by layer, of all steps; empty without
   double dropped_share = 0;         // of all assignments
+  int routing_steps = 0;            // steps in routing.csv: all, or as many as its limit allows
   bool pinned = false;              // compute threads had cores of their own
   double wall_s = 0;
   double checkpoint_s = 0;  // rank 0's time between steps for checkpoints

@@ -9,7 +9,9 @@
 
 #include "common/model/flops.h"
 #include "common/model/parameters.h"
+#include "common/parallel/held.h"
 #include "common/parallel/memory.h"
+#include "common/plan/build.h"
 #include "common/plan/totals.h"
 #include "common/report/numbers.h"
 #include "sim/memory/tracker.h"
@@ -37,8 +39,19 @@ int layers_on(const Scenario& s, int pp) {
   return sum;
 }
 
-// Above level 1 gathered parameters and whole gradients come and go beside what the forms say.
-bool has_bound(const Scenario& s) { return has_transient_form(s) && s.parallel.zero < 2; }
+// Above level 1 gathered parameters and whole gradients come and go beside what the forms say; with
+// I and W apart, gradients between them.
+bool has_bound(const Scenario& s, const Held& held) {
+  return has_transient_form(s) && s.parallel.zero < 2 && !held.splits;
+}
+
+// Kept bytes if every layer were recomputed before its backward, with the layer that is made again.
+std::optional<Bytes> kept_recomputed(Scenario s, const Order& order, int pp) {
+  s.training.recompute = Recompute::full;
+  const auto held = held_along(s, order, pp);
+  if (!held) return std::nullopt;
+  return held->peak.sum() + recompute_working_set(s, pp);
+}
 
 // Every level of ZeRO, as formulas.
 Json zero_json(const Scenario& s, int pp) {
@@ -62,18 +75,18 @@ Json classes_json(const ClassBytes& bytes) {
   return out;
 }
 
-Json rank_json(const Scenario& s, int pp, const sim::ProgramMemory& plan) {
+Json rank_json(const Scenario& s, const Order& order, int pp, const sim::ProgramMemory& plan) {
   Json rank = {{"pp", pp}, {"ranks", s.parallel.world() / s.parallel.pp}};
   const StaticBytes fixed = static_bytes(s, pp, s.parallel.zero);
   rank["param"] = fixed.param, rank["grad"] = fixed.grad, rank["optim"] = fixed.optim;
-  if (const auto visits = open_visits(s, pp)) {
-    const KeptBytes kept = kept_bytes(s, pp, *visits);
-    rank["in_flight"] = *visits;
+  if (const auto held = held_along(s, order, pp)) {
+    const KeptBytes& kept = held->peak;
+    rank["in_flight"] = held->visits;
+    if (held->splits) rank["in_flight_weight"] = held->visits_weight;
     rank["saved_input"] = kept.saved_input, rank["saved_weight"] = kept.saved_weight;
     rank["logits"] = kept.logits, rank["batch"] = kept.batch;
-    if (has_bound(s)) rank["bound"] = peak_bound(s, pp, *visits);
-    rank["recompute_full"] = {{"kept", kept_bytes_recomputed(s, pp, *visits)},
-                              {"kept_now", kept.sum()}};
+    if (has_bound(s, *held)) rank["bound"] = peak_bound(s, pp, kept);
+    rank["recompute_full"] = {{"kept", *kept_recomputed(s, order, pp)}, {"kept_now", kept.sum()}};
   }
   rank["plan"] = {{"peak", plan.peak.total},
                   {"by_class", classes_json(plan.peak.by_class)},
@@ -83,28 +96,42 @@ Json rank_json(const Scenario& s, int pp, const sim::ProgramMemory& plan) {
   return rank;
 }
 
+// Why cells of the formulas are empty; "" where none is.
+std::string no_formula(const Scenario& s, const std::optional<Held>& held) {
+  std::string out;
+  const auto add = [&](const char* what) { (out += out.empty() ? "" : "; ") += what; };
+  if (!held) add("visits of cells that run a forward beside a backward");
+  if (held && held->splits) add("gradients between I and W, and so the bound");
+  if (s.parallel.zero >= 2)
+    add("what ZeRO 2 and 3 gather for a moment (param_full, grad_full), and so the bound");
+  if (!has_transient_form(s))
+    add("what lives for a moment with this recomputation, mapping or context parallelism");
+  return out.empty() ? out : "No formula for " + out + ": the plan's columns say it.\n";
+}
+
 // The rank with the highest peak, class by class, and what other settings would hold.
-std::string peak_rank_text(const Scenario& s, int pp, const sim::ProgramMemory& m) {
+std::string peak_rank_text(const Scenario& s, const Order& order, int pp,
+                           const sim::ProgramMemory& m) {
   std::string out = fmt::format("\nPeak rank: pp {}, bytes\n", pp);
-  const auto visits = open_visits(s, pp);
+  const auto held = held_along(s, order, pp);
   const StaticBytes fixed = static_bytes(s, pp, s.parallel.zero);
   std::array<std::string, kNumBufferClasses> form;
   const auto set = [&](BufferClass c, Bytes b) { form[static_cast<std::size_t>(c)] = grouped(b); };
   set(BufferClass::param, fixed.param);
   set(BufferClass::grad, fixed.grad);
   set(BufferClass::optim, fixed.optim);
-  if (visits) {
-    const KeptBytes kept = kept_bytes(s, pp, *visits);
+  if (held) {
+    const KeptBytes& kept = held->peak;
     const TransientBytes moving = transient_bytes(s, pp);
     set(BufferClass::saved_input, kept.saved_input);
     set(BufferClass::saved_weight, kept.saved_weight);
     set(BufferClass::logits, kept.logits);
     set(BufferClass::batch, kept.batch);
-    if (has_transient_form(s)) {
+    if (has_transient_form(s) && !held->splits) {
       set(BufferClass::activation, moving.activation);
       set(BufferClass::grad_activation, moving.grad_activation);
       set(BufferClass::scratch, moving.scratch);
-      set(BufferClass::comm, moving.comm);
+      set(BufferClass::comm, kept.comm + moving.comm);
     }
   }
   Table t({"class<", "formula", "plan, peak of the class", "plan, at the peak"});
@@ -112,23 +139,24 @@ std::string peak_rank_text(const Scenario& s, int pp, const sim::ProgramMemory& 
     if (m.peak.by_class[c] > 0)
       t.row({std::string(name_of(static_cast<BufferClass>(c))), form[c],
              grouped(m.peak.by_class[c]), grouped(m.peak.at_peak[c])});
-  t.row({"all together", visits && has_bound(s) ? "<= " + grouped(peak_bound(s, pp, *visits)) : "",
-         "", grouped(m.peak.total)});
+  t.row({"all together",
+         held && has_bound(s, *held) ? "<= " + grouped(peak_bound(s, pp, held->peak)) : "", "",
+         grouped(m.peak.total)});
   t.row({"with scratch of kernels", "", "", grouped(m.needed)});
-  out += t.text();
+  out += t.text() + no_formula(s, held);
 
   out += fmt::format("\nWhat other settings would hold on this rank (formulas), bytes\n");
   Table what({"setting<", "param", "grad", "optim", "kept between F and B"});
-  const std::string kept = visits ? grouped(kept_bytes(s, pp, *visits).sum()) : "";
+  const std::string kept = held ? grouped(held->peak.sum()) : "";
   for (int level = 0; level <= 3; ++level) {
     const StaticBytes b = static_bytes(s, pp, level);
     const std::string name = fmt::format("zero {}", level);
     what.row({level == s.parallel.zero ? "as it is (" + name + ")" : name, grouped(b.param),
               grouped(b.grad), grouped(b.optim), kept});
   }
-  if (visits)
+  if (const auto recomputed = kept_recomputed(s, order, pp))
     what.row({"recompute full", grouped(fixed.param), grouped(fixed.grad), grouped(fixed.optim),
-              grouped(kept_bytes_recomputed(s, pp, *visits))});
+              grouped(*recomputed)});
   return out + what.text();
 }
 
@@ -225,6 +253,8 @@ Section flops_section(const Scenario& s, const Plan& plan) {
 Section memory_section(const Scenario& s, const Plan& plan) {
   Section out;
   const std::vector<sim::ProgramMemory> planned = sim::track_memory(plan);
+  const Result<Order> order = computing_order(s);
+  TANDEM_CHECK(order.ok(), "a plan without an order");
   out.text = "Memory of a rank\n";
   Table t({"pp", "open", "param", "grad", "optim", "saved_input", "saved_weight", "logits", "batch",
            "peak of the plan"});
@@ -232,20 +262,24 @@ Section memory_section(const Scenario& s, const Plan& plan) {
   int most = 0;
   for (int pp = 0; pp < s.parallel.pp; ++pp) {
     const sim::ProgramMemory& m = planned[static_cast<std::size_t>(pp)];
-    out.json["ranks"].push_back(rank_json(s, pp, m));
+    out.json["ranks"].push_back(rank_json(s, *order, pp, m));
     if (m.needed > planned[static_cast<std::size_t>(most)].needed) most = pp;
-    const auto visits = open_visits(s, pp);
-    const KeptBytes kept = kept_bytes(s, pp, visits.value_or(0));
-    const auto cell = [&](Bytes b) { return visits ? human(b) : std::string("-"); };
+    const auto held = held_along(s, *order, pp);
+    const KeptBytes kept = held ? held->peak : KeptBytes{};
+    const auto cell = [&](Bytes b) { return held ? human(b) : std::string("-"); };
+    const std::string open = !held ? "-"
+                             : held->visits == held->visits_weight
+                                 ? std::to_string(held->visits)
+                                 : fmt::format("{}, W {}", held->visits, held->visits_weight);
     const StaticBytes fixed = static_bytes(s, pp, s.parallel.zero);
-    t.row({std::to_string(pp), visits ? std::to_string(*visits) : "-", human(fixed.param),
-           human(fixed.grad), human(fixed.optim), cell(kept.saved_input), cell(kept.saved_weight),
-           cell(kept.logits), cell(kept.batch), human(m.peak.total)});
+    t.row({std::to_string(pp), open, human(fixed.param), human(fixed.grad), human(fixed.optim),
+           cell(kept.saved_input), cell(kept.saved_weight), cell(kept.logits), cell(kept.batch),
+           human(m.peak.total)});
   }
   out.json["peak_pp"] = most;
   out.json["needed"] = planned[static_cast<std::size_t>(most)].needed;
   out.json["capacity"] = s.cluster.device.memory;
-  out.text += t.text() + peak_rank_text(s, most, planned[static_cast<std::size_t>(most)]);
+  out.text += t.text() + peak_rank_text(s, *order, most, planned[static_cast<std::size_t>(most)]);
   out.text += fmt::format("\nThe device has {}\n", human(s.cluster.device.memory));
   return out;
 }

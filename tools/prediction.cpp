@@ -12,6 +12,7 @@
 #include "common/base/sha256.h"
 #include "common/base/text.h"
 #include "common/model/flops.h"
+#include "common/plan/routing_zipf.h"
 #include "common/report/numbers.h"
 #include "common/timeline/chrome_json.h"
 #include "common/timeline/csv.h"
@@ -30,6 +31,26 @@ double peak_flops(const PlanInput& in, const sim::Cluster& cluster) {
   const int world = in.plan.header.mesh.world();
   const int devices = cluster.local ? std::min(world, cluster.cores_per_node) : world;
   return peak->second * devices;
+}
+
+// How the scenario says that tokens choose experts; nullopt: evenly.
+struct Routed {
+  RoutingSource source;
+  int steps = 1;
+};
+Result<std::optional<Routed>> routing_of(PlanInput& in) {
+  const RoutingSpec& spec = in.scenario.simulate.routing;
+  if (spec.balanced() || routing_counts(in.plan) == 0) return std::optional<Routed>();
+  if (spec.zipf) return std::optional(Routed{zipf_routing(*spec.zipf, in.scenario.seed), 1});
+  const std::string path = path_of_field(in.scenario, "simulate.routing.trace", spec.trace);
+  const auto text = read_file(path, limits::kRoutingBytes);
+  if (!text) return text.error();
+  const auto trace = parse_routing_trace(*text, path);
+  if (!trace) return trace.error();
+  in.inputs.emplace_back(path, sha256_hex(*text));
+  auto source = traced_routing(*trace, in.plan);
+  if (!source) return source.error();
+  return std::optional(Routed{std::move(*source), static_cast<int>(trace->steps().size())});
 }
 
 // Which plan, which program, which ranks: what a reader of the file alone must know.
@@ -90,8 +111,12 @@ std::vector<TimeRow> merged_rows(const std::vector<TimeRow>& rows) {
   return out;
 }
 
+// Of the rank itself where it was simulated, else of one like it.
 const PeakMemory& peak_of(const PlanInput& in, const Prediction& p, Rank rank) {
   const ProgramId program = in.plan.program_of(rank);
+  if (p.routed_steps > 0)
+    for (const PeakMemory& peak : p.sim.peaks)
+      if (peak.rank == rank.value) return peak;
   for (const PeakMemory& peak : p.sim.peaks)
     if (in.plan.program_of(Rank{peak.rank}) == program) return peak;
   TANDEM_CHECK(false, "no peak of the program of rank {}", rank.value);
@@ -100,10 +125,8 @@ const PeakMemory& peak_of(const PlanInput& in, const Prediction& p, Rank rank) {
 // The lowest rank that holds most.
 Rank fullest_rank(const PlanInput& in, const Prediction& p) {
   Rank best{0};
-  for (int pp = 0; pp < in.plan.header.mesh.of(Axis::pp); ++pp) {
-    const Rank rank = in.plan.header.mesh.with(Rank{0}, Axis::pp, pp);
-    if (peak_of(in, p, rank).total > peak_of(in, p, best).total) best = rank;
-  }
+  for (const PeakMemory& peak : p.sim.peaks)
+    if (peak.total > peak_of(in, p, best).total) best = Rank{peak.rank};
   return best;
 }
 
@@ -187,9 +210,28 @@ Status simulate_step(Context& context, const PlanInput& in, const sim::SimOption
 Result<Prediction> predict(Context& context, PlanInput& in) {
   Result<Prediction> p = open_prediction(in);
   if (!p) return p;
-  const sim::SimOptions options = sim_options(in.scenario, *p);
+  const auto routed = routing_of(in);
+  if (!routed) return routed.error();
+  sim::SimOptions options = sim_options(in.scenario, *p);
+  if (*routed) {
+    options.routing = &(*routed)->source;
+    options.steps = p->routed_steps = (*routed)->steps;
+  }
   if (Status s = simulate_step(context, in, options, *p); !s) return s.error();
   return p;
+}
+
+Result<sim::SimResult> predict_with_routing(const Plan& plan, const Prediction& base,
+                                            const Scenario& scenario, const RoutingTrace& trace) {
+  const auto source = traced_routing(trace, plan);
+  if (!source) return source.error();
+  sim::SimOptions options = sim_options(scenario, base);
+  options.routing = &*source;
+  options.steps = static_cast<int>(trace.steps().size());
+  options.check_capacity = false;  // it has run
+  auto result = sim::simulate(plan, base.cluster, options);
+  if (result) result->timeline.meta["routing"] = "recorded";
+  return result;
 }
 
 std::optional<double> replay_error(const Plan& plan, const Prediction& p, const SimulateSpec& spec,
@@ -235,6 +277,9 @@ Json to_json(const PlanInput& in, const Prediction& p) {
   out["cost_sources"] = std::move(sources);
   out["calibration_digest"] =
       p.calibration ? Json(digest_of(p.calibration->machine, p.calibration->precision)) : Json();
+  if (p.routed_steps > 0)
+    out["routing"] = {{"steps", p.routed_steps},
+                      {"rank_max_over_mean", p.sim.routed_rows_max_over_mean}};
   out["ranks"] = in.plan.header.mesh.world();
   out["simulated_ranks"] = p.sim.simulated_ranks;
   out["simulated_events"] = p.sim.simulated_events;
@@ -259,6 +304,13 @@ std::string to_text(const PlanInput& in, const Prediction& p) {
   line("exposed transfer",
        fmt::format("{} ({})", text_of_time(p.sim.exposed_comm_s * 1e9),
                    percent(iteration_ns > 0 ? p.sim.exposed_comm_s * 1e9 / iteration_ns : 0)));
+  if (p.routed_steps > 0)
+    line("routing", fmt::format("{}; the busiest rank of a layer gets {:.2f} times the mean",
+                                in.scenario.simulate.routing.zipf
+                                    ? fmt::format("drawn, zipf {}",
+                                                  format_double(*in.scenario.simulate.routing.zipf))
+                                    : fmt::format("recorded, {} steps", p.routed_steps),
+                                p.sim.routed_rows_max_over_mean));
   const Rank fullest = fullest_rank(in, p);
   const PeakMemory& most = peak_of(in, p, fullest);
   line("peak memory", fmt::format("{} on rank {}; the kernels' own scratch: {}",

@@ -53,6 +53,13 @@ Status write_plan_files(RunDir& dir, const PlanInput& in) {
     scenario.cluster.calibration = "calibration.cal.json";
     if (Status s = dir.write(scenario.cluster.calibration, *bytes); !s) return s;
   }
+  if (std::string& trace = scenario.simulate.routing.trace; !trace.empty()) {
+    const auto bytes = read_file(path_of_field(in.scenario, "simulate.routing.trace", trace),
+                                 limits::kRoutingBytes);
+    if (!bytes) return bytes.error();
+    trace = "routing_trace.csv";  // routing.csv is what a run of its own records
+    if (Status s = dir.write(trace, *bytes); !s) return s;
+  }
   if (const auto it = scenario.schedule.options.find("file");
       it != scenario.schedule.options.end()) {
     const auto bytes =

@@ -154,28 +154,8 @@ Result<std::vector<PeakMemory>> peaks_with_recorded_rows(const StoredRun& run) {
   return out;
 }
 
-}  // namespace
-
-Result<Comparison> compare_run(Context& context, const StoredRun& run) {
-  if (!run.predicted) return no_timeline(run, "predicted.pftrace", "tandem simulate -o DIR");
-  if (!run.measured) return no_timeline(run, "measured.pftrace", "tandem execute -o DIR");
-  const bool rehearsed = is_rehearsed(*run.measured);
-  if (!is_of_one_device(*run.predicted, *run.measured))
-    return no_timeline(
-        run, rehearsed ? "prediction of the rehearsal" : "prediction of the run",
-        rehearsed ? "tandem execute --device rehearsal -o DIR" : "tandem simulate -o DIR");
-  std::optional<Timeline> adjusted;
-  if (has_run_time_rows(run.plan)) {
-    auto peaks = peaks_with_recorded_rows(run);
-    if (!peaks) return peaks.error();
-    adjusted = *run.predicted;
-    adjusted->peaks = std::move(*peaks);
-  }
-  auto comparison = compare(run.plan, adjusted ? *adjusted : *run.predicted, *run.measured,
-                            {.predicted_name = run.folder + "/predicted.pftrace",
-                             .measured_name = run.folder + "/measured.pftrace"});
-  if (!comparison || !run.scenario) return comparison;
-  context.progress("replaying the measured durations");
+// Cluster and calibration of the run's scenario; of a rehearsal its machine.
+Result<Prediction> basis_of(const StoredRun& run, bool rehearsed) {
   Prediction base;
   auto cluster = sim::make_cluster(run.scenario->cluster, run.plan.header.mesh.world());
   if (!cluster) return cluster.error();
@@ -186,8 +166,61 @@ Result<Comparison> compare_run(Context& context, const StoredRun& run) {
     if (!calibration) return calibration.error();
     base.calibration = std::move(*calibration);
   }
+  return base;
+}
+
+// The prediction with what the run has recorded of its routing, which no prediction knows: made
+// anew where there are cluster and counts of every router, else (and where the prediction had
+// routing of its own) its peaks alone. nullopt: nothing to change.
+Result<std::optional<Timeline>> with_recorded_routing(Context& context, const StoredRun& run,
+                                                      const std::optional<Prediction>& base) {
+  std::optional<Timeline> out;
+  const bool balanced = !run.scenario || run.scenario->simulate.routing.balanced();
+  if (base && balanced && run.manifest.files.contains("routing.csv")) {
+    const auto text = read_listed(run, "routing.csv", limits::kRoutingBytes);
+    if (!text) return text.error();
+    const auto trace = parse_routing_trace(*text, run.folder + "/routing.csv");
+    if (!trace) return trace.error();
+    context.progress("simulating the recorded routing");
+    auto again = predict_with_routing(run.plan, *base, *run.scenario, *trace);
+    if (!again) return again.error();
+    again->timeline.meta.insert(run.predicted->meta.begin(), run.predicted->meta.end());
+    out = std::move(again->timeline);
+  }
+  if (!has_run_time_rows(run.plan)) return out;
+  // Of every step, also those that routing.csv had no room for.
+  auto peaks = peaks_with_recorded_rows(run);
+  if (!peaks) return peaks.error();
+  if (!out) out = *run.predicted;
+  out->peaks = std::move(*peaks);
+  return out;
+}
+
+}  // namespace
+
+Result<Comparison> compare_run(Context& context, const StoredRun& run) {
+  if (!run.predicted) return no_timeline(run, "predicted.pftrace", "tandem simulate -o DIR");
+  if (!run.measured) return no_timeline(run, "measured.pftrace", "tandem execute -o DIR");
+  const bool rehearsed = is_rehearsed(*run.measured);
+  if (!is_of_one_device(*run.predicted, *run.measured))
+    return no_timeline(
+        run, rehearsed ? "prediction of the rehearsal" : "prediction of the run",
+        rehearsed ? "tandem execute --device rehearsal -o DIR" : "tandem simulate -o DIR");
+  std::optional<Prediction> base;
+  if (run.scenario) {
+    auto basis = basis_of(run, rehearsed);
+    if (!basis) return basis.error();
+    base = std::move(*basis);
+  }
+  auto adjusted = with_recorded_routing(context, run, base);
+  if (!adjusted) return adjusted.error();
+  auto comparison = compare(run.plan, *adjusted ? **adjusted : *run.predicted, *run.measured,
+                            {.predicted_name = run.folder + "/predicted.pftrace",
+                             .measured_name = run.folder + "/measured.pftrace"});
+  if (!comparison || !base) return comparison;
+  context.progress("replaying the measured durations");
   comparison->replay_error_rel =
-      replay_error(run.plan, base, run.scenario->simulate, *run.measured, comparison->measured_ns);
+      replay_error(run.plan, *base, run.scenario->simulate, *run.measured, comparison->measured_ns);
   return comparison;
 }
 

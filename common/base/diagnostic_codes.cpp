@@ -203,6 +203,8 @@ constexpr CodeInfo kCodes[] = {
      "A row for each pipeline rank, and the microbatches of a step.", "an order of 4 rows with pp: 2"},
     {"E-SCEN-065", kInfeasible, "not possible with slices of sequences",
      "Slices run one after the other on the same ranks and read the keys and values of those before them.", "seq1f1b with slices: 2 and cp: 2"},
+    {"E-SCEN-066", kInput, "simulate.routing is given twice",
+     "Counts are drawn or read from a file, not both.", "simulate.routing: {zipf: 1, trace: routing.csv}"},
     {"W-SCEN-001", kInput, "a field has no effect",
      "The value is read, but nothing in this scenario uses it.", "decay_steps without decay"},
     {"W-SCEN-002", kInput, "fewer microbatches than pipeline stages",
@@ -374,6 +376,12 @@ constexpr CodeInfo kCodes[] = {
     {"E-CAL-008", Failure::execution, "a measuring process failed",
      "`tandem calibrate` and `tandem run` time kernels in a process of their own.",
      "a process that was killed"},
+    {"E-CAL-009", kInput, "not a file of recorded routing",
+     "docs/formats/routing.md: a header, then a line of whole numbers for each step, layer, microbatch, slice and rank.",
+     "a spreadsheet's export with points in its numbers"},
+    {"E-CAL-010", kInput, "recorded routing does not fit the plan",
+     "Every step needs the counts of each layer with experts, microbatch and rank once, and no expert can get more rows than "
+     "tokens choose it (or its capacity).", "a trace of a run with another micro_batch"},
 
     // --- TIME: timelines -------------------------------------------------------------------------
     {"E-TIME-001", kInput, "this is no timeline that can be read",

@@ -25,6 +25,10 @@ inline constexpr std::int64_t kOrderActions = 1 << 22;
 inline constexpr std::int64_t kSearchedActions = 12'000;
 // Timelines given to `compare` or `trace`.
 inline constexpr std::int64_t kTimelineBytes = 4LL << 30;
+// Recorded routing, read or written: 4 bytes for each count while it is held, so 64 Mi counts. That
+// is a hundred steps of 64 ranks, 32 layers, 8 microbatches and 32 experts.
+inline constexpr std::int64_t kRoutingCounts = 64LL << 20;
+inline constexpr std::int64_t kRoutingBytes = 512LL << 20;  // as text
 // Manifest of a checkpoint: some 200 bytes for each piece of a tensor, so a million pieces fit.
 inline constexpr std::int64_t kCheckpointManifestBytes = 256LL << 20;
 // Training text: bytes are tokens, 1 GiB is a million sequences of 1,024.

@@ -81,8 +81,9 @@ std::vector<OperationFlops> layer_flops(const Scenario& s, int layer) {
     out = {gemm("qkv", n, h, (heads + 2 * kv) * dh), core_flops(s), gemm("o", n, heads * dh, h)};
   } else {
     const double latents = mla.q_rank + mla.kv_rank + mla.rope_dim;
-    out = {own_gemm("q_a, kv_a", own, n / t, h, latents),
-           gemm("q_b", n, mla.q_rank, heads * (mla.nope_dim + mla.rope_dim)),
+    const double q = heads * (mla.nope_dim + mla.rope_dim);
+    out = {own_gemm(mla.q_rank > 0 ? "q_a, kv_a" : "kv_a", own, n / t, h, latents),
+           mla.q_rank > 0 ? gemm("q_b", n, mla.q_rank, q) : gemm("q", n, h, q),
            gemm("kv_b", n, mla.kv_rank, heads * (mla.nope_dim + mla.v_dim)), core_flops(s),
            gemm("o", n, heads * mla.v_dim, h)};
   }

@@ -29,6 +29,9 @@ struct Symbols {
   return x.flash ? x.s * x.b * x.a * x.S : x.w * x.b * x.a * x.S * x.S;
 }
 
+// Of the whole pipeline; and whether one lies on the rank.
+[[nodiscard]] int stages(const Scenario& scenario);
+[[nodiscard]] bool holds(const Scenario& scenario, int stage, int pp);
 [[nodiscard]] bool has_experts(const Scenario& scenario, int layer);
 [[nodiscard]] bool holds_first(const Scenario& scenario, int pp);
 [[nodiscard]] bool holds_last(const Scenario& scenario, int pp);

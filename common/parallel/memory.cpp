@@ -63,8 +63,8 @@ Symbols symbols(const Scenario& sc) {
 
 bool has_experts(const Scenario& sc, int layer) { return model_shape(sc.model).is_moe(layer); }
 
-static int stages(const Scenario& s) { return s.parallel.pp * s.schedule.stages_per_rank; }
-static bool holds(const Scenario& s, int stage, int pp) {
+int stages(const Scenario& s) { return s.parallel.pp * s.schedule.stages_per_rank; }
+bool holds(const Scenario& s, int stage, int pp) {
   return lies_on(s.schedule.kind, s.schedule.options, s.parallel.pp, stage, pp);
 }
 bool holds_first(const Scenario& s, int pp) { return holds(s, 0, pp); }
@@ -159,6 +159,13 @@ class Locals {
   }
   void latents(const std::string& prefix) {
     using enum TensorClass;
+    if (x_.rq == 0) {
+      add(prefix + "kv_a.weight", {x_.rkv + x_.dr, x_.H}, whole);
+      list_.push_back(
+          {prefix + "kv_norm.weight", {x_.rkv}, types_.statistic(), false, whole, stage_});
+      add(prefix + "q.weight", {x_.a * (x_.dn + x_.dr), x_.H}, tp_cut);
+      return add(prefix + "kv_b.weight", {x_.a * (x_.dn + x_.dv), x_.rkv}, tp_cut);
+    }
     add(prefix + "qkv_a.weight", {x_.rq + x_.rkv + x_.dr, x_.H}, whole);
     list_.push_back({prefix + "q_norm.weight", {x_.rq}, types_.statistic(), false, whole, stage_});
     list_.push_back(
@@ -219,8 +226,9 @@ std::vector<SavedBytes> layer_saved(const Scenario& sc, int layer) {
   } else {
     const I normed = x.n1 * (x.rq + x.rkv) * x.w;
     out.push_back({"latents", 0, own, normed + x.n1 * x.dr * x.w});
-    out.push_back({"latent norms", normed + 2 * x.s * x.n1, 0, 0});
-    out.push_back({"q_b, kv_b", 0, normed, x.n * x.a * (2 * x.dn + x.dr + x.dv) * x.w});
+    out.push_back({"latent norms", normed + (x.rq > 0 ? 2 : 1) * x.s * x.n1, 0, 0});
+    out.push_back({x.rq > 0 ? "q_b, kv_b" : "q, kv_b", 0, normed,
+                   x.n * x.a * (2 * x.dn + x.dr + x.dv) * x.w});
   }
   out.push_back({"core", qkv + stash, 0, 0});
   out.push_back({"o", 0, x.n * x.ad * x.w, whole});
@@ -357,30 +365,51 @@ std::optional<int> open_visits(const Scenario& s, int pp) {
   return std::nullopt;
 }
 
-KeptBytes kept_bytes(const Scenario& s, int pp, int visits) {
+Bytes batch_bytes(const Scenario& s) {
+  // Of all cp ranks' positions, of one slice.
+  const Symbols x = symbols(s);
+  return 8 * x.b * (s.training.sequence / x.k + 1);
+}
+
+KeptBytes kept_of_visit(const Scenario& s, int stage) {
   const Symbols x = symbols(s);
   KeptBytes out;
-  for (const auto& [layer, place, stage] : layers_of(s, pp)) {
+  int first = 0;
+  for (int before = 0; before < stage; ++before)
+    first += s.parallel.layer_split[static_cast<std::size_t>(before)];
+  for (int place = 0; place < s.parallel.layer_split[static_cast<std::size_t>(stage)]; ++place) {
+    const int layer = first + place;
     const SavedBytes saved = layer_kept(s, layer, place);
     out.saved_input += saved.for_input;
     out.saved_weight += saved.for_weight;
+    if (x.sp && x.rq > 0 && !recomputed_layer(s.training, place))
+      out.gone_with_input += x.n1 * (x.rq + x.rkv) * x.w;
     if (!has_experts(s, layer)) continue;
     // Counts of rows: sent and received over ep, gathered over etp; without either the sent ones.
     const I etp = s.parallel.etp, gathered = etp > 1 ? etp : 0;
     const I counts = std::max<I>(1, (x.e > 1 ? 2 : 0) + gathered);
     out.comm += counts * 4 * x.E + memory::balance_statistics(s, x);
   }
-  if (holds_last(s, pp)) {
+  if (stage + 1 == memory::stages(s)) {
     out.saved_input += head_saved(s).for_input;
     out.saved_weight += head_saved(s).for_weight;
     out.logits = head_tokens(s, x) * local_vocabulary(s) * x.w;
   }
-  const Bytes batch = 8 * x.b * (s.training.sequence / x.k + 1);  // of all cp ranks' positions
-  if (holds_first(s, pp)) out.batch = batch;
-  out.saved_input *= visits, out.saved_weight *= visits, out.logits *= visits;
-  out.batch *= visits, out.comm *= visits;
+  if (stage == 0) out.batch = batch_bytes(s);
+  return out;
+}
+
+KeptBytes kept_bytes(const Scenario& s, int pp, int visits) {
+  KeptBytes out;
+  for (int stage = 0; stage < memory::stages(s); ++stage) {
+    if (!memory::holds(s, stage, pp)) continue;
+    const KeptBytes one = kept_of_visit(s, stage);
+    out.saved_input += visits * one.saved_input, out.saved_weight += visits * one.saved_weight;
+    out.logits += visits * one.logits;
+    out.batch += visits * one.batch, out.comm += visits * one.comm;
+  }
   // The last stage's own batch ends with the loss.
-  if (holds_last(s, pp) && !holds_first(s, pp)) out.batch = batch;
+  if (holds_last(s, pp) && !holds_first(s, pp)) out.batch = batch_bytes(s);
   return out;
 }
 
@@ -394,19 +423,19 @@ Bytes recompute_working_set(const Scenario& s, int pp) {
 }
 
 Bytes peak_bound(const Scenario& s, int pp, int visits) {
+  return peak_bound(s, pp, kept_bytes(s, pp, visits));
+}
+
+Bytes peak_bound(const Scenario& s, int pp, const KeptBytes& kept) {
   const Symbols x = symbols(s);
   const TransientBytes t = transient_bytes(s, pp);
   // With sequence parallelism W has its input gathered again beside the gradients.
-  const I again = x.sp ? std::max(x.n * x.H * x.w, 2 * x.n * (x.rq + x.rkv) * x.w) : 0;
-  return static_bytes(s, pp).sum() + kept_bytes(s, pp, visits).sum() +
+  const I latents =
+      (x.rkv > 0 && x.rq == 0) ? x.n * (x.H + x.rkv) * x.w : 2 * x.n * (x.rq + x.rkv) * x.w;
+  const I again = x.sp ? std::max(x.n * x.H * x.w, latents) : 0;
+  return static_bytes(s, pp).sum() + kept.sum() +
          std::max(t.activation + t.carried, t.grad_activation + again) +
          recompute_working_set(s, pp) + t.scratch + t.comm;
-}
-
-Bytes kept_bytes_recomputed(const Scenario& s, int pp, int visits) {
-  Scenario full = s;
-  full.training.recompute = Recompute::full;
-  return kept_bytes(full, pp, visits).sum() + recompute_working_set(full, pp);
 }
 
 }  // namespace tandem

@@ -97,7 +97,8 @@ struct StaticBytes {
 [[nodiscard]] StaticBytes static_bytes(const Scenario& scenario, int pp, int zero = 0);
 
 // Visits that are open on a rank (forward begun, backward not ended): gpipe m, 1f1b min(p-r, m),
-// seq1f1b min(p-1-r+k, m k) slices. Nothing for other kinds of schedule: ask the plan.
+// seq1f1b min(p-1-r+k, m k) slices. Nothing for other kinds of schedule:
+// held.h follows their order.
 [[nodiscard]] std::optional<int> open_visits(const Scenario& scenario, int pp);
 
 // What is kept for visits, microbatches or slices of them, between forward and backward, `visits`
@@ -105,9 +106,16 @@ struct StaticBytes {
 struct KeptBytes {
   Bytes saved_input = 0, saved_weight = 0, logits = 0, batch = 0;
   Bytes comm = 0;  // of layers with experts: counts of rows, statistics of a balance loss
+  // Of saved_weight what is gathered in I where it stands apart from W: latents of ql and kl with
+  // SP.
+  Bytes gone_with_input = 0;
   [[nodiscard]] Bytes sum() const { return saved_input + saved_weight + logits + batch + comm; }
 };
 [[nodiscard]] KeptBytes kept_bytes(const Scenario& scenario, int pp, int visits);
+// Of one visit of a stage. The batch that the last of several stages reads during F is not in it.
+[[nodiscard]] KeptBytes kept_of_visit(const Scenario& scenario, int stage);
+// Tokens of a microbatch.
+[[nodiscard]] Bytes batch_bytes(const Scenario& scenario);
 
 // The greatest bytes of each class that lives only for a moment, for the cuts of a stage visit
 // (plan_reference.md, "Lowering"); transient.cpp has the sums segment by segment. A receive posted
@@ -151,8 +159,6 @@ struct TransientBytes {
 // frees a layer's saved bytes while it goes backward, so the true peak lies below by less than the
 // transients. Where has_transient_form() holds, with ZeRO 0 and 1.
 [[nodiscard]] Bytes peak_bound(const Scenario& scenario, int pp, int visits);
-
-// Kept bytes with every layer recomputed before its backward, and the working set of that.
-[[nodiscard]] Bytes kept_bytes_recomputed(const Scenario& scenario, int pp, int visits);
+[[nodiscard]] Bytes peak_bound(const Scenario& scenario, int pp, const KeptBytes& kept);
 
 }  // namespace tandem

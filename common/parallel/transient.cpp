@@ -54,10 +54,15 @@ I attention_forward(const Streams& s) {
   const I kr = s.x.n * s.x.dr * s.x.w;
   if (!s.mla()) return s.x.sp ? 2 * s.whole : s.whole;  // [gathered x,] partial sum
   if (!s.x.sp) return 2 * s.latents + kr + s.q_and_kv + s.whole;
-  return most({3 * s.own_latents,                     // raw, normed, and its parts
-               s.own_latents + s.latents,             // gathered
-               2 * s.latents + s.q_and_kv + s.whole,  // its parts, q, kv, partial sum
-               2 * s.kept_latents});                  // gathered again for W, and its parts
+  if (s.x.rq == 0)
+    return most({2 * s.own_latents + s.x.n1 * s.x.dr * s.x.w,  // raw, normed, and its rope key
+                 s.own_latents + s.latents,                    // gathered
+                 2 * s.latents + 2 * s.whole + s.q_and_kv,     // its parts, gathered x, partial sum
+                 s.kept_latents + s.whole});                   // both gathered again for W
+  return most({3 * s.own_latents,                              // raw, normed, and its parts
+               s.own_latents + s.latents,                      // gathered
+               2 * s.latents + s.q_and_kv + s.whole,           // its parts, q, kv, partial sum
+               2 * s.kept_latents});  // gathered again for W, and its parts
 }
 
 // `cut`: routing ends a segment, so that the partial sum of attention is gone behind it.
@@ -77,10 +82,13 @@ I attention_once(const Streams& s) {
   const I stat = x.stat * x.s * x.n1;
   const I core = s.qkv + memory::core_stash(x) + s.attn_out + s.whole;  // with the partial sum
   if (!s.mla()) return x.sp ? s.whole + core : stat + s.whole + core;
-  const I normed = x.n1 * (x.rq + x.rkv) * x.w + 2 * x.s * x.n1;  // what the latents' norms keep
+  const I normed =  // what the latents' norms keep
+      x.n1 * (x.rq + x.rkv) * x.w + (x.rq > 0 ? 2 : 1) * x.s * x.n1;
   if (!x.sp) return stat + s.whole + 3 * s.latents + normed + s.q_and_kv + core;
-  const I own = stat + s.own + 3 * s.own_latents + normed + x.n1 * (x.rq + x.rkv) * x.w;
-  return std::max(own, 2 * s.latents + s.q_and_kv + core);
+  const I own = stat + s.own + 3 * s.own_latents + normed;
+  if (x.rq == 0) return std::max(own, 2 * s.latents + s.whole + s.q_and_kv + core);
+  const I with_kept = own + x.n1 * (x.rq + x.rkv) * x.w;
+  return std::max(with_kept, 2 * s.latents + s.q_and_kv + core);
 }
 
 I dense_once(const Streams& s) {
@@ -130,7 +138,8 @@ I attention_backward(const Streams& s, Carried carried) {
     if (!s.x.sp) return 4 * s.whole + core;
     return 2 * s.whole + s.own + std::max(core, s.qkv + s.own + carried.behind);
   }
-  const I parts = core + s.q_and_kv + 2 * s.latents;  // of the latents one by one, and together
+  // Of the latents one by one, and together; without a latent of q also q's part of dX.
+  const I parts = core + s.q_and_kv + 2 * s.latents + (s.x.rq == 0 ? s.whole : 0);
   return s.x.sp ? s.own + s.whole + parts : 3 * s.whole + parts;
 }
 
@@ -189,7 +198,8 @@ class Products {
     using enum TensorClass;
     if (x_.rkv == 0) return added(tp_cut, x_.qkv * x_.H);
     const I latents = std::max(x_.ad, x_.rq + x_.rkv + x_.dr) * x_.H;
-    const I up = x_.a * std::max((x_.dn + x_.dr) * x_.rq, (x_.dn + x_.dv) * x_.rkv);
+    const I into_q = x_.rq > 0 ? x_.rq : x_.H;
+    const I up = x_.a * std::max((x_.dn + x_.dr) * into_q, (x_.dn + x_.dv) * x_.rkv);
     return std::max(added(tp_cut, latents), added(whole, latents)) + added(tp_cut, up);
   }
   [[nodiscard]] I added(TensorClass cls, I elements) const {

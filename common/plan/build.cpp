@@ -83,6 +83,10 @@ Result<Order> build_order(const Scenario& s) {
   return make_order(s.schedule.kind, shape, s.schedule.options);
 }
 
+Result<Order> computing_order(const Scenario& scenario) {
+  return lower_order(scenario, "backward", /*evaluation=*/false);
+}
+
 Result<Plan> build_plan(const Scenario& scenario) {
   return lower_plan(scenario, kSteps.back(), /*evaluation=*/false);
 }

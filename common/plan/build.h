@@ -15,6 +15,10 @@ namespace tandem {
 // The compute order alone (L1): what the schedule kind generates for the scenario.
 [[nodiscard]] Result<Order> build_order(const Scenario& scenario);
 
+// The order that is lowered: that of the kind, with its backwards cut or merged as the scenario
+// says (schedule.merge, first_stage); no idle cells, no messages.
+[[nodiscard]] Result<Order> computing_order(const Scenario& scenario);
+
 // The whole plan. The scenario must have passed validation (common/scenario/validate.h).
 [[nodiscard]] Result<Plan> build_plan(const Scenario& scenario);
 

@@ -14,10 +14,15 @@ void raise_to(ClassBytes& most, const ClassBytes& bytes) {
   for (std::size_t c = 0; c < most.size(); ++c) most[c] = std::max(most[c], bytes[c]);
 }
 
-void add_bytes(const Plan& plan, std::span<const BufferId> buffers, int sign, ClassBytes& live) {
+void add_bytes(const Plan& plan, std::span<const BufferId> buffers, int sign, ClassBytes& live,
+               const RunTimeRows* rows) {
   for (BufferId id : buffers) {
     const Buffer& b = plan.buffer(id);
-    live[static_cast<std::size_t>(b.cls)] += sign * Plan::own_bytes(b);
+    Bytes bytes = Plan::own_bytes(b);
+    if (rows && b.rows_of.valid())
+      if (const auto seen = rows->find(b.rows_of); seen != rows->end())
+        bytes = seen->second * b.row_bytes();
+    live[static_cast<std::size_t>(b.cls)] += sign * bytes;
   }
 }
 
@@ -29,24 +34,11 @@ bool has_run_time_rows(const Plan& plan) {
 PeakBytes peak_with_rows(const Plan& plan, ProgramId program, const ClassBytes& persistent,
                          const RunTimeRows& rows) {
   PeakBytes out{total_bytes(persistent), persistent, persistent, OpId{}};
-  ClassBytes live = persistent;
-  const auto add = [&](std::span<const BufferId> buffers, int sign) {
-    for (BufferId id : buffers) {
-      const Buffer& b = plan.buffer(id);
-      const auto seen = b.rows_of.valid() ? rows.find(b.rows_of) : rows.end();
-      const Bytes bytes = seen == rows.end() ? Plan::own_bytes(b) : seen->second * b.row_bytes();
-      live[static_cast<std::size_t>(b.cls)] += sign * bytes;
-    }
-  };
-  std::int64_t id = plan.programs[program.index()].first_op;
-  for (const Op& op : plan.ops_of(program)) {
-    add(plan.allocates_of(op), 1);
+  for_each_live(plan, program, persistent, &rows, [&](OpId id, const ClassBytes& live) {
     raise_to(out.by_class, live);
     if (const Bytes total = total_bytes(live); total > out.total)
-      out.total = total, out.at_peak = live, out.op = OpId{id};
-    ++id;
-    add(plan.frees_of(op), -1);
-  }
+      out.total = total, out.at_peak = live, out.op = id;
+  });
   return out;
 }
 

@@ -54,6 +54,8 @@ class Text {
         out_ += ch;
     }
     put("\n");
+    if (c_.predicted_meta.contains("routing"))
+      put("  the prediction has the routing that the run recorded (routing.csv)\n");
     waterfall();
     ops();
     order();
@@ -198,6 +200,8 @@ nlohmann::json to_json(const Comparison& c) {
   out["error_rel"] = c.error_rel;
   out["predicted_s"] = seconds(static_cast<double>(c.predicted_ns));
   out["measured_s"] = seconds(static_cast<double>(c.measured_ns));
+  if (const auto it = c.predicted_meta.find("routing"); it != c.predicted_meta.end())
+    out["routing"] = it->second;
   out["predicted_step"] = c.predicted_step, out["measured_step"] = c.measured_step;
   out["ranks"] = c.ranks;
   out["measured_steps_ns"] = c.measured_steps_ns;

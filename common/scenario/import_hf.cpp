@@ -322,9 +322,12 @@ class Importer {
 
   void deepseek() {
     word("model.moe.router", "sigmoid");
-    if (const YamlNode* rank = find(root_, "q_lora_rank"); rank && rank->kind == Kind::null)
-      unsupported(*rank, "queries without a latent vector", "q_lora_rank: a number",
-                  "describe a model with model.mla.q_rank in the scenario, or import another one");
+    // Absent: the default of the published model; null: one matrix makes the queries.
+    if (const YamlNode* rank = find(root_, "q_lora_rank"); rank && rank->kind == Kind::null) {
+      YamlNode none = *rank;
+      none.kind = Kind::scalar, none.text = "0", none.quoted = false;
+      leaf("model.mla.q_rank", std::move(none));
+    }
     // Layer i has experts where i % freq = 0; here where (i - dense_first) % every = 0.
     const YamlNode *every = find(root_, "moe_layer_freq"),
                    *first = find(root_, "first_k_dense_replace");

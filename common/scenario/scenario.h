@@ -210,9 +210,17 @@ struct ClusterSpec {
   std::vector<std::pair<int, double>> slow_devices;  // rank, factor
 };
 
+// How tokens choose experts in a simulation: evenly where neither is given; never both.
+struct RoutingSpec {
+  std::optional<double> zipf;  // exponent of the experts' popularity
+  std::string trace;           // path of recorded counts, as it was given
+  [[nodiscard]] bool balanced() const { return !zipf && trace.empty(); }
+};
+
 struct SimulateSpec {
   bool folding = true;  // equal ranks are simulated once
   Fidelity fidelity = Fidelity::automatic;
+  RoutingSpec routing;
 };
 
 struct ExecuteSpec {

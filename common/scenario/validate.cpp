@@ -23,6 +23,7 @@ class Rules : RuleSet {
 
   void run() {
     training();
+    routing();
     schedule();
     giants();
     no_effects();
@@ -80,6 +81,15 @@ class Rules : RuleSet {
              "training.optimizer.min_lr is above training.optimizer.lr",
              fmt::format("{} > {}", format_double(o.min_lr), format_double(o.lr)),
              "a rate that falls", fmt::format("use min_lr: {}", format_double(o.lr / 10)));
+  }
+
+  void routing() {
+    const RoutingSpec& r = s_.simulate.routing;
+    if (good({"simulate.routing.zipf", "simulate.routing.trace"}) && r.zipf && !r.trace.empty())
+      refuse({"simulate.routing.trace", "simulate.routing.zipf"}, "E-SCEN-066",
+             "simulate.routing is given twice",
+             fmt::format("zipf: {} and trace: {}", format_double(*r.zipf), r.trace),
+             "one of balanced, {zipf: S}, {trace: FILE}", "delete one of the two keys");
   }
 
   // Row 13, and what a kind takes.
@@ -251,6 +261,11 @@ class Rules : RuleSet {
     no_effect("training.checkpoint.every",
               s_.training.checkpoint.every != 0 && s_.training.checkpoint.directory.empty(),
               "there is no training.checkpoint.directory");
+    const char* no_experts = "the model has no experts";
+    const RoutingSpec& routing = s_.simulate.routing;
+    no_effect("simulate.routing.zipf", s_.model.moe.experts == 0 && routing.zipf, no_experts);
+    no_effect("simulate.routing.trace", s_.model.moe.experts == 0 && !routing.trace.empty(),
+              no_experts);
     const EvaluationSpec& evaluation = s_.training.evaluation;
     no_effect("training.evaluation.batches", evaluation.every == 0 && evaluation.batches != 1,
               "training.evaluation.every is 0");

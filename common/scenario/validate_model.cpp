@@ -142,7 +142,8 @@ class ModelRules : RuleSet {
          {std::pair{"q_rank", mla.q_rank}, std::pair{"nope_dim", mla.nope_dim},
           std::pair{"rope_dim", mla.rope_dim}, std::pair{"v_dim", mla.v_dim}}) {
       const std::string path = fmt::format("model.mla.{}", field);
-      if (size < 1 && good({path}))
+      const bool no_latent = field == std::string_view("q_rank") && given(path);  // q_rank: 0
+      if (size < 1 && !no_latent && good({path}))
         refuse({path, "model.mla.kv_rank"}, "E-MODEL-010",
                fmt::format("{} must be at least 1", path), fmt::format("{}", size), "a width",
                fmt::format("give {}", field));

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "common/base/check.h"
+#include "common/base/limits.h"
 #include "common/plan/print.h"
 #include "common/plan/uses.h"
 #include "exec/device/clock.h"
@@ -51,6 +52,8 @@ Interpreter::Interpreter(const Plan& plan, Rank rank, const TrainingConfig& conf
       host_awaits_(ops_.size(), 0),
       before_(ops_.size(), -1),
       taken_(plan.buffers.size(), 0) {
+  if (const std::int64_t counts = routing_counts(plan); counts > 0)
+    routing_steps_ = static_cast<int>(limits::kRoutingCounts / counts);
   timeline_.clock = Clock::monotonic_ns;
   peak_.rank = rank.value;
   for (BufferId id : plan.persistent(plan.program_of(rank))) {
@@ -108,6 +111,7 @@ void Interpreter::bind_values(const Op& op, PreparedOp& prepared) {
     const BufferId choices = outputs[4].id;
     std::vector<BufferId>& list = choices_[root_of(plan_, choices)];
     if (std::find(list.begin(), list.end(), choices) == list.end()) list.push_back(choices);
+    if (!plan_.header.evaluation) prepared.kept_rows.push_back(view(outputs[2].id));
   }
 }
 
@@ -436,7 +440,7 @@ void Interpreter::run_op(std::int32_t op, std::int32_t step) {
   if (last_free || host_awaits_[static_cast<std::size_t>(op)]) run_host();
 }
 
-void Interpreter::run_calls(std::int32_t op, std::int32_t) {
+void Interpreter::run_calls(std::int32_t op, std::int32_t step) {
   const PreparedOp& p = prepared_[static_cast<std::size_t>(op)];
   const std::size_t first = first_call_[static_cast<std::size_t>(op)];
   CallSpan* spans = timed_step_ < 0
@@ -453,6 +457,21 @@ void Interpreter::run_calls(std::int32_t op, std::int32_t) {
     cpu = cpu_end;
   }
   keep_metrics(p);
+  if (!p.kept_rows.empty() && step < routing_steps_) keep_routing(op, step);
+}
+
+// Before the op's frees, as keep_metrics().
+void Interpreter::keep_routing(std::int32_t op, std::int32_t step) {
+  const Op& o = ops_[static_cast<std::size_t>(op)];
+  for (const View& v : prepared_[static_cast<std::size_t>(op)].kept_rows) {
+    const auto* rows = v.as<std::int32_t>();
+    routing_.push_back({of_training(step),
+                        o.layer,
+                        o.microbatch,
+                        std::max(0, o.seq_slice),
+                        rank_.value,
+                        {rows, rows + v.shape.elements()}});
+  }
 }
 
 bool Interpreter::run_communication(std::int32_t op, std::int32_t step, Span& span) {

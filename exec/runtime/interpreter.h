@@ -25,6 +25,7 @@
 
 #include "common/plan/live_bytes.h"
 #include "common/plan/plan.h"
+#include "common/plan/routing_trace.h"
 #include "common/plan/training.h"
 #include "common/report/parts.h"
 #include "common/timeline/timeline.h"
@@ -91,6 +92,10 @@ class Interpreter {
   [[nodiscard]] const std::map<int, std::vector<std::int64_t>>& expert_choices() const {
     return expert_choices_;
   }
+  // What the routers chose in each step so far, as rows for each expert after drops: in the first
+  // steps, so that all ranks' records together stay within limits::kRoutingCounts. Not of an
+  // evaluation.
+  [[nodiscard]] const std::vector<RoutingRecord>& routing() const { return routing_; }
   // How often each op of the program has communicated, over all steps.
   [[nodiscard]] const std::vector<std::int64_t>& communication_calls() const { return comm_calls_; }
 
@@ -100,7 +105,8 @@ class Interpreter {
     std::vector<Prepared> calls;
     View buffer;  // of copy, host_wait
     CommOperands comm;
-    View metrics;  // holds the step's values when the op has run; else no data
+    View metrics;                 // holds the step's values when the op has run; else no data
+    std::vector<View> kept_rows;  // by expert: of the routings among the calls
   };
   Interpreter(const Plan& plan, Rank rank, const TrainingConfig& config, CommBackend& comm,
               OpObserver* observer, std::unique_ptr<Device> device);
@@ -120,8 +126,9 @@ class Interpreter {
   void run_calls(std::int32_t op, std::int32_t step);
   bool run_communication(std::int32_t op, std::int32_t step, Span& span);
   void keep_metrics(const PreparedOp& prepared);
-  void free_buffers(std::int32_t op);  // worker
-  void count_choices(BufferId freed);  // with memory_mutex_ held
+  void keep_routing(std::int32_t op, std::int32_t step);  // worker
+  void free_buffers(std::int32_t op);                     // worker
+  void count_choices(BufferId freed);                     // with memory_mutex_ held
   void end_op(std::int32_t op, std::int32_t step, Span& span);
   void fail(Error error);
   void sample(std::int32_t op, Nanoseconds time);  // with memory_mutex_ held
@@ -167,6 +174,8 @@ class Interpreter {
   std::vector<Bytes> taken_;            // by buffer: what it was counted with when it was allocated
   RunTimeRows step_rows_;               // of the step that runs
   std::vector<RunTimeRows> seen_rows_;  // by step
+  int routing_steps_ = 0;               // that are recorded, of this process
+  std::vector<RoutingRecord> routing_;  // by the worker that computes; read between steps
   std::map<BufferId, std::vector<BufferId>> choices_;  // of a step, by their bucket
   std::map<int, std::vector<std::int64_t>> expert_choices_;
   std::int64_t live_total_ = 0;

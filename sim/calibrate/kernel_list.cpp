@@ -200,12 +200,30 @@ void add_optimizer(Grid& g) {
     for (const bool accumulate : {false, true}) g.add(K::metrics_pack, {8}, has, accumulate);
 }
 
+// Whether the router decides how many rows the call has.
+bool has_run_time_rows(const Plan& plan, const Call& c) {
+  if (catalogue(plan.kernel(c.kernel).kind).dims[0] != "rows") return false;
+  for (const Range& range : {c.inputs, c.outputs})
+    for (const OperandRef& o : plan.operands_of(range))
+      if (plan.buffer(o.id).rows_of.valid()) return true;
+  return false;
+}
+
 }  // namespace
 
 std::vector<MeasuredKernel> kernels_of(const Plan& plan) {
   std::vector<MeasuredKernel> out;
-  for (const Call& c : plan.calls)
-    out.push_back({calibration_key(plan.kernel(c.kernel)), call_accumulates(plan, c)});
+  for (const Call& c : plan.calls) {
+    Kernel k = plan.kernel(c.kernel);
+    const bool accumulates = call_accumulates(plan, c);
+    out.push_back({calibration_key(k), accumulates});
+    if (!has_run_time_rows(plan, c)) continue;
+    const std::int64_t balanced = k.dims[0];
+    for (const std::int64_t rows : {balanced / 2, 2 * balanced}) {
+      k.dims[0] = std::max<std::int64_t>(1, rows);
+      out.push_back({calibration_key(k), accumulates});
+    }
+  }
   sort_unique(out);
   return out;
 }

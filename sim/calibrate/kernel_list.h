@@ -9,7 +9,8 @@
 
 namespace tandem::sim {
 
-// Every kernel of the plan in the modes its ops use, once, sorted; without coords and owner.
+// Every kernel of the plan in the modes its ops use, once, sorted; without coords and owner. Where
+// a router decides how many rows it has, also with half and twice the balanced number.
 [[nodiscard]] std::vector<MeasuredKernel> kernels_of(const Plan& plan);
 
 // tokens x in x out = {32, 128, 512} x {64, 256, 1024}^2 for matrix products, and for the rest

@@ -43,20 +43,20 @@ std::vector<MeasuredLevel> measured_levels(const Calibration& c, PlanTypes types
   return out;
 }
 
-struct Found {
+struct LookedUp {
   double seconds;
   CostSource source;
 };
 
-std::optional<Found> look_up(const MeasuredLevel& level, const Kernel& k, const std::string& key,
-                             bool accumulate) {
+std::optional<LookedUp> look_up(const MeasuredLevel& level, const Kernel& k, const std::string& key,
+                                bool accumulate) {
   if (const auto it = level.exact.find({key, accumulate}); it != level.exact.end())
-    return Found{it->second, CostSource::measured};
+    return LookedUp{it->second, CostSource::measured};
   const auto it = level.tables.find({k.kind, k.flags & ~kCostless, accumulate});
   if (it == level.tables.end()) return std::nullopt;
   const auto seconds = it->second.seconds(k);
   if (!seconds) return std::nullopt;
-  return Found{*seconds, CostSource::interpolated};
+  return LookedUp{*seconds, CostSource::interpolated};
 }
 
 double efficiency(const DeviceSpec& device, std::string_view name, double otherwise) {
@@ -103,6 +103,13 @@ double roofline_seconds(const Kernel& k, PlanTypes types, bool accumulate,
   return seconds;
 }
 
+struct ComputeCost::Tables {
+  std::vector<MeasuredLevel> levels;
+  PlanTypes types;
+  DeviceSpec device;
+  bool calibrated = false;
+};
+
 Result<ComputeCost> ComputeCost::create(const Plan& plan, const DeviceSpec& device,
                                         const Calibration* calibration) {
   const PlanTypes types = plan.header.types;
@@ -117,27 +124,39 @@ Result<ComputeCost> ComputeCost::create(const Plan& plan, const DeviceSpec& devi
     return make_error(Failure::bad_input, "E-CAL-006", "the calibration is of another precision",
                       calibration->precision, precision,
                       "calibrate in this precision, or leave cluster.calibration out");
-  const std::vector<MeasuredLevel> levels =
-      calibration ? measured_levels(*calibration, types) : std::vector<MeasuredLevel>(1);
   ComputeCost out;
-  out.num_levels_ = static_cast<int>(levels.size());
+  auto tables = std::make_shared<Tables>();
+  tables->levels =
+      calibration ? measured_levels(*calibration, types) : std::vector<MeasuredLevel>(1);
+  tables->types = types;
+  tables->device = device;
+  tables->calibrated = calibration != nullptr;
+  out.num_levels_ = static_cast<int>(tables->levels.size());
+  out.tables_ = std::move(tables);
   out.copy_bytes_per_s_ = calibration && calibration->copy_bytes_per_s > 0
                               ? calibration->copy_bytes_per_s
                               : device.memory_bandwidth / 2;  // read and written
-  for (const Kernel& k : plan.kernels) {
-    const std::string key = calibration ? calibration_key(k) : std::string();
+  for (const Kernel& k : plan.kernels)
     for (const bool accumulate : {false, true}) {
-      std::optional<Found> found;
-      for (const MeasuredLevel& level : levels)  // below the first measured level: its figure
-        if (!found) found = look_up(level, k, key, accumulate);
-      const CostSource source = found ? found->source : CostSource::roofline;
-      double seconds = found ? found->seconds : roofline_seconds(k, types, accumulate, device);
-      for (const MeasuredLevel& level : levels) {
-        if (const auto here = look_up(level, k, key, accumulate)) seconds = here->seconds;
-        out.work_.push_back(seconds_to_ps(seconds));
-      }
-      out.source_.push_back(source);
+      const Found found = out.find(k, accumulate);
+      out.work_.insert(out.work_.end(), found.work.begin(), found.work.end());
+      out.source_.push_back(found.source);
     }
+  return out;
+}
+
+ComputeCost::Found ComputeCost::find(const Kernel& k, bool accumulate) const {
+  const std::string key = tables_->calibrated ? calibration_key(k) : std::string();
+  std::optional<LookedUp> found;
+  for (const MeasuredLevel& level : tables_->levels)  // below the first measured level: its figure
+    if (!found) found = look_up(level, k, key, accumulate);
+  Found out;
+  out.source = found ? found->source : CostSource::roofline;
+  double seconds =
+      found ? found->seconds : roofline_seconds(k, tables_->types, accumulate, tables_->device);
+  for (const MeasuredLevel& level : tables_->levels) {
+    if (const auto here = look_up(level, k, key, accumulate)) seconds = here->seconds;
+    out.work.push_back(seconds_to_ps(seconds));
   }
   return out;
 }

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <array>
+#include <memory>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -45,6 +46,13 @@ class ComputeCost {
   [[nodiscard]] CostSource source(KernelId kernel, bool accumulates) const {
     return source_[row(kernel, accumulates)];
   }
+  // The same of a kernel with other dimensions (rows that are known only at run time): looked up
+  // now.
+  struct Found {
+    std::vector<Picoseconds> work;  // by level
+    CostSource source = CostSource::roofline;
+  };
+  [[nodiscard]] Found find(const Kernel& kernel, bool accumulates) const;
   // Time to copy so many bytes of input data to the device.
   [[nodiscard]] Picoseconds copy(Bytes bytes) const;
 
@@ -52,7 +60,9 @@ class ComputeCost {
   static std::size_t row(KernelId kernel, bool accumulates) {
     return 2 * kernel.index() + (accumulates ? 1 : 0);
   }
+  struct Tables;  // of the calibration, and what the roofline needs
   int num_levels_ = 1;
+  std::shared_ptr<const Tables> tables_;
   double copy_bytes_per_s_ = 0;
   std::vector<Picoseconds> work_;  // [kernel][accumulates][level]
   std::vector<CostSource> source_;

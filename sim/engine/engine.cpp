@@ -189,7 +189,7 @@ void Engine::make_rendezvous() {
       if (k == m.order.size()) {
         m.order.push_back(static_cast<std::uint32_t>(rendezvous_.size()));
         rendezvous_.emplace_back();
-        rendezvous_.back().charge = charges_.add(group, op, from, to);
+        add_charge(rendezvous_.back(), group, OpId{actor.first_op + i}, from, to);
         members.emplace_back();
       }
       const std::uint32_t r = m.order[k];
@@ -215,6 +215,18 @@ void Engine::make_rendezvous() {
                   .name),
           rendezvous_[r].num_members, needed);
   }
+}
+
+// What it costs: always the same, or another thing in each step.
+void Engine::add_charge(Rendezvous& r, int group, OpId op, int from, int to) {
+  const Rank first = folding_.groups[static_cast<std::size_t>(group)].groups[0].front();
+  if (!options_.routed || options_.routed->charge(0, op, first) < 0) {
+    r.charge = charges_.add(group, plan_.op(op), from, to);
+    return;
+  }
+  r.routed = static_cast<std::int32_t>(routed_charges_.size());
+  for (int step = 0; step < options_.steps; ++step)
+    routed_charges_.push_back(options_.routed->charge(step, op, first));
 }
 
 // --- events --------------------------------------------------------------------------------------
@@ -397,7 +409,11 @@ void Engine::run_calls(std::size_t actor, std::uint32_t instance) {
     if (const Picoseconds d = options_.replay->find(a.rank, local); d >= 0)
       return at(now_ + d, What::end, instance);
   const auto levels = static_cast<std::size_t>(cost_.num_levels());
-  const std::span<const Picoseconds> work{work_.data() + (a.first_op + local) * levels, levels};
+  std::span<const Picoseconds> work{work_.data() + (a.first_op + local) * levels, levels};
+  if (options_.routed)
+    if (const auto routed = options_.routed->work(a.step, a.rank, OpId{a.first_op + local});
+        !routed.empty())
+      work = routed;
   if (!cores_.empty())
     return cores_[static_cast<std::size_t>(cluster_.node_of(a.rank))].start(now_, instance, work,
                                                                             a.multiplicity, a.slow);
@@ -477,6 +493,9 @@ void Engine::arrive(std::uint32_t instance) {
 
 void Engine::start_transfer(std::uint32_t index) {
   Rendezvous& r = rendezvous_[index];
+  if (r.routed >= 0)  // its members are in one step: none can have gone on
+    r.charge = routed_charges_[static_cast<std::size_t>(
+        r.routed + actors_[actor_of_[members_[r.first_member]]].step)];
   const Charge& c = charges_.charge(r.charge);
   bool replayed = true;
   for (std::uint32_t m = 0; m < r.num_members; ++m) {
@@ -526,7 +545,7 @@ void Engine::start_cpu_work(std::uint32_t index) {
   for (std::uint32_t m = 0; m < r.num_members; ++m) {
     const Actor& a = actors_[actor_of_[members_[r.first_member + m]]];
     cores_[static_cast<std::size_t>(cluster_.node_of(a.rank))].start(
-        now_, index | kCommunicationJob, one(c.cpu), a.multiplicity, 1.0);
+        now_, index | kCommunicationJob, one(charges_.cpu_of(c, m)), a.multiplicity, 1.0);
   }
 }
 

@@ -25,6 +25,7 @@
 #include "sim/engine/cores.h"
 #include "sim/engine/event_queue.h"
 #include "sim/engine/fold.h"
+#include "sim/engine/routed_work.h"
 #include "sim/network/charges.h"
 #include "sim/network/flow.h"
 
@@ -50,6 +51,8 @@ class Engine {
     int steps = 1;
     Picoseconds issue_ps = 0, wake_ps = 0;
     const ReplayDurations* replay = nullptr;
+    // Rows that differ between ranks and steps; null: those of the plan. With it nothing is folded.
+    const RoutedWork* routed = nullptr;
   };
   // A step of a class of ranks, reported when its last op has ended. `times` is by op of the
   // program; valid during the call.
@@ -91,7 +94,8 @@ class Engine {
     Picoseconds host = 0, step_started = 0;
   };
   struct Rendezvous {
-    int charge = -1;
+    int charge = -1;           // of the step that it is in
+    std::int32_t routed = -1;  // into routed_charges_, by step; -1: every step costs the same
     std::uint32_t first_member = 0, num_members = 0;  // into members_
     std::uint32_t arrived = 0, left = 0, phase = 0, stamp = 0;
     int flow = -1;
@@ -102,6 +106,7 @@ class Engine {
   void make_order();
   void make_groups();
   void make_rendezvous();
+  void add_charge(Rendezvous& r, int group, OpId op, int from, int to);
   // the host
   void run_step(std::size_t actor);
   void run_host(std::size_t actor);
@@ -166,6 +171,7 @@ class Engine {
   // communications
   std::vector<Rendezvous> rendezvous_;
   std::vector<std::uint32_t> members_;  // instances
+  std::vector<int> routed_charges_;
   std::vector<std::uint32_t> group_ready_, group_left_;
   FlowNetwork flows_;
   std::vector<std::uint32_t> flow_owner_;

@@ -10,20 +10,27 @@
 namespace tandem::sim {
 namespace {
 
-Bytes hidden_of(const Plan& plan, const Op& op) {
+Bytes hidden_of(const Plan& plan, const Op& op, const RunTimeRows* rows) {
   Bytes most = 0;
-  for (const Call& c : plan.calls_of(op))
-    most = std::max(most, hidden_scratch(plan.kernel(c.kernel), plan.header.types));
+  for (const Call& c : plan.calls_of(op)) {
+    Kernel k = plan.kernel(c.kernel);
+    if (rows && catalogue(k.kind).dims[0] == "rows")
+      for (const OperandRef& operand : plan.operands_of(c.inputs))
+        if (const auto seen = rows->find(operand.id); seen != rows->end())
+          k.dims[0] = std::max<std::int64_t>(1, seen->second);
+    most = std::max(most, hidden_scratch(k, plan.header.types));
+  }
   return most;
 }
 
-ProgramMemory track(const Plan& plan, ProgramId program, const ClassBytes& persistent) {
+ProgramMemory track(const Plan& plan, ProgramId program, const ClassBytes& persistent,
+                    const RunTimeRows* rows) {
   ProgramMemory out;
   out.persistent = persistent;
   out.peak.by_class = out.peak.at_peak = persistent;
   out.peak.total = out.needed = total_bytes(persistent);
   out.at_needed = persistent;
-  for_each_live(plan, program, persistent, [&](OpId id, const ClassBytes& live) {
+  for_each_live(plan, program, persistent, rows, [&](OpId id, const ClassBytes& live) {
     const Bytes total = total_bytes(live);
     raise_to(out.peak.by_class, live);
     if (total > out.peak.total) {
@@ -31,7 +38,7 @@ ProgramMemory track(const Plan& plan, ProgramId program, const ClassBytes& persi
       out.peak.at_peak = live;
       out.peak.op_at_peak = id;
     }
-    const Bytes hidden = hidden_of(plan, plan.op(id));
+    const Bytes hidden = hidden_of(plan, plan.op(id), rows);
     out.kernel_scratch = std::max(out.kernel_scratch, hidden);
     if (total + hidden > out.needed) {
       out.needed = total + hidden;
@@ -49,7 +56,32 @@ std::vector<ProgramMemory> track_memory(const Plan& plan) {
   const std::vector<ClassBytes> persistent = persistent_bytes(plan);
   std::vector<ProgramMemory> out;
   for (std::size_t p = 0; p < plan.programs.size(); ++p)
-    out.push_back(track(plan, ProgramId{static_cast<int>(p)}, persistent[p]));
+    out.push_back(track(plan, ProgramId{static_cast<int>(p)}, persistent[p], nullptr));
+  return out;
+}
+
+ProgramMemory track_memory(const Plan& plan, ProgramId program,
+                           std::span<const RunTimeRows* const> steps) {
+  const ClassBytes persistent = persistent_bytes(plan)[program.index()];
+  ProgramMemory out;
+  bool first = true;
+  for (const RunTimeRows* rows : steps) {
+    const ProgramMemory step = track(plan, program, persistent, rows);
+    if (first) {
+      out = step;
+      first = false;
+      continue;
+    }
+    raise_to(out.peak.by_class, step.peak.by_class);
+    if (step.peak.total > out.peak.total) {
+      out.peak.total = step.peak.total;
+      out.peak.at_peak = step.peak.at_peak;
+      out.peak.op_at_peak = step.peak.op_at_peak;
+    }
+    out.kernel_scratch = std::max(out.kernel_scratch, step.kernel_scratch);
+    if (step.needed > out.needed)
+      out.needed = step.needed, out.op_needed = step.op_needed, out.at_needed = step.at_needed;
+  }
   return out;
 }
 

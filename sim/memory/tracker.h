@@ -5,9 +5,11 @@
 // class scratch); the device must hold it.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "common/base/result.h"
+#include "common/plan/live_bytes.h"
 #include "common/plan/plan.h"
 #include "common/timeline/timeline.h"
 
@@ -22,7 +24,11 @@ struct ProgramMemory {
   ClassBytes at_needed{};
 };
 
+// By program, with the balanced rows of the plan.
 [[nodiscard]] std::vector<ProgramMemory> track_memory(const Plan& plan);
+// Of one rank over several steps with these rows: each class's largest peak, the largest total.
+[[nodiscard]] ProgramMemory track_memory(const Plan& plan, ProgramId program,
+                                         std::span<const RunTimeRows* const> steps);
 
 // E-PLAN-080 (infeasible): the classes at the peak, the op and its time.
 [[nodiscard]] Error over_capacity(const Plan& plan, const ProgramMemory& memory, Rank rank,

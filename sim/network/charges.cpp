@@ -67,6 +67,120 @@ int Charges::add_local(Charge c, OpKind kind, Bytes bytes, std::span<const Rank>
   return static_cast<int>(charges_.size()) - 1;
 }
 
+namespace {
+
+// The largest part that a member hands over, or gets.
+Bytes largest_part(OpKind kind, const Exchange& x) {
+  Bytes most = 0;
+  for (std::size_t i = 0; i < x.members; ++i)
+    most = std::max(most, kind == OpKind::all_gather ? x.of(i, i) : x.of(0, i));
+  return most;
+}
+
+// Both halves of what a member does: what it hands over, and what it gets.
+double mean_bytes(double handed_over, double got) { return (handed_over + got) / 2; }
+
+}  // namespace
+
+int Charges::add(const Op& op, Rank first, const Exchange& x) {
+  const int group =
+      folding_
+          .group_of[static_cast<std::size_t>(folding_.class_of[first.index()])][op.comm.index()];
+  const GroupClass& g = folding_.groups[static_cast<std::size_t>(group)];
+  TANDEM_CHECK(g.groups.size() == 1 && g.groups[0].size() == x.members,
+               "rows of rank {} are exchanged in a folded group", first.value);
+  const std::vector<Rank>& members = g.groups[0];
+  const auto n = static_cast<Bytes>(x.members);
+  // all_to_all: the sizes of hops are put in below.
+  const Bytes even = op.kind == OpKind::all_gather       ? largest_part(op.kind, x)
+                     : op.kind == OpKind::reduce_scatter ? n * largest_part(op.kind, x)
+                                                         : n;
+  std::vector<StepPhase> steps = phases_of(
+      op.kind, choose_algorithm(cluster_, op.kind, even, members), even, static_cast<int>(n));
+  Charge c;
+  if (cluster_.local) return add_uneven_local(c, op.kind, x, members, steps);
+  c.first_phase = static_cast<std::uint32_t>(phases_.size());
+  c.num_phases = static_cast<std::uint32_t>(steps.size());
+  for (StepPhase& step : steps) {
+    if (op.kind == OpKind::all_to_all) step.bytes = slowest_bytes(step, members, x);
+    const Picoseconds latency = step.steps * phase_cost(cluster_, step, members).latency;
+    const double bytes = step.bytes;
+    phases_.push_back({latency, bytes, add_pattern(group, std::move(step), -1, -1)});
+  }
+  charges_.push_back(c);
+  return static_cast<int>(charges_.size()) - 1;
+}
+
+// What every hop of the phase would carry if the most loaded link took as long as it does.
+double Charges::slowest_bytes(const StepPhase& phase, std::span<const Rank> members,
+                              const Exchange& x) const {
+  std::map<LinkId, double> load;
+  std::vector<LinkId> path;
+  double most = 0, least = -1;
+  for (const auto& [from, to] : phase.hops) {
+    const auto f = static_cast<std::size_t>(from), t = static_cast<std::size_t>(to);
+    const auto bytes = static_cast<double>(x.of(f, t));
+    most = std::max(most, bytes);
+    least = least < 0 ? bytes : std::min(least, bytes);
+    path.clear();
+    cluster_.route(members[f], members[t], path);
+    for (LinkId l : path) load[l] += bytes;
+  }
+  if (most == least) return most;  // even: exactly what the plan says
+  double seconds = 0;
+  for (const auto& [link, bytes] : load)
+    seconds = std::max(seconds, bytes / cluster_.links[link.index()].capacity);
+  return seconds * phase_cost(cluster_, phase, members).rate;
+}
+
+int Charges::add_uneven_local(Charge c, OpKind kind, const Exchange& x,
+                              std::span<const Rank> members, const std::vector<StepPhase>& steps) {
+  const std::size_t n = x.members;
+  const TransportCurve* curve =
+      calibration_ ? calibration_->transport(name_of(kind), static_cast<int>(n)) : nullptr;
+  std::vector<std::pair<Rank, Picoseconds>> cpu;
+  for (std::size_t i = 0; i < n; ++i) {
+    // As the plan counts: all_gather its own part, the others all they have, also for themselves.
+    double handed_over = 0, got = 0;
+    for (std::size_t j = 0; j < n; ++j)
+      handed_over += static_cast<double>(x.of(i, j)), got += static_cast<double>(x.of(j, i));
+    const double parts = kind == OpKind::all_gather ? static_cast<double>(n) : 1;
+    const double bytes = mean_bytes(handed_over, got) / parts;
+    Picoseconds own = 0;
+    if (curve) {
+      const double seconds = seconds_of(*curve, static_cast<Bytes>(bytes)),
+                   work = seconds * curve->cpu_share;
+      const double queueing =
+          std::max(1.0, static_cast<double>(curve->members) / calibration_->machine.cores);
+      own = seconds_to_ps(work);
+      c.delay = std::max(c.delay, seconds_to_ps(std::max(0.0, seconds - work * queueing)));
+    } else {
+      for (const StepPhase& step : steps) {
+        double sent = 0, received = 0;
+        for (const auto& [from, to] : step.hops) {
+          const auto f = static_cast<std::size_t>(from), t = static_cast<std::size_t>(to);
+          if (f == i) sent = std::max(sent, static_cast<double>(x.of(f, t)));
+          if (t == i) received = std::max(received, static_cast<double>(x.of(f, t)));
+        }
+        const int times =
+            kind == OpKind::all_to_all ? 1 : step.steps;  // a hop carries so many parts
+        own += transfer_ps(times * mean_bytes(sent, received),
+                           phase_cost(cluster_, step, members).rate);
+      }
+    }
+    cpu.emplace_back(members[i], own);
+    c.cpu = std::max(c.cpu, own);
+  }
+  if (!curve)
+    for (const StepPhase& step : steps)
+      c.delay += step.steps * phase_cost(cluster_, step, members).latency;
+  std::sort(cpu.begin(), cpu.end());
+  c.first_member_cpu = static_cast<std::int64_t>(member_cpu_.size());
+  for (const auto& [rank, own] : cpu) member_cpu_.push_back(own);
+  charges_.push_back(c);
+  return static_cast<int>(charges_.size()) - 1;
+}
+
 int Charges::add_pattern(int group, StepPhase&& phase, int from, int to) {
   const auto [it, fresh] = pattern_ids_.emplace(std::tuple{group, from, to, phase.hops},
                                                 static_cast<int>(patterns_.size()));
@@ -122,6 +236,12 @@ void Charges::prepare() {
     for (; j < uses.size() && uses[j].link == uses[i].link; ++j)
       loads.emplace_back(uses[j].pattern, uses[j].all);
     const double capacity = cluster_.links[uses[i].link.index()].capacity;
+    bool messages = false, several_groups = false;
+    for (std::size_t k = i; k < j; ++k) {
+      const Pattern& p = patterns_[static_cast<std::size_t>(uses[k].pattern)];
+      messages |= p.message;
+      several_groups |= p.group != patterns_[static_cast<std::size_t>(uses[i].pattern)].group;
+    }
     for (std::size_t k = i; k < j; ++k) {
       Pattern& p = patterns_[static_cast<std::size_t>(uses[k].pattern)];
       const double all = capacity / uses[k].all;
@@ -129,11 +249,8 @@ void Charges::prepare() {
       if (const double own = capacity / uses[k].own;
           uses[k].own > 0 && (p.own_rate == 0 || own < p.own_rate))
         p.own_rate = own;
-      for (std::size_t o = i; o < j; ++o) {
-        const Pattern& q = patterns_[static_cast<std::size_t>(uses[o].pattern)];
-        // Collectives of one group queue on one stream and never overlap.
-        if (o != k && (q.group != p.group || p.message || q.message)) p.shared = true;
-      }
+      // Collectives of one group queue on one stream and never overlap.
+      if (j - i > 1 && (p.message || messages || several_groups)) p.shared = true;
     }
     const auto [it, fresh] =
         quotient.emplace(std::pair{capacity, loads}, static_cast<int>(capacity_.size()));

@@ -112,6 +112,11 @@ class Inventory {
     cut(at + "attn.o.weight", {z_.hidden, z_.attention}, 1);
     if (z_.kv_rank > 0) {
       cut(at + "attn.kv_b.weight", {z_.latent_kv, z_.kv_rank}, 0);
+      if (z_.q_rank == 0) {
+        cut(at + "attn.q.weight", {z_.latent_q, z_.hidden}, 0);
+        vector(at + "attn.kv_norm", z_.kv_rank);
+        return whole(at + "attn.kv_a.weight", {z_.kv_rank + z_.rope_dim, z_.hidden}, weight_type_);
+      }
       cut(at + "attn.q_b.weight", {z_.latent_q, z_.q_rank}, 0);
       vector(at + "attn.kv_norm", z_.kv_rank);
       vector(at + "attn.q_norm", z_.q_rank);

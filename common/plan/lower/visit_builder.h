@@ -164,6 +164,7 @@ class VisitBuilder {
   std::pair<Ref, Ref> kept_latents(int layer, const SavedAttention& s);
   [[nodiscard]] Kernel latents(KernelKind kind, std::int64_t tokens, bool rope) const;
   [[nodiscard]] Kernel latent_heads(KernelKind kind) const;
+  [[nodiscard]] const char* latents_weight() const;
   [[nodiscard]] Kernel latent_core(KernelKind kind) const;
   [[nodiscard]] bool has_latents() const { return z_.kv_rank > 0; }
   // From q, k, v (s.qkv) to s.out and what backward needs beside it (s.core); `core`:

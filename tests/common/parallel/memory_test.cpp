@@ -264,7 +264,10 @@ TEST_CASE("memory: open visits and kept bytes") {
   CHECK(last.batch == 8 * 33);  // ends with the loss
   CHECK(kept_bytes(s, 0, 4).batch == 4 * 8 * 33);
   // Recomputed: each layer its input, but for one that is whole.
-  CHECK(kept_bytes_recomputed(s, 1, 3) == (3 * 2 - 1) * x + layer.for_input + layer.for_weight);
+  Scenario full = s;
+  full.training.recompute = Recompute::full;
+  CHECK(kept_bytes(full, 1, 3).sum() + recompute_working_set(full, 1) ==
+        (3 * 2 - 1) * x + layer.for_input + layer.for_weight);
 }
 
 }  // namespace tandem

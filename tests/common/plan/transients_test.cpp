@@ -54,7 +54,8 @@ TEST_CASE("transients: experts and latents, on every kind of mesh") {
         "{preset: mixtral-tiny, moe: {balance: {expert_loss: 0}}}",
         "{preset: deepseek-tiny, moe: {dense_first: 7}}",
         "{preset: mixtral-tiny, hidden: 32, moe: {expert_hidden: 256, top_k: 4}}",
-        "{preset: deepseek-tiny, moe: {every: 2, balance: {bias_update: 0}}}"})
+        "{preset: deepseek-tiny, moe: {every: 2, balance: {bias_update: 0}}}",
+        "{preset: deepseek-tiny, mla: {q_rank: 0}}"})
     for (const char* mesh :
          {"", "dp: 2", "dp: 2, ep: 2", "dp: 4, ep: 2, zero: 1", "tp: 2", "tp: 2, ep: 2",
           "tp: 2, dp: 2, ep: 2, etp: 2", "tp: 2, dp: 2, ep: 4", "tp: 2, dp: 4, ep: 4, etp: 2",
@@ -74,23 +75,26 @@ TEST_CASE("transients: experts and latents, on every kind of mesh") {
                 model, 2 * dp * microbatches, precision, stages, *mesh ? ", " : "", mesh, kind));
             ++plans;
           }
-  CHECK(plans == 7 * 11 * 3 * 3 * 2);
+  CHECK(plans == 8 * 11 * 3 * 3 * 2);
 }
 
 TEST_CASE("transients: llama with latents alone is a dense model on tensor ranks") {
   for (const char* mesh : {"tp: 2", "tp: 4", "tp: 2, sequence_parallel: true", "dp: 2"})
     for (int microbatches : {1, 3})
-      check_transients(
-          fmt::format("model: {{preset: deepseek-tiny, moe: {{dense_first: 8}}}}\n"
-                      "training: {{micro_batch: 2, global_batch: {}}}\nparallel: {{{}}}\n"
-                      "schedule: {{kind: 1f1b, receive: deferred_parity}}\n",
-                      4 * microbatches, mesh));
+      for (const char* q_rank : {"32", "0"})
+        check_transients(
+            fmt::format("model: {{preset: deepseek-tiny, moe: {{dense_first: 8}}, "
+                        "mla: {{q_rank: {}}}}}\n"
+                        "training: {{micro_batch: 2, global_batch: {}}}\nparallel: {{{}}}\n"
+                        "schedule: {{kind: 1f1b, receive: deferred_parity}}\n",
+                        q_rank, 4 * microbatches, mesh));
 }
 
 TEST_CASE("transients: layers that are computed again") {
   for (const char* model : {"gpt-tiny", "llama-tiny", "mixtral-tiny", "deepseek-tiny",
                             "{preset: mixtral-tiny, moe: {balance: {expert_loss: 0}}}",
-                            "{preset: deepseek-tiny, moe: {shared_experts: 4, dense_first: 5}}"})
+                            "{preset: deepseek-tiny, moe: {shared_experts: 4, dense_first: 5}}",
+                            "{preset: deepseek-tiny, mla: {q_rank: 0}}"})
     for (const char* recompute : {"full", "selective", "{layers: 1}", "{layers: 3}"})
       for (const char* attention : {"flash", "materialised"})
         for (const char* mesh : {"", "tp: 2", "tp: 2, sequence_parallel: true", "dp: 2, ep: 2",

@@ -131,6 +131,20 @@ TEST_CASE("published configurations have the published number of parameters") {
   CHECK(deepseek.mla.rope_dim == 64);
 }
 
+// Queries without a latent (models.md 2.3): 61 layers lose H rq + rq + rq a (dn + dr) parameters
+// and get H a (dn + dr).
+TEST_CASE("q_lora_rank null is q_rank 0") {
+  const auto s =
+      from_text(changed("deepseek-v3.json", "\"q_lora_rank\": 1536", "\"q_lora_rank\": null"),
+                ", rope_scaling: none");
+  REQUIRE_MESSAGE(s.ok(), (s.ok() ? "" : to_text(s.error().diagnostics)));
+  CHECK(s->model.mla.q_rank == 0);
+  CHECK(s->model.mla.kv_rank == 512);
+  const std::int64_t h = 7168, rq = 1536, q = 128 * (128 + 64);
+  CHECK(parameter_count(model_shape(s->model)) ==
+        671'026'404'352 + 61 * (h * q - h * rq - rq - rq * q));
+}
+
 TEST_CASE("an imported model is the preset of the same name, but for what only training sees") {
   const auto sizes = [](ModelSpec m) {
     m.preset.clear(), m.from_hf.clear();
@@ -260,8 +274,6 @@ TEST_CASE("what does not exist here is refused by name, at its place") {
       {"gpt2.json", "\"n_ctx\": 1024", "\"scale_attn_by_inverse_layer_idx\": true",
        "attention scores divided by the layer's number"},
       {"gpt2.json", "\"gelu_new\"", "\"relu\"", "another activation"},
-      {"deepseek-v3.json", "\"q_lora_rank\": 1536", "\"q_lora_rank\": null",
-       "queries without a latent vector"},
       {"deepseek-v3.json", "\"noaux_tc\"", "\"greedy\"", "another choice of experts"},
       {"deepseek-v3.json", "\"norm_topk_prob\": true", "\"norm_topk_prob\": false",
        "routing weights that are not normalised"},
