@@ -18,7 +18,7 @@
 #include "common/plan/parse.h"
 #include "common/timeline/check_timeline.h"
 #include "common/timeline/perfetto.h"
-#include "tests/tools/program.h"
+#include "tests/tools/background.h"
 
 using namespace tandem;
 using namespace tandem::test;
@@ -32,70 +32,22 @@ Run execute(std::vector<std::string> arguments) {
   return test::tandem(arguments, -1, 60);
 }
 
-using Timer = std::chrono::steady_clock;
-double since(Timer::time_point t) {
-  return std::chrono::duration<double>(Timer::now() - t).count();
-}
-
-// A run that goes on until something happens to it.
-class Background {
+// A long run of two ranks.
+class Training : public Background {
  public:
-  Background(const TempDir& folder, std::vector<std::string> more) : run_(folder / "run") {
-    err_ = folder / "err";
-    std::vector<std::string> words = {
-        TANDEM_PROGRAM, "execute", "scenarios/learn/05_1f1b.yaml", "-o",
-        run_,           "--set",   "training.steps=100000"};
-    words.insert(words.end(), more.begin(), more.end());
-    pid_ = ::fork();
-    if (pid_ == 0) {
-      const int out = ::open("/dev/null", O_WRONLY);
-      const int err = ::open(err_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
-      ::dup2(out, 1);
-      ::dup2(err, 2);
-      std::vector<char*> argv;
-      for (std::string& w : words) argv.push_back(w.data());
-      argv.push_back(nullptr);
-      if (::chdir(TANDEM_SOURCE_DIR) == 0) ::execv(TANDEM_PROGRAM, argv.data());
-      ::_exit(127);
-    }
+  Training(const TempDir& folder, std::vector<std::string> more)
+      : Background(folder, with(std::move(more))) {}
+  // Once rank 0 has told of a step.
+  [[nodiscard]] std::vector<pid_t> ranks() const {
+    return ranks_when([&] { return !slurp(folder() + "/metrics.jsonl").empty(); });
   }
-  ~Background() {
-    if (pid_ <= 0) return;
-    ::kill(pid_, SIGKILL);
-    ::waitpid(pid_, nullptr, 0);
-  }
-  // Until rank 0 has told of a step; then the ranks' process ids.
-  std::vector<pid_t> ranks() {
-    const auto start = Timer::now();
-    while (slurp(run_ + "/metrics.jsonl").empty()) {
-      REQUIRE_MESSAGE(since(start) < 60, slurp(err_));
-      std::this_thread::sleep_for(std::chrono::milliseconds(20));
-    }
-    const std::string self = std::to_string(pid_);
-    std::ifstream in("/proc/" + self + "/task/" + self + "/children");
-    return {std::istream_iterator<pid_t>(in), {}};
-  }
-  // Exit code; 128 + signal where it was killed.
-  int wait(double limit_s) {
-    const auto start = Timer::now();
-    int status = 0;
-    while (::waitpid(pid_, &status, WNOHANG) == 0) {
-      REQUIRE_MESSAGE(since(start) < limit_s, "it does not end");
-      std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    }
-    pid_ = -1;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  }
-  [[nodiscard]] pid_t pid() const { return pid_; }
-  [[nodiscard]] std::string messages() const { return slurp(err_); }
-  [[nodiscard]] const std::string& folder() const { return run_; }
 
  private:
-  std::string run_, err_;
-  pid_t pid_ = -1;
+  static std::vector<std::string> with(std::vector<std::string> more) {
+    more.insert(more.begin(), {"--set", "training.steps=100000"});
+    return more;
+  }
 };
-
-bool gone(pid_t pid) { return ::kill(pid, 0) != 0 && errno == ESRCH; }
 
 }  // namespace
 
@@ -222,7 +174,7 @@ TEST_CASE("execute: a loss that is not finite is the rank's own failure") {
 
 TEST_CASE("execute: a killed rank is named at once, with its op") {
   TempDir folder;
-  Background run(folder, {});
+  Training run(folder, {});
   const std::vector<pid_t> ranks = run.ranks();
   REQUIRE(ranks.size() == 2);
   const auto start = Timer::now();
@@ -241,7 +193,7 @@ const std::vector<std::string> kEvaluates = {"--set", "training.evaluation.every
                                              "training.evaluation.batches=10000000"};
 
 // Until rank 1 has ended ops behind those of two steps, by its flight recorder.
-void wait_until_it_evaluates(const Background& run) {
+void wait_until_it_evaluates(const Training& run) {
   const Result<Plan> plan = parse_plan(slurp(run.folder() + "/plan.txt"), "plan.txt");
   REQUIRE(plan.ok());
   const std::uint64_t steps = 2 * std::uint64_t{plan->programs[1].num_ops};
@@ -256,7 +208,7 @@ void wait_until_it_evaluates(const Background& run) {
 
 TEST_CASE("execute: a rank that is killed while it evaluates is named, with its op") {
   TempDir folder;
-  Background run(folder, kEvaluates);
+  Training run(folder, kEvaluates);
   const std::vector<pid_t> ranks = run.ranks();
   REQUIRE(ranks.size() == 2);
   wait_until_it_evaluates(run);
@@ -275,7 +227,7 @@ TEST_CASE("execute: a rank that stops while it evaluates is named after the time
   TempDir folder;
   std::vector<std::string> words = kEvaluates;
   words.insert(words.end(), {"--set", "execute.timeout=3 s"});
-  Background run(folder, words);
+  Training run(folder, words);
   const std::vector<pid_t> ranks = run.ranks();
   REQUIRE(ranks.size() == 2);
   wait_until_it_evaluates(run);
@@ -295,7 +247,7 @@ TEST_CASE("execute: a rank that stops while it evaluates is named after the time
 
 TEST_CASE("execute: a crashed rank is an internal error") {
   TempDir folder;
-  Background run(folder, {});
+  Training run(folder, {});
   const std::vector<pid_t> ranks = run.ranks();
   ::kill(ranks[0], SIGSEGV);
   CHECK(run.wait(30) == 70);
@@ -305,7 +257,7 @@ TEST_CASE("execute: a crashed rank is an internal error") {
 
 TEST_CASE("execute: a stopped rank is named after the timeout") {
   TempDir folder;
-  Background run(folder, {"--set", "execute.timeout=3 s"});
+  Training run(folder, {"--set", "execute.timeout=3 s"});
   const std::vector<pid_t> ranks = run.ranks();
   const auto start = Timer::now();
   ::kill(ranks[1], SIGSTOP);
@@ -319,7 +271,7 @@ TEST_CASE("execute: a stopped rank is named after the timeout") {
 
 TEST_CASE("execute: a rank that is stopped for a moment just goes on") {
   TempDir folder;
-  Background run(folder, {});
+  Training run(folder, {});
   const std::vector<pid_t> ranks = run.ranks();
   ::kill(ranks[1], SIGSTOP);
   std::this_thread::sleep_for(std::chrono::milliseconds(500));
@@ -339,7 +291,7 @@ TEST_CASE("execute: a rank that is stopped for a moment just goes on") {
 
 TEST_CASE("execute: Ctrl-C is 130, and the steps so far stay") {
   TempDir folder;
-  Background run(folder, {});
+  Training run(folder, {});
   const std::vector<pid_t> ranks = run.ranks();
   const auto start = Timer::now();
   ::kill(run.pid(), SIGINT);

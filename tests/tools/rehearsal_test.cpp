@@ -19,7 +19,7 @@
 #include <thread>
 
 #include "common/timeline/perfetto.h"
-#include "tests/tools/program.h"
+#include "tests/tools/background.h"
 
 using namespace tandem;
 using namespace tandem::test;
@@ -34,70 +34,28 @@ Run rehearse(std::vector<std::string> arguments) {
 
 std::string code_of(const Run& r) { return r.json()["errors"][0]["code"]; }
 
-using Timer = std::chrono::steady_clock;
-double since(Timer::time_point t) {
-  return std::chrono::duration<double>(Timer::now() - t).count();
-}
-
-// A rehearsal that goes on for hours, until something happens to it.
-class Background {
+// A rehearsal that goes on for hours.
+class Rehearsing : public Background {
  public:
-  Background(const TempDir& folder, std::vector<std::string> more) : run_(folder / "run") {
-    err_ = folder / "err";
-    std::vector<std::string> words = {TANDEM_PROGRAM, "execute", "scenarios/learn/05_1f1b.yaml",
-                                      "-o",           run_,      "--device",
-                                      "rehearsal",    "--set",   "training.steps=100000000"};
-    words.insert(words.end(), more.begin(), more.end());
-    pid_ = ::fork();
-    if (pid_ == 0) {
-      const int err = ::open(err_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
-      ::dup2(err, 1);
-      ::dup2(err, 2);
-      std::vector<char*> argv;
-      for (std::string& w : words) argv.push_back(w.data());
-      argv.push_back(nullptr);
-      if (::chdir(TANDEM_SOURCE_DIR) == 0) ::execv(TANDEM_PROGRAM, argv.data());
-      ::_exit(127);
-    }
+  Rehearsing(const TempDir& folder, std::vector<std::string> more)
+      : Background(folder, with(std::move(more))) {}
+  // Once both have ended an op, by their flight recorders.
+  [[nodiscard]] std::vector<pid_t> ranks() const {
+    return ranks_when([&] { return has_ended_an_op(0) && has_ended_an_op(1); });
   }
-  ~Background() {
-    if (pid_ <= 0) return;
-    ::kill(pid_, SIGKILL);
-    ::waitpid(pid_, nullptr, 0);
-  }
-  // The ranks' process ids, once both have ended an op, by their flight recorders.
-  std::vector<pid_t> ranks() {
-    const auto start = Timer::now();
-    for (const char* ring : {"/ranks/0.ring", "/ranks/1.ring"})
-      for (std::uint64_t done = 0; done == 0;) {
-        REQUIRE_MESSAGE(since(start) < 60, slurp(err_));
-        std::this_thread::sleep_for(std::chrono::milliseconds(20));
-        const std::string bytes = slurp(run_ + ring);
-        if (bytes.size() > 64) std::memcpy(&done, bytes.data() + 56, sizeof done);
-      }
-    const std::string self = std::to_string(pid_);
-    std::ifstream in("/proc/" + self + "/task/" + self + "/children");
-    return {std::istream_iterator<pid_t>(in), {}};
-  }
-  int wait(double limit_s) {
-    const auto start = Timer::now();
-    int status = 0;
-    while (::waitpid(pid_, &status, WNOHANG) == 0) {
-      REQUIRE_MESSAGE(since(start) < limit_s, "it does not end");
-      std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    }
-    pid_ = -1;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  }
-  [[nodiscard]] pid_t pid() const { return pid_; }
-  [[nodiscard]] std::string messages() const { return slurp(err_); }
 
  private:
-  std::string run_, err_;
-  pid_t pid_ = -1;
+  [[nodiscard]] bool has_ended_an_op(int rank) const {
+    std::uint64_t done = 0;
+    const std::string bytes = slurp(folder() + "/ranks/" + std::to_string(rank) + ".ring");
+    if (bytes.size() > 64) std::memcpy(&done, bytes.data() + 56, sizeof done);
+    return done != 0;
+  }
+  static std::vector<std::string> with(std::vector<std::string> more) {
+    more.insert(more.begin(), {"--device", "rehearsal", "--set", "training.steps=100000000"});
+    return more;
+  }
 };
-
-bool gone(pid_t pid) { return ::kill(pid, 0) != 0 && errno == ESRCH; }
 
 const char* const kPipeline =
     "tandem: 1\nmodel: {preset: llama-8b, layers: 4}\n"
@@ -246,7 +204,7 @@ TEST_CASE("rehearsal: a killed rank, a stopped rank, Ctrl-C, and a scale beyond 
   const std::vector<std::string> slow = {"--time-scale", "3000", "--set", "execute.timeout=3 s"};
   {
     TempDir folder;
-    Background run(folder, slow);
+    Rehearsing run(folder, slow);
     const std::vector<pid_t> ranks = run.ranks();
     REQUIRE(ranks.size() == 2);
     const auto start = Timer::now();
@@ -259,7 +217,7 @@ TEST_CASE("rehearsal: a killed rank, a stopped rank, Ctrl-C, and a scale beyond 
   }
   {
     TempDir folder;
-    Background run(folder, slow);
+    Rehearsing run(folder, slow);
     const std::vector<pid_t> ranks = run.ranks();
     const auto start = Timer::now();
     ::kill(ranks[1], SIGSTOP);
@@ -270,7 +228,7 @@ TEST_CASE("rehearsal: a killed rank, a stopped rank, Ctrl-C, and a scale beyond 
   }
   {
     TempDir folder;
-    Background run(folder, slow);
+    Rehearsing run(folder, slow);
     const std::vector<pid_t> ranks = run.ranks();
     const auto start = Timer::now();
     ::kill(run.pid(), SIGINT);
@@ -280,7 +238,7 @@ TEST_CASE("rehearsal: a killed rank, a stopped rank, Ctrl-C, and a scale beyond 
   }
   {
     TempDir folder;
-    Background run(folder, {"--time-scale", "1e6", "--set", "execute.timeout=2 s"});
+    Rehearsing run(folder, {"--time-scale", "1e6", "--set", "execute.timeout=2 s"});
     CHECK(run.wait(60) == 6);
     CHECK(run.messages().find("E-EXEC-042") != std::string::npos);
   }
