@@ -15,9 +15,7 @@ void buffers(Draft& d) {
   constexpr std::int32_t kNever = -1;
   const std::vector<BufferId> roots = roots_of(d.plan);
   std::vector<std::int32_t> first(d.plan.buffers.size(), kNever), last(first);
-  std::vector<char> lives(d.plan.buffers.size());
-  for (std::size_t i = 0; i < lives.size(); ++i)
-    lives[i] = lives_for_the_run(d.plan.buffers[i].cls);
+  const std::vector<char> lives = live_for_the_run(d.plan);
   // (op, buffer), by op: of receives behind it; freed behind their last use.
   using Moved = std::vector<std::pair<std::int32_t, BufferId>>;
   std::vector<BufferId> begin, end;

@@ -159,6 +159,12 @@ struct Draft {
 [[nodiscard]] constexpr bool lives_for_the_run(BufferClass c) {
   return c == BufferClass::param || c == BufferClass::grad || c == BufferClass::optim;
 }
+// By buffer. Passes over all ops look here, as at roots_of().
+[[nodiscard]] inline std::vector<char> live_for_the_run(const Plan& plan) {
+  std::vector<char> out(plan.buffers.size());
+  for (std::size_t i = 0; i < out.size(); ++i) out[i] = lives_for_the_run(plan.buffers[i].cls);
+  return out;
+}
 
 // --- L1 to L1 (schedules.md 4) -------------------------------------------------------------------
 // Merges each I and the W behind it (option merge), and gives the first stage, whose inputs need no

@@ -80,11 +80,8 @@ struct Uses {
         last_use(plan.buffers.size(), kNone),
         writer(plan.buffers.size(), kNone),
         shifted(plan.buffers.size(), 0),
-        lives(plan.buffers.size(), 0),
-        readers(plan.buffers.size()) {
-    for (std::size_t i = 0; i < lives.size(); ++i)
-      lives[i] = lives_for_the_run(plan.buffers[i].cls);
-  }
+        lives(live_for_the_run(plan)),
+        readers(plan.buffers.size()) {}
   std::vector<BufferId> roots;
   std::vector<std::int32_t> last_use, writer;  // ops
   std::vector<char> shifted;                   // a shift hands it over
