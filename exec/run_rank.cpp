@@ -93,6 +93,21 @@ bool is_save_due(const TrainingConfig& c, int steps_done) {
          (c.checkpoint_every > 0 && steps_done % c.checkpoint_every == 0);
 }
 
+// What a comparison of choices (replay.h) found; null for models without experts.
+Json choices_json(const TrainingConfig& config, const VerifyReport& report) {
+  if (!report.choices) return nullptr;
+  const auto found = [](const ChoiceCheck& c) {
+    return Json{{"differed", c.differed}, {"largest_gap", c.largest_gap}, {"largest", c.largest}};
+  };
+  Json out = {{"routings", report.choices->routings}, {"replayed", report.judged.has_value()}};
+  out.update(found(*report.choices));
+  Json judged = found(report.verdict());
+  judged["allowed_gap"] = allowed_gap(config);
+  judged["wrong"] = report.verdict().wrong;
+  out["judged"] = std::move(judged);
+  return out;
+}
+
 // One rank of a run: its steps, and what is done between them.
 class RankRun {
  public:
@@ -107,8 +122,8 @@ class RankRun {
         run_dir_(std::move(run_dir)) {}
 
   // Until the end or the first failure.
-  void run(MetricsFiles* metrics, RankTensorWriter* tensors, OpObserver* observer,
-           Outcome& outcome) {
+  void run(MetricsFiles* metrics, RankTensorWriter* tensors, ChoiceLog& choices,
+           OpObserver* observer, Outcome& outcome) {
     Result<TrainingState> state = start_state(in_, rank_, interpreter_);
     if (!state) {
       outcome.error = state.error();
@@ -144,17 +159,22 @@ class RankRun {
       if (observer)
         observer->step_ended(step, result->loss, result->tokens, result->ended - result->started,
                              m.evaluation ? std::optional(m.evaluation->loss) : std::nullopt);
-      if (tensors)
+      if (tensors) {
         for (BufferId id : reduced_gradients(in_.plan, program))
           tensors->add(TensorKind::gradient, step, id, interpreter_.view(id));
+        if (keeps_parameters(in_.config, step))
+          for (BufferId id : final_tensors(in_.plan, program))
+            tensors->add(TensorKind::parameter, step, id, interpreter_.view(id));
+        for (const RoutedTokens& r : choices.routed) tensors->add(step, false, r);
+        if (m.evaluation)
+          for (const RoutedTokens& r : evaluator_->choices().routed) tensors->add(step, true, r);
+        choices.routed.clear();
+      }
       if (Status s = between_steps(*state, outcome); !s) {
         outcome.error = s.error();
         return;
       }
     }
-    if (tensors)
-      for (BufferId id : final_tensors(in_.plan, program))
-        tensors->add(TensorKind::parameter, state->step - 1, id, interpreter_.view(id));
   }
 
  private:
@@ -270,8 +290,9 @@ Status run_rank(const RunInput& in, Rank rank, CommBackend& comm, CommBackend* e
     if (!writer) return writer.error();
     tensors = std::move(*writer);
   }
-  Result<std::unique_ptr<Interpreter>> interpreter =
-      interpreter_on_cpu(in.plan, rank, in.config, comm, observer);
+  ChoiceLog choices;
+  Result<std::unique_ptr<Interpreter>> interpreter = interpreter_on_cpu(
+      in.plan, rank, in.config, comm, observer, in.config.verify ? &choices : nullptr);
   if (!interpreter) {
     comm.abort();
     outcome.error = interpreter.error();
@@ -294,7 +315,8 @@ Status run_rank(const RunInput& in, Rank rank, CommBackend& comm, CommBackend* e
   ::malloc_trim(0);  // what parsing the plan left behind
   drop_loaded_pages();
   RankRun(in, rank, **interpreter, evaluator.get(), barrier, run_dir)
-      .run(metrics ? &*metrics : nullptr, tensors ? &*tensors : nullptr, observer, outcome);
+      .run(metrics ? &*metrics : nullptr, tensors ? &*tensors : nullptr, choices, observer,
+           outcome);
   if (outcome.error) {
     // Workers may still run: nothing of the interpreters is read, and they end first.
     evaluator.reset();
@@ -357,7 +379,8 @@ Status verify_files(const std::string& run_dir) {
                       "no losses and norms", "the file that rank 0 wrote", "run again",
                       Location{first});
   }
-  Result<VerifyReport> report = verify_run(in->plan, in->config, ranks, losses, norms, evaluations);
+  Result<VerifyReport> report = verify_run(in->plan, in->config, ranks, losses, norms, evaluations,
+                                           in->evaluation ? &*in->evaluation : nullptr);
   if (!report) return report.error();
   const Json out = {{"format", "tandem-verify"},
                     {"version", 1},
@@ -370,9 +393,11 @@ Status verify_files(const std::string& run_dir) {
                     {"worst_step", report->worst_step},
                     {"rel_grad_by_step", report->rel_grad_by_step},
                     {"max_abs_parameter", report->max_abs_parameter},
+                    {"max_abs_bias", report->max_abs_bias},
                     {"tensors", report->num_tensors},
                     {"replicas_equal", report->replicas_equal},
                     {"replica_difference", report->replica_difference},
+                    {"choices", choices_json(in->config, *report)},
                     {"losses", report->losses},
                     {"reference_losses", report->reference_losses},
                     {"reference_norms", report->reference_norms}};
