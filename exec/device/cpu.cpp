@@ -122,7 +122,8 @@ Prepared CpuDevice::probed(const Op& op, const KernelCall& call, Prepared bound)
 void CpuDevice::own_parts(const Call& c, KernelCall& call) const {
   const KernelKind kind = call.kernel.kind;
   const bool flat = kind == KernelKind::adamw || kind == KernelKind::sum_squares ||
-                    kind == KernelKind::grad_add || kind == KernelKind::grad_scale;
+                    kind == KernelKind::grad_add || kind == KernelKind::grad_scale ||
+                    kind == KernelKind::snapshot;
   if (!flat) return;
   const std::int64_t n = call.kernel.dims[0];
   const bool shared = !call.kernel.coords.empty();

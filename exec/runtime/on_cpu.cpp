@@ -32,11 +32,12 @@ Result<std::unique_ptr<Interpreter>> interpreter_on_cpu(const Plan& plan, Rank r
   return out;
 }
 
-Result<std::unique_ptr<Interpreter>> evaluation_on_cpu(const Plan& plan,
-                                                       const TrainingConfig& config,
-                                                       CommBackend& comm, OpObserver* observer,
-                                                       const Interpreter& training,
-                                                       ActivationProbe* probe) {
+namespace {
+
+// On what lives for the run in `training`.
+Result<std::unique_ptr<Interpreter>> beside(const Plan& plan, const TrainingConfig& config,
+                                            CommBackend& comm, OpObserver* observer,
+                                            const Interpreter& training, ActivationProbe* probe) {
   const ProgramId program = plan.program_of(training.rank());
   Result<std::vector<BufferId>> of_training = lent_buffers(plan, training.plan(), program);
   if (!of_training) return of_training.error();
@@ -44,6 +45,22 @@ Result<std::unique_ptr<Interpreter>> evaluation_on_cpu(const Plan& plan,
   for (BufferId id : *of_training) lent.push_back(id.valid() ? training.view(id).data : nullptr);
   return make(plan, training.rank(), config, comm, observer,
               Arena::create(plan, program, std::move(lent)), probe);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Interpreter>> evaluation_on_cpu(const Plan& plan,
+                                                       const TrainingConfig& config,
+                                                       CommBackend& comm, OpObserver* observer,
+                                                       const Interpreter& training,
+                                                       ActivationProbe* probe) {
+  return beside(plan, config, comm, observer, training, probe);
+}
+
+Result<std::unique_ptr<Interpreter>> settling_on_cpu(const Plan& plan, const TrainingConfig& config,
+                                                     CommBackend& comm, OpObserver* observer,
+                                                     const Interpreter& training) {
+  return beside(plan, config, comm, observer, training, nullptr);
 }
 
 }  // namespace tandem::exec
