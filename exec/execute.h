@@ -2,8 +2,8 @@
 // two extern "C" functions, and tandem_calibrate_main (calibrate/measure.h), are all that
 // libtandem_exec.so shows; the tool opens it with dlopen.
 //
-// A rank reads RUN/plan.txt, RUN/training.json and, where the run evaluates,
-// RUN/plan_evaluation.txt, and writes
+// A rank reads RUN/plan.txt, RUN/training.json, where the run evaluates RUN/plan_evaluation.txt,
+// where updates are checked late RUN/plan_settling.txt, and writes
 //   RUN/ranks/K.json       losses, norms, rates, times, peaks, bytes by communicator and tag
 //   RUN/ranks/K.timeline   spans of the timed steps (common/timeline/rank_file.h)
 //   RUN/ranks/K.grads      with `verify`: reduced gradients of each step, parameters at the end
@@ -15,6 +15,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "common/plan/plan.h"
 #include "common/plan/training.h"
@@ -26,23 +27,29 @@ namespace tandem::exec {
 struct RunInput {
   Plan plan;
   std::optional<Plan> evaluation;  // where has_evaluation_plan(config)
+  std::optional<Plan> settling;    // where validates_late(plan)
   std::string plan_id;
   TrainingConfig config;
+};
+// The plans beside `plan`, in the order in which ranks number their ops and take their sockets.
+[[nodiscard]] std::vector<const Plan*> side_plans(const RunInput& input);
+// What these communicate by; null where the run has no such plan.
+struct SideComms {
+  CommBackend *evaluation = nullptr, *settling = nullptr;
 };
 [[nodiscard]] Result<RunInput> read_run(const std::string& run_dir);
 
 // Runs the steps of one rank, from the start or from a checkpoint, saves checkpoints, and writes
-// the rank's files. K.json is written on failure too. `evaluation`: what the evaluation plan
-// communicates by; null where there is none.
+// the rank's files. K.json is written on failure too.
 [[nodiscard]] Status run_rank(const RunInput& input, Rank rank, CommBackend& comm,
-                              CommBackend* evaluation, Barrier& barrier, OpObserver* observer,
+                              SideComms side, Barrier& barrier, OpObserver* observer,
                               const std::string& run_dir);
 
 // The same in place of run_rank() where kernels are timed waits (device/rehearsal.h): reads
 // RUN/rehearsal.json beside the plan; K.json has no losses, and a section "rehearsal". `comm` is
 // one of tokens (LocalOptions::tokens). Host layer, so it is no part of libtandem_exec.so.
 [[nodiscard]] Status rehearse_rank(const RunInput& input, Rank rank, CommBackend& comm,
-                                   CommBackend* evaluation, Barrier& barrier, OpObserver* observer,
+                                   SideComms side, Barrier& barrier, OpObserver* observer,
                                    const std::string& run_dir);
 
 // Puts the ranks' files together, computes the reference and writes RUN/verify.json.

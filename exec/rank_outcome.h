@@ -19,6 +19,7 @@ using Json = nlohmann::ordered_json;
 struct Outcome {
   std::vector<StepResult> steps;
   Nanoseconds saving = 0;  // time spent on checkpoints
+  int roll_backs = 0;      // steps that were given up and begun again
   bool has_values = true;  // false: a rehearsal has times only
   std::optional<Error> error;
 };

@@ -54,7 +54,7 @@ Json lateness_json(const Lateness& l) {
 
 }  // namespace
 
-Status rehearse_rank(const RunInput& in, Rank rank, CommBackend& comm, CommBackend*,
+Status rehearse_rank(const RunInput& in, Rank rank, CommBackend& comm, SideComms,
                      Barrier& barrier, OpObserver* observer, const std::string& run_dir) {
   Outcome outcome;
   outcome.has_values = false;

@@ -24,6 +24,7 @@
 #include "exec/train/metrics_files.h"
 #include "exec/train/rank_tensors.h"
 #include "exec/train/replicas.h"
+#include "exec/train/settling.h"
 #include "exec/train/shard.h"
 #include "exec/train/verify.h"
 
@@ -111,13 +112,14 @@ Json choices_json(const TrainingConfig& config, const VerifyReport& report) {
 // One rank of a run: its steps, and what is done between them.
 class RankRun {
  public:
-  // `evaluator`: null where the run has none.
+  // `evaluator`, `settler`: null where the run has none.
   RankRun(const RunInput& in, Rank rank, Interpreter& interpreter, Evaluator* evaluator,
-          Barrier& barrier, std::string run_dir)
+          Settler* settler, Barrier& barrier, std::string run_dir)
       : in_(in),
         rank_(rank),
         interpreter_(interpreter),
         evaluator_(evaluator),
+        settler_(settler),
         barrier_(barrier),
         run_dir_(std::move(run_dir)) {}
 
@@ -129,56 +131,98 @@ class RankRun {
       outcome.error = state.error();
       return;
     }
+    state_ = *state;
     const ProgramId program = in_.plan.program_of(rank_);
     const int first_timed = in_.config.first_step + untimed_steps(in_.config);
-    for (int step = state->step; step < total_steps(in_.config); ++step) {
-      const bool timed = step >= first_timed;
-      const bool measured = measures_after(in_.config, step);
-      const auto choices_before =
-          measured ? interpreter_.expert_choices() : decltype(interpreter_.expert_choices()){};
-      Result<StepResult> result = interpreter_.run_step(timed);
+    for (int step = state_.step; step < total_steps(in_.config); ++step) {
+      Ran now{step, step >= first_timed, {}, {}};
+      if (measures_after(in_.config, step)) now.choices_before = interpreter_.expert_choices();
+      Result<StepResult> result = interpreter_.run_step(now.timed);
       if (!result) {
         outcome.error = result.error();
         return;
       }
-      const StepValues values = values_of(*result);
-      StepMetrics m = metrics_of(values, *state, in_.config);
-      m.timed = timed;
-      m.checkpoint_s = static_cast<double>(outcome.saving) * 1e-9;
-      if (in_.config.clip) m.clipped_share = clipped_.add(m.clip_coef);
-      if (Status s = check_loss(*result, step); !s) {
-        outcome.error = s.error();
-      } else {
-        outcome.steps.push_back(*result);
-        if (Status after = behind_step(m, measured ? &choices_before : nullptr); !after)
-          outcome.error = after.error();
-      }
-      if (metrics) note(*metrics, m);  // also of a step that stops the run
-      if (outcome.error) return;
-      advance(*state, values);
-      if (observer)
-        observer->step_ended(step, result->loss, result->tokens, result->ended - result->started,
-                             m.evaluation ? std::optional(m.evaluation->loss) : std::nullopt);
-      if (tensors) {
+      outcome.roll_backs += result->rolled_back ? 1 : 0;
+      now.result = *result;
+      if (tensors)
         for (BufferId id : reduced_gradients(in_.plan, program))
           tensors->add(TensorKind::gradient, step, id, interpreter_.view(id));
-        if (keeps_parameters(in_.config, step))
-          for (BufferId id : final_tensors(in_.plan, program))
-            tensors->add(TensorKind::parameter, step, id, interpreter_.view(id));
-        for (const RoutedTokens& r : choices.routed) tensors->add(step, false, r);
-        if (m.evaluation)
-          for (const RoutedTokens& r : evaluator_->choices().routed) tensors->add(step, true, r);
-        choices.routed.clear();
-      }
-      if (Status s = between_steps(*state, outcome); !s) {
+      if (Status s = end_step(std::move(now), metrics, observer, outcome); !s) {
         outcome.error = s.error();
         return;
       }
+      if (tensors) keep(*tensors, step, choices);
     }
   }
 
  private:
   using Choices = std::map<int, std::vector<std::int64_t>>;
+  // A step that has run.
+  struct Ran {
+    int step = 0;
+    bool timed = false;
+    Choices choices_before;  // where it is measured
+    StepResult result;
+  };
+
+  // Where updates are checked late, the next step brings the values of this one, or settling does.
+  Status end_step(Ran now, MetricsFiles* metrics, OpObserver* observer, Outcome& outcome) {
+    if (!settler_) return finish(now, metrics, observer, outcome);
+    if (open_) {
+      take_values(now.result, open_->result);
+      const Ran before = *std::exchange(open_, std::nullopt);
+      if (Status s = finish(before, metrics, observer, outcome); !s) return s;
+    }
+    if (!is_seen_after(now.step)) {
+      open_ = std::move(now);
+      return Ok{};
+    }
+    const Result<StepResult> settled = settler_->run(now.step);
+    if (!settled) return settled.error();
+    take_values(*settled, now.result);
+    return finish(now, metrics, observer, outcome);
+  }
+  static void take_values(const StepResult& from, StepResult& to) {
+    to.loss = from.loss, to.norm = from.norm, to.balance = from.balance, to.dropped = from.dropped;
+    to.tokens = from.tokens, to.non_finite = from.non_finite;
+  }
+  // What --verify reads of the step beside its gradients.
+  void keep(RankTensorWriter& tensors, int step, const ChoiceLog& choices) const {
+    if (keeps_parameters(in_.config, step))
+      for (BufferId id : final_tensors(in_.plan, in_.plan.program_of(rank_)))
+        tensors.add(TensorKind::parameter, step, id, interpreter_.view(id));
+    for (const RoutedTokens& r : choices.routed) tensors.add(step, false, r);
+    if (evaluator_ && evaluates_after(in_.config, step))
+      for (const RoutedTokens& r : evaluator_->choices().routed) tensors.add(step, true, r);
+  }
+  // Somebody looks at what the step leaves behind.
+  [[nodiscard]] bool is_seen_after(int step) const {
+    const TrainingConfig& c = in_.config;
+    return step + 1 == total_steps(c) || is_save_due(c, step + 1) || evaluates_after(c, step) ||
+           measures_after(c, step) || (c.verify && keeps_parameters(c, step)) ||
+           (c.check_replicas > 0 && (step + 1) % c.check_replicas == 0);
+  }
+
+  Status finish(const Ran& ran, MetricsFiles* metrics, OpObserver* observer, Outcome& outcome) {
+    const StepValues values = values_of(ran.result);
+    StepMetrics m = metrics_of(values, state_, in_.config);
+    m.timed = ran.timed;
+    m.checkpoint_s = static_cast<double>(outcome.saving) * 1e-9;
+    if (in_.config.clip) m.clipped_share = clipped_.add(m.clip_coef);
+    Status good = check_loss(ran.result, ran.step);
+    if (good) {
+      outcome.steps.push_back(ran.result);
+      good = behind_step(m, measures_after(in_.config, ran.step) ? &ran.choices_before : nullptr);
+    }
+    if (metrics) note(*metrics, m);  // also of a step that stops the run
+    if (!good) return good;
+    advance(state_, values);
+    if (observer)
+      observer->step_ended(ran.step, ran.result.loss, ran.result.tokens,
+                           ran.result.ended - ran.result.started,
+                           m.evaluation ? std::optional(m.evaluation->loss) : std::nullopt);
+    return between_steps(state_, outcome);
+  }
 
   // What is done with what the step has left, before anybody changes it. `choices_before`: null
   // where the step is not measured.
@@ -270,16 +314,19 @@ class RankRun {
   const Rank rank_;
   Interpreter& interpreter_;
   Evaluator* evaluator_;
+  Settler* settler_;
   Barrier& barrier_;
   const std::string run_dir_;
+  TrainingState state_;      // behind the last step whose values are known
+  std::optional<Ran> open_;  // the step behind it, where these are not
   ClippedShare clipped_;
   Bytes largest_peak_ = 0;  // rank 0: of itself, and of all ranks behind each measurement
 };
 
 }  // namespace
 
-Status run_rank(const RunInput& in, Rank rank, CommBackend& comm, CommBackend* evaluation_comm,
-                Barrier& barrier, OpObserver* observer, const std::string& run_dir) {
+Status run_rank(const RunInput& in, Rank rank, CommBackend& comm, SideComms side, Barrier& barrier,
+                OpObserver* observer, const std::string& run_dir) {
   Outcome outcome;
   std::optional<MetricsFiles> metrics;
   if (rank.value == 0) metrics.emplace(run_dir, in.config.first_step);
@@ -293,33 +340,40 @@ Status run_rank(const RunInput& in, Rank rank, CommBackend& comm, CommBackend* e
   ChoiceLog choices;
   Result<std::unique_ptr<Interpreter>> interpreter = interpreter_on_cpu(
       in.plan, rank, in.config, comm, observer, in.config.verify ? &choices : nullptr);
-  if (!interpreter) {
+  const auto failed = [&](const Error& error) {
     comm.abort();
-    outcome.error = interpreter.error();
+    outcome.error = error;
     (void)write_outcome(in, rank, outcome, nullptr, comm, {}, run_dir);
-    return *outcome.error;
-  }
+    return error;
+  };
+  if (!interpreter) return failed(interpreter.error());
   std::unique_ptr<Evaluator> evaluator;
   if (in.evaluation) {
-    TANDEM_CHECK(evaluation_comm, "an evaluation plan without a transport of its own");
+    TANDEM_CHECK(side.evaluation, "an evaluation plan without a transport of its own");
     Result<std::unique_ptr<Evaluator>> own = Evaluator::create(
-        *in.evaluation, in.plan, in.config, *evaluation_comm, observer, **interpreter);
-    if (!own) {
-      comm.abort();
-      outcome.error = own.error();
-      (void)write_outcome(in, rank, outcome, nullptr, comm, {}, run_dir);
-      return *outcome.error;
-    }
+        *in.evaluation, in.plan, in.config, *side.evaluation, observer, **interpreter);
+    if (!own) return failed(own.error());
     evaluator = std::move(*own);
+  }
+  std::unique_ptr<Settler> settler;
+  if (in.settling) {
+    TANDEM_CHECK(side.settling, "a plan of settling without a transport of its own");
+    const std::int64_t before =
+        std::ssize(in.plan.ops) + (in.evaluation ? std::ssize(in.evaluation->ops) : 0);
+    Result<std::unique_ptr<Settler>> own =
+        Settler::create(*in.settling, in.config, *side.settling, observer, before, **interpreter);
+    if (!own) return failed(own.error());
+    settler = std::move(*own);
   }
   ::malloc_trim(0);  // what parsing the plan left behind
   drop_loaded_pages();
-  RankRun(in, rank, **interpreter, evaluator.get(), barrier, run_dir)
+  RankRun(in, rank, **interpreter, evaluator.get(), settler.get(), barrier, run_dir)
       .run(metrics ? &*metrics : nullptr, tensors ? &*tensors : nullptr, choices, observer,
            outcome);
   if (outcome.error) {
     // Workers may still run: nothing of the interpreters is read, and they end first.
     evaluator.reset();
+    settler.reset();
     interpreter->reset();
     (void)write_outcome(in, rank, outcome, nullptr, comm, {}, run_dir);
     return *outcome.error;
@@ -330,7 +384,8 @@ Status run_rank(const RunInput& in, Rank rank, CommBackend& comm, CommBackend* e
   timeline.meta["threads_per_rank"] = std::to_string(in.config.threads_per_rank);
   Json more;
   if (evaluator)
-    more["evaluation"] = evaluation_json(*in.evaluation, rank, *evaluator, *evaluation_comm);
+    more["evaluation"] = evaluation_json(*in.evaluation, rank, *evaluator, *side.evaluation);
+  if (settler) more["roll_backs"] = outcome.roll_backs;
   if (Status s = write_outcome(in, rank, outcome, interpreter->get(), comm, timeline, run_dir,
                                std::move(more));
       !s)

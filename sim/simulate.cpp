@@ -7,6 +7,7 @@
 #include <optional>
 #include <tuple>
 
+#include "common/plan/late_validation.h"
 #include "common/plan/live_bytes.h"
 #include "common/plan/print.h"
 #include "common/plan/totals.h"
@@ -238,6 +239,7 @@ class Recorder {
       for (int r : ranks) out_.peaks.push_back(peak_of(r));
     std::sort(out_.peaks.begin(), out_.peaks.end(),
               [](const auto& a, const auto& b) { return a.rank < b.rank; });
+    from_first_start();
     out_.clock = Clock::simulated_ps;
     out_.meta["kind"] = "predicted";
     return std::move(out_);
@@ -250,6 +252,18 @@ class Recorder {
   }
 
  private:
+  // Steps behind a lead-in count from the first start of a rank.
+  void from_first_start() {
+    Picoseconds first = out_.steps.empty() ? 0 : out_.steps[0].started;
+    for (const StepMark& s : out_.steps) first = std::min(first, s.started);
+    if (first == 0) return;
+    for (StepMark& s : out_.steps) s.started -= first, s.ended -= first;
+    for (Span& s : out_.spans)
+      s.issued -= first, s.ready -= first, s.started -= first, s.ended -= first;
+    for (CallSpan& c : out_.calls) c.started -= first, c.ended -= first;
+    for (MemorySample& m : out_.memory) m.time -= first;
+  }
+
   // Local: a buffer is freed when its last op has ended. Devices: in issue order, as a stream-
   // ordered allocator sees it.
   void record_memory(const StepReport& report, int rank, const Program& program) {
@@ -289,16 +303,14 @@ class Recorder {
   Timeline out_;
 };
 
-Status check(const Plan& plan, const SimOptions& options) {
+// Where steps overlap the first begins on all ranks at once, as no other does.
+constexpr int kLeadIn = 2;
+
+Status check(const SimOptions& options) {
   if (options.fidelity == Fidelity::message)
     return make_error(Failure::infeasible, "E-SCEN-020", "not available in this version",
                       "simulate.fidelity: message", "auto, closed_form or flow",
                       "use flow: it charges every link that messages would share");
-  for (std::size_t i = 0; i < plan.ops.size(); ++i)
-    if (plan.ops[i].kind == OpKind::post_validate)
-      return make_error(Failure::infeasible, "E-PLAN-082", "an op that cannot be simulated",
-                        describe(plan, OpId{static_cast<int>(i)}), "the other kinds of op",
-                        "use schedule.optimizer_barrier: synchronous");
   return Ok{};
 }
 
@@ -368,7 +380,7 @@ void summarise(SimResult& out, std::vector<Picoseconds> slowest_step) {
 }  // namespace
 
 Result<SimResult> simulate(const Plan& plan, const Cluster& cluster, const SimOptions& options) {
-  if (Status s = check(plan, options); !s) return s.error();
+  if (Status s = check(options); !s) return s.error();
   Result<ComputeCost> cost = ComputeCost::create(plan, cluster.spec.device, options.calibration);
   if (!cost) return cost.error();
   const bool uneven = options.routing && !routed_places(plan).empty();
@@ -381,6 +393,7 @@ Result<SimResult> simulate(const Plan& plan, const Cluster& cluster, const SimOp
 
   Engine::Options engine_options;
   engine_options.steps = options.steps;
+  if (validates_late(plan)) engine_options.lead_in = kLeadIn;
   engine_options.replay = options.replay;
   engine_options.routed = routed;
   engine_options.issue_ps =

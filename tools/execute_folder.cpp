@@ -72,6 +72,7 @@ Result<ExecuteSummary> execute_in_folder(Context& context, const PlanInput& in,
   ExecuteRequest request;
   request.plan = &in.plan;
   if (in.evaluation) request.evaluation = &in.evaluation->plan;
+  if (in.settling) request.settling = &in.settling->plan;
   request.plan_id = in.id;
   request.config = training_config(in.scenario, flags.verify);
   request.config.resume_from = flags.checkpoints.resume_from;
@@ -128,6 +129,7 @@ Json to_json(const ExecuteSummary& s) {
               {"checkpoint_s", s.checkpoint_s},
               {"evaluation_s", s.evaluation_s},
               {"wall_s", s.wall_s}};
+  if (s.roll_backs) out["roll_backs"] = *s.roll_backs;
   out["evaluations"] = Json::array();
   for (const EvaluationSummary& e : s.evaluations)
     out["evaluations"].push_back({{"step", e.step}, {"loss", e.loss}});
@@ -173,6 +175,9 @@ std::string to_text(const ExecuteSummary& s) {
       out += fmt::format("  {}: {:.4f}", e.step + 1, e.loss);
     out += "\n";
   }
+  if (s.roll_backs)
+    out += fmt::format("{} of {} updates rolled back and clipped in the next step\n",
+                       *s.roll_backs, s.losses.size());
   out += "peak memory by rank";
   for (std::int64_t bytes : s.peak_bytes) out += "  " + mebibytes(bytes);
   out += "\n";

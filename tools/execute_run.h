@@ -26,6 +26,7 @@ namespace tandem::tools {
 struct ExecuteRequest {
   const Plan* plan = nullptr;        // as in RUN/plan.txt
   const Plan* evaluation = nullptr;  // as in RUN/plan_evaluation.txt; null: the run has none
+  const Plan* settling = nullptr;    // as in RUN/plan_settling.txt; likewise
   std::string plan_id;               // of that text
   TrainingConfig config;             // as in RUN/training.json
   bool rehearsal = false;            // by RUN/rehearsal.json: no kernels, no losses
@@ -98,6 +99,8 @@ struct ExecuteSummary {
   double wall_s = 0;
   double checkpoint_s = 0;  // rank 0's time between steps for checkpoints
   double evaluation_s = 0;  // rank 0's time between steps for evaluations
+  // Steps begun again because the update before had to be clipped; updates checked late only.
+  std::optional<int> roll_backs;
   std::optional<VerifySummary> verify;
 };
 

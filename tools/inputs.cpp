@@ -14,6 +14,7 @@
 #include "common/base/sha256.h"
 #include "common/base/text.h"
 #include "common/plan/build.h"
+#include "common/plan/late_validation.h"
 #include "common/plan/parse.h"
 #include "common/plan/print.h"
 #include "common/scenario/read.h"
@@ -89,6 +90,12 @@ Result<PlanInput> from_scenario(Context& context, const PlanRequest& request) {
     std::string text = print(*evaluation);
     in.evaluation = {std::move(*evaluation), std::move(text)};
   }
+  if (validates_late(*plan)) {
+    auto settling = build_settling_plan(*scenario);
+    if (!settling) return settling.error();
+    std::string text = print(*settling);
+    in.settling = {std::move(*settling), std::move(text)};
+  }
   in.scenario = std::move(*scenario);
   in.plan = std::move(*plan);
   in.inputs.emplace_back(request.file, sha256_hex(*bytes));
@@ -156,10 +163,12 @@ Result<PlanInput> load_plan(Context& context, const PlanRequest& request) {
   options.file = is_plan ? request.file : "plan";
   options.text = in->text;
   in->verification = verify_plan(in->plan, options);
-  if (in->evaluation && in->verification.ok()) {
-    options.file = "plan_evaluation";
-    options.text = in->evaluation->text;
-    const Verification v = verify_plan(in->evaluation->plan, options);
+  for (const auto& [side, file] : {std::pair{&in->evaluation, "plan_evaluation"},
+                                   std::pair{&in->settling, "plan_settling"}}) {
+    if (!*side || !in->verification.ok()) continue;
+    options.file = file;
+    options.text = (*side)->text;
+    const Verification v = verify_plan((*side)->plan, options);
     if (!v.ok()) return Error{Failure::bad_input, v.errors};
   }
   if (is_plan) in->text = print(in->plan);

@@ -30,8 +30,8 @@ namespace tandem::tools {
 // "plan".
 [[nodiscard]] bool is_plan_file(const std::string& path);
 
-// The plan of evaluations beside that of the steps.
-struct EvaluationPlan {
+// A plan beside that of the steps: of evaluations, or of settling.
+struct SidePlan {
   Plan plan;
   std::string text;  // canonical
 };
@@ -43,7 +43,8 @@ struct PlanInput {
   Plan plan;
   std::string text, id;  // canonical text of the plan, and its id
   Verification verification;
-  std::optional<EvaluationPlan> evaluation;  // where a run evaluates, or looks at activations
+  std::optional<SidePlan> evaluation;  // where a run evaluates, or looks at activations
+  std::optional<SidePlan> settling;    // where updates are checked late
   // Files that the result depends on, with their SHA-256: what manifest.json lists as inputs.
   std::vector<std::pair<std::string, std::string>> inputs;
 };

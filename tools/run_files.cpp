@@ -21,13 +21,15 @@ Status write_plan_files(RunDir& dir, const PlanInput& in) {
   if (Status s = dir.begin(); !s) return s;
   if (Status s = dir.write("plan.txt", in.text); !s) return s;
   // Evaluation is no part of the plan's id, so a run before may have left one.
-  const char* evaluation = "plan_evaluation.txt";
-  if (in.evaluation) {
-    if (Status s = dir.write(evaluation, in.evaluation->text); !s) return s;
-  } else if (dir.has(evaluation)) {
-    std::error_code failed;
-    std::filesystem::remove(dir.path_of(evaluation), failed);
-    dir.forget(evaluation);
+  for (const auto& [side, file] : {std::pair{&in.evaluation, "plan_evaluation.txt"},
+                                   std::pair{&in.settling, "plan_settling.txt"}}) {
+    if (*side) {
+      if (Status s = dir.write(file, (*side)->text); !s) return s;
+    } else if (dir.has(file)) {
+      std::error_code failed;
+      std::filesystem::remove(dir.path_of(file), failed);
+      dir.forget(file);
+    }
   }
   if (in.from_plan_file) return Ok{};
 

@@ -341,6 +341,8 @@ constexpr CodeInfo kCodes[] = {
      "Peak of the plan's buffers, walked in issue order; the message has the op and the bytes of each class.", "gpipe with many microbatches"},
     {"E-PLAN-028", kInput, "two streams touch a buffer without order (V9)",
      "Between streams only waits order ops; one is missing. V9.2: rows are counted at run time and no host_wait makes the counts known before an op of these rows is issued.", "a send that does not wait for its producer"},
+    {"E-PLAN-029", kInput, "a step cannot be given up at its check (V10)",
+     "With optimizer_barrier post_validated a step may begin with parameters that turn out wrong: up to its post_validate it writes nothing that lasts, and takes nothing that is sent behind another rank's.", "a gradient written before the post_validate"},
 
     {"E-PLAN-080", kInfeasible, "the plan needs more memory than a device has",
      "The message shows the op at the peak, its time and the bytes of each class there. Kernels' own scratch is included.",
@@ -348,8 +350,6 @@ constexpr CodeInfo kCodes[] = {
     {"E-PLAN-081", kInfeasible, "the plan cannot finish",
      "Ops wait for each other. Verification refuses such plans; this is the simulator's own finding.",
      "two ranks that both send before they receive on one communicator"},
-    {"E-PLAN-082", kInfeasible, "an op that cannot be simulated",
-     "post_validate belongs to a later version.", "optimizer_barrier: post_validated"},
 
     // --- SCHED: schedules by themselves ----------------------------------------------------------------
     {"E-SCHED-001", kInput, "a table of costs has the wrong form",

@@ -105,6 +105,7 @@ constexpr std::array<CatalogueEntry, kNumKernelKinds> kCatalogue = {{
     {K::pos_add_bwd_weight, "pos_add_bwd_weight", C::elementwise, kLearned, kPositions, "", 1},
     {K::grad_add, "grad_add", C::elementwise, {"elements"}, 0, ""},
     {K::grad_scale, "grad_scale", C::elementwise, {"elements"}, 0, "factor"},
+    {K::snapshot, "snapshot", C::elementwise, {"elements"}, kValues, ""},
     {K::sum_squares, "sum_squares", C::reduction, {"elements"}, kTpCut | kWhole, ""},
     {K::clip_coef, "clip_coef", C::reduction, {}, 0, "max_norm"},
     {K::adamw, "adamw", C::optimizer, {"elements"}, kDecayFlags | kCast, ""},
@@ -142,7 +143,7 @@ constexpr std::array<CatalogueEntry, kNumKernelKinds> kCatalogue = {{
 constexpr std::array<std::string_view, kNumCostClasses> kCostClasses = {
     "matmul", "attention", "norm", "elementwise", "embedding", "loss", "optimizer", "reduction"};
 
-constexpr std::array<std::string_view, 26> kFlagWords = {"bias",
+constexpr std::array<std::string_view, 27> kFlagWords = {"bias",
                                                          "causal",
                                                          "flash",
                                                          "materialised",
@@ -167,7 +168,8 @@ constexpr std::array<std::string_view, 26> kFlagWords = {"bias",
                                                          "group=max",
                                                          "labels",
                                                          "slices",
-                                                         "fused"};
+                                                         "fused",
+                                                         "values"};
 
 // "tp,dp"
 std::string axes_text(AxisSet set) {
@@ -483,6 +485,12 @@ Signature signature(const Kernel& k, PlanTypes t) {
       sig.inputs = {{"a", {d[0]}, m}};
       sig.outputs = {{"a", {d[0]}, m, false, 0}};
       break;
+    case K::snapshot: {
+      const DType type = (k.flags & kValues) ? DType::f64 : m;
+      sig.inputs = {{"a", {d[0]}, type}};
+      sig.outputs = {{"b", {d[0]}, type}};
+      break;
+    }
     case K::sum_squares:
       sig.more_inputs = true;
       sig.outputs = {{"sum", {1}, DType::f64, true}};
@@ -588,6 +596,8 @@ KernelCost cost(const Kernel& k, PlanTypes t, bool accumulates) {
       return {0, 3 * a * m};
     case K::grad_scale:
       return {0, 2 * a * m};
+    case K::snapshot:
+      return {0, 2 * a * ((k.flags & kValues) ? 8 : m)};
     case K::sum_squares:
       return {0, a * m};
     case K::clip_coef:

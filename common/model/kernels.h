@@ -109,6 +109,7 @@ enum class KernelKind : std::uint8_t {
   pos_add_bwd_weight,  // {seq,batch,width[,first]} dy -> dpos (acc); scratch[seq,width] if acc
   grad_add,            // {elements} a, b -> a (in place) = a + b (tied embedding on one rank)
   grad_scale,          // {elements} real factor: a -> a (in place) = factor a
+  snapshot,            // {elements} a -> b = a: of the main type; flag `values`: f64
   sum_squares,         // {} grads... -> f64[1] (acc): 0 where the rank is not the owner
   clip_coef,     // {} norm_sq -> coef f32|f64[1]: min(1, max_norm/(sqrt+1e-6)); no max_norm: 1
   adamw,         // {elements} param, grad, m, v, coef -> param, m, v (in place) [, cast: the
@@ -228,6 +229,7 @@ enum KernelFlag : std::uint32_t {
   kLabels = 1u << 23,           // "labels": `batch` is i64[b,S], the labels alone
   kSlices = 1u << 24,           // "slices": the block is a slice of the same sequences
   kFused = 1u << 25,            // "fused": a block's kv is the qkv of its positions
+  kValues = 1u << 26,           // "values": what a snapshot takes is f64, values of the step
 };
 
 inline constexpr std::size_t kNumDims = 8;

@@ -12,6 +12,7 @@ namespace tandem {
 namespace {
 
 using lower::Draft;
+using lower::PlanUse;
 
 // In order. `unshard` leaves the order as it is but with residency window. `recompute` and `zero`
 // have no form of their own: what a visit computes again, gathers and scatters comes with
@@ -61,14 +62,14 @@ Result<Order> lower_order(const Scenario& scenario, const std::string& last, boo
   return lower::p2p(reduced, scenario.schedule.receive);
 }
 
-Result<Plan> lower_plan(const Scenario& scenario, const std::string& last, bool evaluation) {
-  Result<Order> order = lower_order(scenario, last, evaluation);
+Result<Plan> lower_plan(const Scenario& scenario, const std::string& last, PlanUse use) {
+  Result<Order> order = lower_order(scenario, last, use == PlanUse::evaluation);
   if (!order) return order.error();
-  Draft draft(scenario, evaluation);
+  Draft draft(scenario, use);
   draft.order = std::move(*order);
   lower::stages(draft);
   lower::segments(draft);
-  if (reaches(last, "gradients") && !evaluation) lower::gradients(draft);
+  if (reaches(last, "gradients") && use == PlanUse::training) lower::gradients(draft);
   if (reaches(last, "optimizer")) lower::optimizer(draft);
   if (reaches(last, "streams")) lower::streams(draft);
   if (reaches(last, "buffers")) lower::buffers(draft);
@@ -88,10 +89,13 @@ Result<Order> computing_order(const Scenario& scenario) {
 }
 
 Result<Plan> build_plan(const Scenario& scenario) {
-  return lower_plan(scenario, kSteps.back(), /*evaluation=*/false);
+  return lower_plan(scenario, kSteps.back(), PlanUse::training);
 }
 Result<Plan> build_evaluation_plan(const Scenario& scenario) {
-  return lower_plan(scenario, kSteps.back(), /*evaluation=*/true);
+  return lower_plan(scenario, kSteps.back(), PlanUse::evaluation);
+}
+Result<Plan> build_settling_plan(const Scenario& scenario) {
+  return lower_plan(scenario, kSteps.back(), PlanUse::settling);
 }
 
 const std::vector<std::string>& lowering_steps() { return kSteps; }
@@ -109,7 +113,7 @@ Result<std::string> dump_after(const Scenario& scenario, const std::string& step
     if (!order) return order.error();
     return step == "stages" ? placement(*order) : to_text(*order);
   }
-  Result<Plan> plan = lower_plan(scenario, step, evaluation);
+  Result<Plan> plan = lower_plan(scenario, step, evaluation ? PlanUse::evaluation : PlanUse::training);
   if (!plan) return plan.error();
   return print(*plan);
 }

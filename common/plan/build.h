@@ -28,6 +28,12 @@ namespace tandem {
 // writes nothing that lives for the run, and keeps no activation longer than the next op needs it.
 [[nodiscard]] Result<Plan> build_evaluation_plan(const Scenario& scenario);
 
+// Optimizer_barrier post_validated: the plan that makes the last update once more, from the copy
+// that the step has left, with the true gradient norm; and reports that step's metrics. It runs
+// where a roll-back asks for it, and behind the last step (docs/decisions.md D-042). Its buffers are
+// those of build_plan(), by class and name.
+[[nodiscard]] Result<Plan> build_settling_plan(const Scenario& scenario);
+
 // `tandem plan --dump-after STEP`: names of the steps in order, and the text of the form that a
 // step leaves behind: L1 text up to p2p, plan text from segments on. `evaluation`: of that plan.
 [[nodiscard]] const std::vector<std::string>& lowering_steps();

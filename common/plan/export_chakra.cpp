@@ -122,7 +122,7 @@ class ProgramOrder {
     if (!behind_host_wait_[stream] || (op.group >= 0 && host_wait_.valid()))
       out.data.push_back(host_wait_);
     behind_host_wait_[stream] = true;
-    if (op.kind == OpKind::host_wait) {
+    if (holds_host(op.kind)) {
       host_wait_ = id;
       std::fill(behind_host_wait_.begin(), behind_host_wait_.end(), false);
       behind_host_wait_[stream] = true;

@@ -28,10 +28,7 @@ const std::string& communicator_name(const Plan& plan, CommId comm) {
 }
 
 Bytes op_bytes(const Op& op) {
-  return op.kind == OpKind::compute || op.kind == OpKind::post_validate ||
-                 op.kind == OpKind::host_wait
-             ? 0
-             : Plan::bytes_in(op);
+  return op.kind == OpKind::compute || holds_host(op.kind) ? 0 : Plan::bytes_in(op);
 }
 
 std::string op_label(const Plan& plan, OpId id) {

@@ -16,10 +16,11 @@ namespace {
 constexpr std::int64_t kInt32 = INT32_MAX;
 
 const std::array<std::string, 6> kLineKinds = {"plan", "comm", "buf", "kernel", "program", "op"};
-const std::array<std::string, 17> kHeaderKeys = {
+const std::array<std::string, 18> kHeaderKeys = {
     "digest",      "schedule", "receive",    "communicators", "grouping", "microbatches",
     "micro_batch", "seq",      "mesh",       "stages",        "dtype",    "main_grad",
-    "experts",     "data",     "evaluation", "copies",        "slices"};
+    "experts",     "data",     "evaluation", "copies",        "slices",
+    "settling"};
 constexpr std::size_t kRequiredHeaderKeys = 12;  // the first ones
 const std::array<std::string, 13> kBufferKeys = {
     "mb",      "l",        "slice",   "valid",    "parts", "bucket", "alias",
@@ -172,8 +173,9 @@ bool PlanParser::header(Word keyword) {
   bool good = true;
   for (FieldWord field = in_.field(); !field.key.empty(); field = in_.field()) {
     const std::size_t key = index_of(kHeaderKeys, field.key.text);
-    // The one word without a value.
-    if (key == kHeaderKeys.size() || field.has_value == (kHeaderKeys[key] == "evaluation")) {
+    const bool is_word = key < kHeaderKeys.size() &&  // without a value
+                         (kHeaderKeys[key] == "evaluation" || kHeaderKeys[key] == "settling");
+    if (key == kHeaderKeys.size() || field.has_value == is_word) {
       good = in_.fail("E-PLAN-012", field.key, "unknown field of the header", "",
                       "a field of the header", suggest(field.key.text, kHeaderKeys));
       continue;
@@ -207,6 +209,7 @@ bool PlanParser::header_field(const FieldWord& field) {
   if (key == "seq") return count("seq", limits::kWidth, h.sequence);
   if (key == "dtype") return dtype(value, h.types.compute);
   if (key == "evaluation") return h.evaluation = true;
+  if (key == "settling") return h.settling = true;
   if (key == "main_grad") return dtype(value, h.types.main);
   if (key == "mesh") return mesh(value);
   if (key == "experts") return expert_grid(value);

@@ -65,6 +65,10 @@ inline constexpr int kNumOpKinds = 12;
   return k >= OpKind::all_reduce && k <= OpKind::broadcast;
 }
 [[nodiscard]] constexpr bool is_p2p(OpKind k) { return k == OpKind::send || k == OpKind::recv; }
+// The host itself does it, and issues no later op before it has ended.
+[[nodiscard]] constexpr bool holds_host(OpKind k) {
+  return k == OpKind::host_wait || k == OpKind::post_validate;
+}
 [[nodiscard]] constexpr bool is_communication(OpKind k) {
   return k >= OpKind::all_reduce && k <= OpKind::shift;
 }
@@ -209,6 +213,8 @@ struct PlanHeader {
   AxisSet data_axes = AxisSet{}.add(Axis::dp);
   PlanTypes types;
   bool evaluation = false;  // forward visits only: nothing that lives for the run is written
+  // No visits: the last update once more, with the true norm (optimizer_barrier: post_validated).
+  bool settling = false;
 };
 
 struct Plan {

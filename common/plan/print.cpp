@@ -73,7 +73,7 @@ void put_header(Out& out, const PlanHeader& h) {
     put(out, s ? "," : "", s, '@', h.stage_rank[s]);
   if (h.copies > 1) put(out, " copies=", h.copies);
   put(out, " dtype=", name_of(h.types.compute), " main_grad=", name_of(h.types.main),
-      h.evaluation ? " evaluation" : "", '\n');
+      h.evaluation ? " evaluation" : "", h.settling ? " settling" : "", '\n');
 }
 
 void put_communicators(Out& out, const Plan& plan) {

@@ -124,12 +124,12 @@ class Cutter {
         const Node& n = node_at(at);
         changes_at(n.issued), changes_at(n.ready), changes_at(n.started);
         const bool waits_for_host = n.issued > cursor_;
-        if (at != node && n.ready <= cursor_ && n.op->kind != OpKind::host_wait) return at_work(n);
+        if (at != node && n.ready <= cursor_ && !holds_host(n.op->kind)) return at_work(n);
         for (OpId w : plan_.waits_of(*n.op)) next = consider(next, w.value - first_op_);
         next = consider(next, n.before);
         if (next < 0 && waits_for_host) next = host_waits_for();
         if (next < 0)
-          return {waits_for_host || n.op->kind == OpKind::compute || n.op->kind == OpKind::host_wait
+          return {waits_for_host || n.op->kind == OpKind::compute || holds_host(n.op->kind)
                       ? PartKind::host
                       : PartKind::idle};
       }
@@ -157,7 +157,7 @@ class Cutter {
     for (std::size_t i = open_; i < next; ++i) {
       const Op* op = nodes_[i].op;
       if (op == nullptr) continue;
-      if (op->kind == OpKind::host_wait || (allocates && op->frees.count > 0))
+      if (holds_host(op->kind) || (allocates && op->frees.count > 0))
         cause = consider(cause, static_cast<int>(i));
     }
     return cause;

@@ -315,7 +315,7 @@ constexpr Field kFields[] = {
     {"schedule.receive", kChoice, "early, deferred, deferred_parity", 0, 0, false, "early", "", "When a receive is posted.", ENUM(schedule.receive)},
     {"schedule.communicators", kChoice, "edge, pair, world", 0, 0, false, "edge", "", "Communicators of pipeline messages.", ENUM(schedule.communicators)},
     {"schedule.grouping", kChoice, "none, runs", 0, 0, false, "none", "", "Grouping of neighbouring messages.", ENUM(schedule.grouping)},
-    {"schedule.optimizer_barrier", kChoice, "synchronous, post_validated", 0, 0, false, "synchronous", "synchronous", "Whether the update waits for the gradient norm."},
+    {"schedule.optimizer_barrier", kChoice, "synchronous, post_validated", 0, 0, false, "synchronous", "", "Whether the update waits for the gradient norm, or is made at once and checked in the next step.", ENUM(schedule.optimizer_barrier)},
 
     {"cluster.preset", kText, "", 0, 0, false, "local", "", "Preset to start from, or the path of a preset file. `cluster: NAME` or `cluster: NAME x NODES` is short for it.", TEXT(cluster.preset)},
     {"cluster.nodes", kCount, "", 1, kDevices, false, "1", "", "Nodes.", INT(cluster.nodes)},

@@ -26,6 +26,7 @@ enum class Sampler { random, sequential };
 enum class Receive { early, deferred, deferred_parity };
 enum class P2pCommunicators { edge, pair, world };
 enum class Grouping { none, runs };
+enum class OptimizerBarrier { synchronous, post_validated };
 enum class FirstStage { full_at_w, keep };
 enum class RouterKind { softmax, sigmoid };
 enum class BalanceScope { sequence, microbatch };
@@ -174,6 +175,7 @@ struct ScheduleSpec {
   Receive receive = Receive::early;
   P2pCommunicators communicators = P2pCommunicators::edge;
   Grouping grouping = Grouping::none;
+  OptimizerBarrier optimizer_barrier = OptimizerBarrier::synchronous;
 };
 
 // One level of the network, from the inside out.

@@ -277,6 +277,8 @@ class MeshRules : RuleSet {
     if (s_.model.mla.q_rank == 0) impossible("model.mla.q_rank", "0", "a latent of q");
     if (s_.schedule.grouping == Grouping::runs)
       impossible("schedule.grouping", "runs", "grouping: none");
+    if (s_.schedule.optimizer_barrier == OptimizerBarrier::post_validated)
+      impossible("schedule.optimizer_barrier", "post_validated", "optimizer_barrier: synchronous");
     equal_parts();
   }
 

@@ -138,7 +138,8 @@ Prepared CpuDevice::logged(const Op& op, const KernelCall& call, Prepared bound)
 void CpuDevice::own_parts(const Call& c, KernelCall& call) const {
   const KernelKind kind = call.kernel.kind;
   const bool flat = kind == KernelKind::adamw || kind == KernelKind::sum_squares ||
-                    kind == KernelKind::grad_add || kind == KernelKind::grad_scale;
+                    kind == KernelKind::grad_add || kind == KernelKind::grad_scale ||
+                    kind == KernelKind::snapshot;
   if (!flat) return;
   const std::int64_t n = call.kernel.dims[0];
   const bool shared = !call.kernel.coords.empty();
@@ -161,7 +162,11 @@ void CpuDevice::own_parts(const Call& c, KernelCall& call) const {
     call.inputs.push_back(part_of_view(own, begin, end - begin));
 }
 
-void CpuDevice::begin_step(int step) { context_.adamw = adamw_step(config_, step); }
+void CpuDevice::begin_step(int step) {
+  context_.adamw = adamw_step(config_, step);
+  // Also of a step that begins again: what it chose before does not count.
+  if (choices_ && !plan_.header.evaluation) choices_->routed.clear();
+}
 
 // i64[b, S+1] tokens, or i64[b, S]: the labels among them. Of slice j of k i64[b, S/k+1]: tokens
 // j S/k to (j+1) S/k, the last of which is a label only.

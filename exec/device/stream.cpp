@@ -44,6 +44,8 @@ void Stream::issue() {
   issued_.notify_one();
 }
 
+void Stream::restart(std::int32_t step) { restart_.store(step, std::memory_order_release); }
+
 void Stream::work() {
   ::pthread_setname_np(::pthread_self(), name_.substr(0, 15).c_str());
   if (begin_) begin_();
@@ -54,6 +56,8 @@ void Stream::work() {
     issued_.wait(done, std::memory_order_acquire);
     if (issued_.load(std::memory_order_acquire) == done) continue;
     if (stop_.load(std::memory_order_acquire)) return;
+    if (const std::int32_t anew = restart_.exchange(-1, std::memory_order_acq_rel); anew >= 0)
+      next = 0, step = anew;
     run_(ops_[next], step);
     ++done;
     if (++next == ops_.size()) next = 0, ++step;

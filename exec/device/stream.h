@@ -36,6 +36,9 @@ class Stream {
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
   void issue();  // the next op of the list
+  // The list from its begin, as step `step`; what is left of it is skipped. Only while no issued op
+  // is left.
+  void restart(std::int32_t step);
   [[nodiscard]] const std::vector<std::int32_t>& ops() const { return ops_; }
 
  private:
@@ -45,6 +48,7 @@ class Stream {
   std::function<void()> begin_;
   std::function<void(std::int32_t, std::int32_t)> run_;
   std::atomic<std::uint32_t> issued_{0};  // wraps; compared for equality only
+  std::atomic<std::int32_t> restart_{-1};  // step to begin with the next issued op; -1: none
   std::atomic<bool> stop_{false};
   std::thread thread_;
 };

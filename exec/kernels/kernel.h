@@ -113,6 +113,7 @@ Prepared bind_embed_bwd_weight(const KernelCall&);
 Prepared bind_pos_add_bwd_weight(const KernelCall&);
 Prepared bind_grad_add(const KernelCall&);
 Prepared bind_grad_scale(const KernelCall&);
+Prepared bind_snapshot(const KernelCall&);
 Prepared bind_sum_squares(const KernelCall&);
 Prepared bind_clip_coef(const KernelCall&);
 Prepared bind_adamw(const KernelCall&);

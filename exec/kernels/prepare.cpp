@@ -48,6 +48,7 @@ constexpr std::array<Binder, kNumKernelKinds> kBinders = {
     bind_pos_add_bwd_weight,
     bind_grad_add,
     bind_grad_scale,
+    bind_snapshot,
     bind_sum_squares,
     bind_clip_coef,
     bind_adamw,

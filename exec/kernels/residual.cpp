@@ -115,6 +115,13 @@ Prepared bind_grad_scale(const KernelCall& call) {
   });
 }
 
+Prepared bind_snapshot(const KernelCall& call) {
+  const Bytes bytes = call.kernel.dims[0] * size_of(call.inputs[0].dtype);
+  const std::byte* from = call.inputs[0].data;
+  std::byte* to = call.outputs[0].data;
+  return [=] { std::memcpy(to, from, static_cast<std::size_t>(bytes)); };
+}
+
 Prepared bind_grad_add(const KernelCall& call) {
   return by_type(call, [&](auto zero) -> Prepared {
     using T = decltype(zero);

@@ -182,34 +182,40 @@ Status run(const RankArguments& arguments, const RankBody& body, LocalOptions tr
 
   transport_options.timeout = static_cast<Nanoseconds>(config.timeout_s * 1e9);
   transport_options.algorithms.deterministic = config.deterministic;
-  // Those of the steps come first, then those of the evaluation: sockets of its own, so that each
-  // plan has its communicators' order and numbers to itself.
-  std::vector<int> descriptors, of_evaluation;
+  // Those of the steps come first, then those of the plans beside it: sockets of its own, so that
+  // each plan has its communicators' order and numbers to itself.
+  std::vector<int> descriptors;
   for (int i = 0; i < arguments.num_data; ++i) descriptors.push_back(arguments.data_fd + i);
-  if (input->evaluation) {
-    const auto mine = wires_of_rank(wires_of(plan, transport_options.algorithms), rank);
-    const auto first = std::min(std::ssize(mine), std::ssize(descriptors));
-    of_evaluation.assign(descriptors.begin() + first, descriptors.end());
-    descriptors.resize(static_cast<std::size_t>(first));
-  }
-  Result<std::unique_ptr<LocalTransport>> transport =
-      LocalTransport::create(plan, rank, std::move(descriptors), transport_options);
-  if (!transport) return transport.error();
-  LocalTransport& comm = **transport;
-  std::unique_ptr<LocalTransport> evaluation;
-  if (input->evaluation) {
-    Result<std::unique_ptr<LocalTransport>> own = LocalTransport::create(
-        *input->evaluation, rank, std::move(of_evaluation), transport_options);
-    if (!own) return own.error();
-    evaluation = std::move(*own);
-  }
+  const std::vector<const Plan*> beside = side_plans(*input);
+  std::vector<std::unique_ptr<LocalTransport>> transports;
+  const auto connect = [&](const Plan& of, bool is_last) -> Status {
+    std::vector<int> rest;
+    if (!is_last) {
+      const auto mine = wires_of_rank(wires_of(of, transport_options.algorithms), rank);
+      const auto first = std::min(std::ssize(mine), std::ssize(descriptors));
+      rest.assign(descriptors.begin() + first, descriptors.end());
+      descriptors.resize(static_cast<std::size_t>(first));
+    }
+    Result<std::unique_ptr<LocalTransport>> made =
+        LocalTransport::create(of, rank, std::exchange(descriptors, rest), transport_options);
+    if (!made) return made.error();
+    transports.push_back(std::move(*made));
+    return Ok{};
+  };
+  if (Status s = connect(plan, beside.empty()); !s) return s;
+  for (const Plan* p : beside)
+    if (Status s = connect(*p, p == beside.back()); !s) return s;
+  LocalTransport& comm = *transports.front();
+  SideComms side;
+  std::size_t next = 1;
+  if (input->evaluation) side.evaluation = transports[next++].get();
+  if (input->settling) side.settling = transports[next++].get();
   const auto abort_all = [&] {
-    comm.abort();
-    if (evaluation) evaluation->abort();
+    for (const auto& t : transports) t->abort();
   };
   Result<std::unique_ptr<Recorder>> recorder =
       Recorder::create(rank_path(arguments.run_dir, rank.value, "ring"), plan, rank, input->plan_id,
-                       input->evaluation ? &*input->evaluation : nullptr);
+                       beside);
   if (!recorder) return recorder.error();
 
   std::atomic<bool> told_to_stop{false};
@@ -254,7 +260,7 @@ Status run(const RankArguments& arguments, const RankBody& body, LocalOptions tr
                      abort_all();
                    });
   const Status status =
-      body(*input, rank, comm, evaluation.get(), **client, &observer, arguments.run_dir);
+      body(*input, rank, comm, side, **client, &observer, arguments.run_dir);
   watchdog.reset();
   if (!status) {
     (*client)->report(fault_report(status.error(), **recorder, told_to_stop));

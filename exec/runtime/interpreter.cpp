@@ -5,22 +5,18 @@
 #include <algorithm>
 #include <cmath>
 #include <exception>
+#include <thread>
 #include <utility>
 
 #include "common/base/check.h"
 #include "common/base/limits.h"
+#include "common/plan/late_validation.h"
 #include "common/plan/print.h"
 #include "common/plan/uses.h"
 #include "exec/device/clock.h"
 
 namespace tandem::exec {
 namespace {
-
-Error cannot_run(const Plan& plan, OpId op, std::string found) {
-  return make_error(Failure::infeasible, "E-EXEC-035", "the executor cannot run this plan",
-                    describe(plan, op) + ": " + std::move(found), "ops that this build executes",
-                    "simulate it, or change the schedule");
-}
 
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
@@ -79,10 +75,13 @@ Status Interpreter::bind() {
     PreparedOp p;
     for (OpId w : plan_.waits_of(op)) {
       p.waits.push_back(w.value - first);
-      if (op.kind == OpKind::host_wait) host_awaits_[static_cast<std::size_t>(w.value - first)] = 1;
+      if (holds_host(op.kind)) host_awaits_[static_cast<std::size_t>(w.value - first)] = 1;
     }
-    if (op.kind == OpKind::post_validate)
-      return cannot_run(plan_, id_of(static_cast<std::int32_t>(prepared_.size())), "post_validate");
+    if (op.kind == OpKind::post_validate) {
+      check_ = static_cast<std::int32_t>(prepared_.size());
+      for (OpId id : under_way_at_cut(plan_, plan_.program_of(rank_)))
+        under_way_.push_back(id.value - first);
+    }
     if (op.kind == OpKind::compute) {
       Result<std::vector<Prepared>> calls = device_->prepare(op);
       if (!calls) return calls.error();
@@ -103,10 +102,15 @@ Status Interpreter::bind() {
 // What kernels leave that the interpreter reads itself.
 void Interpreter::bind_values(const Op& op, PreparedOp& prepared) {
   for (const Call& c : plan_.calls_of(op)) {
-    const KernelKind kind = plan_.kernel(c.kernel).kind;
+    const Kernel& kernel = plan_.kernel(c.kernel);
+    const KernelKind kind = kernel.kind;
     const auto outputs = plan_.operands_of(c.outputs);
-    // One rank alone has no all-reduce after it; else that overwrites these values.
-    if (kind == KernelKind::metrics_pack) prepared.metrics = view(outputs[0].id);
+    // One rank alone has no all-reduce after it; else that overwrites these values. What is packed
+    // for the next step (post_validated) comes from there, by a snapshot.
+    const bool packs = kind == KernelKind::metrics_pack &&
+                       plan_.buffer(outputs[0].id).cls != BufferClass::optim;
+    if (packs || (kind == KernelKind::snapshot && (kernel.flags & kValues)))
+      prepared.metrics = view(outputs[0].id);
     if (kind != KernelKind::route_fwd || !view(outputs[4].id).data) continue;
     const BufferId choices = outputs[4].id;
     std::vector<BufferId>& list = choices_[root_of(plan_, choices)];
@@ -144,7 +148,7 @@ void Interpreter::start_streams() {
     last_ops_.push_back(lists[s].back());
     for (std::size_t i = 1; i < lists[s].size(); ++i)
       before_[static_cast<std::size_t>(lists[s][i])] = lists[s][i - 1];
-    if (ops_[static_cast<std::size_t>(lists[s][0])].kind == OpKind::host_wait) continue;
+    if (holds_host(ops_[static_cast<std::size_t>(lists[s][0])].kind)) continue;
     streams_.push_back(std::make_unique<Stream>(
         plan_.streams[s], lists[s], [this] { device_->begin_thread(); },
         [this](std::int32_t op, std::int32_t step) { run_op(op, step); }));
@@ -181,16 +185,109 @@ Result<StepResult> Interpreter::run_step(bool timed) {
     untimed_.resize(ops_.size());
     untimed_calls_.resize(calls_per_step_);
   }
-  device_->begin_step(of_training(step_));
+  const Restart restart = check_ < 0 ? Restart{} : restart_point();
   const Nanoseconds started = now_ns();
-  {
-    const std::lock_guard host(host_mutex_);
-    next_issue_ = 0;
-    host_free_ = started;
-    last_free_ = 0;
+  std::optional<StepResult> settled;
+  for (;;) {
+    device_->begin_step(of_training(step_));
+    begin_issuing(started);
+    run_host();
+    if (check_ < 0 || !latches_[static_cast<std::size_t>(check_)].wait_above(step_) ||
+        !given_up_.load(std::memory_order_acquire))
+      break;
+    Result<StepResult> anew = give_up(restart);
+    if (!anew) {
+      fail(anew.error());  // those who wait for this rank end too
+      return anew;
+    }
+    settled = std::move(*anew);
   }
-  run_host();
-  return end_step(started);
+  Result<StepResult> result = end_step(started);
+  settled_ = false;
+  if (result && settled) {
+    const StepResult own = *result;
+    result = *settled;
+    result->rolled_back = true;
+    result->lr = own.lr, result->data_wait = own.data_wait;
+    result->started = own.started, result->ended = own.ended;
+  }
+  return result;
+}
+
+void Interpreter::begin_issuing(Nanoseconds started) {
+  const std::lock_guard host(host_mutex_);
+  next_issue_ = 0;
+  host_in_wait_ = given_up_ = false;
+  host_free_ = started;
+  last_free_ = 0;
+}
+
+Result<StepResult> Interpreter::run_settling(int step) {
+  TANDEM_CHECK(plan_.header.settling, "a plan that trains has steps");
+  told_step_ = step;
+  return run_step(/*timed=*/false);
+}
+
+// --- a step that is given up ---------------------------------------------------------------------
+
+Interpreter::Restart Interpreter::restart_point() {
+  const std::lock_guard lock(memory_mutex_);
+  return {live_, live_total_, routing_.size(), timeline_.memory.size(), expert_choices_};
+}
+
+// The senders have sent these inside their cuts. Each communicator's on a thread of its own, behind
+// what this rank has issued there: nothing waits for another rank's order.
+void Interpreter::throw_away_under_way() {
+  std::map<StreamId, std::vector<std::int32_t>> by_stream;
+  for (std::int32_t op : under_way_) by_stream[ops_[static_cast<std::size_t>(op)].stream].push_back(op);
+  std::vector<std::jthread> threads;
+  for (const auto& [stream, receives] : by_stream)
+    threads.emplace_back([this, &receives = receives] {
+      std::int32_t before = receives.front();
+      do before = before_[static_cast<std::size_t>(before)];
+      while (before > check_);
+      if (before >= 0 && !latches_[static_cast<std::size_t>(before)].wait_above(step_)) return;
+      std::vector<std::byte> nowhere;
+      for (std::int32_t op : receives) {
+        CommOperands operands = prepared_[static_cast<std::size_t>(op)].comm;
+        if (operands.data) {
+          nowhere.resize(static_cast<std::size_t>(operands.bytes));
+          operands.data = nowhere.data();
+        }
+        operands.ready = now_ns();
+        const Result<Nanoseconds> taken = comm_.run(id_of(op), of_training(step_), operands);
+        if (!taken) return fail(taken.error());
+        ++comm_calls_[static_cast<std::size_t>(op)];
+      }
+    });
+}
+
+Result<StepResult> Interpreter::give_up(const Restart& restart) {
+  throw_away_under_way();
+  for (std::int32_t op = 0; op < check_; ++op)
+    if (!latches_[static_cast<std::size_t>(op)].wait_above(step_)) break;
+  {
+    const std::lock_guard lock(failure_mutex_);
+    if (failure_) return *failure_;
+  }
+  // Workers set an op's latch before they count its frees.
+  while (pending_frees_.load(std::memory_order_acquire) > 0) std::this_thread::yield();
+  {
+    const std::lock_guard lock(memory_mutex_);
+    live_ = restart.live;
+    live_total_ = restart.live_total;
+    routing_.resize(restart.routing);
+    timeline_.memory.resize(restart.memory_samples);
+    expert_choices_ = restart.expert_choices;
+    step_rows_.clear();
+  }
+  TANDEM_CHECK(settle_, "a step is given up, and nobody settles the one before");
+  Result<StepResult> settled = settle_(of_training(step_) - 1);
+  if (!settled) return settled;
+  settled_ = true;
+  ++step_, ++steps_given_up_;
+  for (const auto& stream : streams_) stream->restart(step_);
+  return settled;
 }
 
 Result<StepResult> Interpreter::run_batch(int batch, int step) {
@@ -207,12 +304,12 @@ Result<StepResult> Interpreter::run_batch(int batch, int step) {
 // a host_wait names. It looks anew with the mutex held, so no call is lost and none is too many.
 void Interpreter::run_host() {
   const std::lock_guard host(host_mutex_);
-  while (next_issue_ < std::ssize(ops_)) {
+  while (next_issue_ < std::ssize(ops_) && !given_up_.load(std::memory_order_relaxed)) {
     const std::int32_t op = next_issue_;
     if (latches_[static_cast<std::size_t>(op)].is_above(INT32_MAX - 1)) return;  // aborted
     if (!may_issue(ops_[static_cast<std::size_t>(op)])) return;
     if (!host_in_wait_) issue(op);
-    if (ops_[static_cast<std::size_t>(op)].kind == OpKind::host_wait) {
+    if (holds_host(ops_[static_cast<std::size_t>(op)].kind)) {
       host_in_wait_ = true;
       if (!host_wait(op)) return;
       host_in_wait_ = false;
@@ -237,7 +334,7 @@ void Interpreter::issue(std::int32_t op) {
   host_free_ = device_->begin(host_free_);
   span = {id_of(op), rank_.value, timed_step_, host_free_, 0, 0, 0, 0};
   if (observer_) observer_->queued(span.op, of_training(step_));
-  if (o.kind == OpKind::host_wait) {
+  if (holds_host(o.kind)) {
     if (observer_) observer_->started(span.op, of_training(step_));
   } else {
     stream_of_[static_cast<std::size_t>(op)]->issue();
@@ -286,20 +383,34 @@ bool Interpreter::host_wait(std::int32_t op) {
   }
   Span& span = span_of(op);
   span.ready = span.started = device_->begin(cause_of(op));
-  const View& waited = prepared_[static_cast<std::size_t>(op)].buffer;
-  const double value =
-      waited.data && waited.dtype == DType::f64 ? *waited.as<double>() : 0.0;  // else row counts
-  if (!std::isfinite(value)) {
-    const Buffer& b = plan_.buffer(ops_[static_cast<std::size_t>(op)].buffer);
-    fail(
-        make_error(Failure::execution, "E-EXEC-031", "a value that must be finite is not",
-                   fmt::format("{} = {} in step {}", plan_.name(b.name), value, of_training(step_)),
-                   "a finite value", "lower training.optimizer.lr; nothing was updated"));
-    return false;
-  }
+  if (!holds(op)) return false;
   end_op(op, step_, span);
   host_free_ = span.ended;
   if (ops_[static_cast<std::size_t>(op)].frees.count) (void)carry_out_free(span.ended);
+  return !given_up_.load(std::memory_order_relaxed);
+}
+
+// Of post_validate: an update that has to be clipped is given up. A failed run never writes what
+// such an update has changed.
+bool Interpreter::holds(std::int32_t op) {
+  const Op& o = ops_[static_cast<std::size_t>(op)];
+  const bool late = o.kind == OpKind::post_validate;
+  const View& waited = prepared_[static_cast<std::size_t>(op)].buffer;
+  const double value =
+      waited.data && waited.dtype == DType::f64 ? *waited.as<double>() : 0.0;  // else row counts
+  if (late && settled_) return true;
+  if (!std::isfinite(value)) {
+    fail(make_error(Failure::execution, "E-EXEC-031", "a value that must be finite is not",
+                    fmt::format("{} = {} in step {}", plan_.name(plan_.buffer(o.buffer).name),
+                                value, of_training(step_) - (late ? 1 : 0)),
+                    "a finite value",
+                    late ? "lower training.optimizer.lr; --resume goes on from the last checkpoint"
+                         : "lower training.optimizer.lr; nothing was updated"));
+    return false;
+  }
+  // As the kernel clip_coef: below 1 every gradient shrinks.
+  if (late && config_.clip && *config_.clip / (std::sqrt(value) + 1e-6) < 1)
+    given_up_.store(true, std::memory_order_release);
   return true;
 }
 
@@ -424,8 +535,8 @@ void Interpreter::run_op(std::int32_t op, std::int32_t step) {
       case OpKind::copy:
         device_->copy(p.buffer, plan_.header.evaluation ? batch_ : of_training(step), o);
         break;
-      case OpKind::host_wait:      // the host's
-      case OpKind::post_validate:  // refused by bind()
+      case OpKind::host_wait:  // the host's
+      case OpKind::post_validate:
         break;
     }
   } catch (const std::exception& e) {
@@ -457,7 +568,7 @@ void Interpreter::run_calls(std::int32_t op, std::int32_t step) {
     cpu = cpu_end;
   }
   keep_metrics(p);
-  if (!p.kept_rows.empty() && step < routing_steps_) keep_routing(op, step);
+  if (!p.kept_rows.empty() && step - steps_given_up_ < routing_steps_) keep_routing(op, step);
 }
 
 // Before the op's frees, as keep_metrics().

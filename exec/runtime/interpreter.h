@@ -7,7 +7,11 @@
 //            next op of a worker's own stream needs no other thread to wake up
 //   stream   a worker thread takes its ops in order; an op runs when its `waits` have ended; its
 //            frees are carried out when it has ended
-//   step     ends when every op has; steps do not overlap
+//   step     ends when every op has; steps of a rank do not overlap
+//   check    optimizer_barrier post_validated (common/plan/late_validation.h): where post_validate
+//            finds that the update of the step before must be clipped, the step is given up: what
+//            has been issued ends, what is under way to this rank is taken and thrown away, the
+//            update is settled, and the step begins again
 //
 // Everything that can be done once is done in create(): buffers have fixed addresses and kernels
 // are bound to them, so a step runs closures. What an op does and how long it takes is the device's
@@ -18,6 +22,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -42,6 +47,9 @@ struct StepResult {
   double tokens = 0, non_finite = 0;
   Nanoseconds started = 0, ended = 0;
   Nanoseconds data_wait = 0;  // ops waited for tokens and for nothing else
+  // Of a plan whose update is checked in the next step: loss, norm, balance, dropped, tokens and
+  // non_finite are those of the step before, which was settled anew if `rolled_back`.
+  bool rolled_back = false;
 };
 
 // The plan, configuration, backend and observer outlive the interpreter. One thread calls it.
@@ -64,6 +72,16 @@ class Interpreter {
   // Of an evaluation: its batch number `batch`; others are told of the step of training `step`. The
   // result has a loss and tokens only.
   [[nodiscard]] Result<StepResult> run_batch(int batch, int step);
+
+  // Of a plan of settling (build.h): once more the update of the step of training `step`, whose
+  // values the result has.
+  [[nodiscard]] Result<StepResult> run_settling(int step);
+  // Of a plan that is checked late: how a step that is given up settles the update of step `step`.
+  void settle_with(std::function<Result<StepResult>(int step)> settle) {
+    settle_ = std::move(settle);
+  }
+  // The update of the last step has been settled: the next step finds nothing to check.
+  void is_settled() { settled_ = true; }
 
   // Memory of a buffer: between steps those that live for the run hold their values.
   [[nodiscard]] View view(BufferId id) const { return device_->view(id); }
@@ -119,7 +137,20 @@ class Interpreter {
   void issue(std::int32_t op);                       // host
   void allocate(std::int32_t op);                    // host
   [[nodiscard]] Bytes bytes_now(BufferId id);        // host: rows known at run time are counted
-  [[nodiscard]] bool host_wait(std::int32_t op);     // host; false: not yet
+  [[nodiscard]] bool host_wait(std::int32_t op);     // host; false: not yet, or given up
+  [[nodiscard]] bool holds(std::int32_t op);         // host: the value is as it must be
+  void begin_issuing(Nanoseconds started);
+  // What a step adds to, as it was when it began.
+  struct Restart {
+    ClassBytes live{};
+    std::int64_t live_total = 0;
+    std::size_t routing = 0, memory_samples = 0;
+    std::map<int, std::vector<std::int64_t>> expert_choices;
+  };
+  [[nodiscard]] Restart restart_point();
+  // Ends what the step has begun and settles the update before it; the step can begin again.
+  [[nodiscard]] Result<StepResult> give_up(const Restart& restart);
+  void throw_away_under_way();
   [[nodiscard]] Nanoseconds cause_of(std::int32_t op);
   [[nodiscard]] bool carry_out_free(Nanoseconds ended);
   void run_op(std::int32_t op, std::int32_t step);  // worker
@@ -136,7 +167,8 @@ class Interpreter {
   [[nodiscard]] OpId id_of(std::int32_t op) const;
   // What others call the step: of training, where the latches count those of this process.
   [[nodiscard]] int of_training(int step) const {
-    return plan_.header.evaluation ? told_step_ : config_.first_step + step;
+    if (plan_.header.evaluation || plan_.header.settling) return told_step_;
+    return config_.first_step + step - steps_given_up_;
   }
   [[nodiscard]] Result<StepResult> end_step(Nanoseconds started);
   [[nodiscard]] Nanoseconds data_wait();
@@ -163,9 +195,15 @@ class Interpreter {
   std::atomic<Nanoseconds> last_free_{0};       // latest end, in this step, of an op that frees
   Nanoseconds host_free_ = 0;                   // when the host could go on issuing
 
-  int step_ = 0;                   // of this process
+  int step_ = 0;                   // of this process; one that was given up counts too
+  int steps_given_up_ = 0;
+  std::int32_t check_ = -1;               // the post_validate op; -1: none
+  std::vector<std::int32_t> under_way_;   // receives: late_validation.h
+  bool settled_ = true;                   // nothing to check
+  std::atomic<bool> given_up_{false};     // set by the host
+  std::function<Result<StepResult>(int step)> settle_;
   int timed_step_ = -1;            // of the timeline; -1: not recorded
-  int told_step_ = 0, batch_ = 0;  // of an evaluation: see run_batch()
+  int told_step_ = 0, batch_ = 0;  // of an evaluation: see run_batch(), run_settling()
   std::array<double, 8> metrics_{};
   Nanoseconds last_started_ = 0, last_ended_ = 0;  // of the step before
 

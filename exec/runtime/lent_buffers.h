@@ -1,5 +1,6 @@
-// Which buffers of a training plan an evaluation plan reads: its persistent ones, found again by
-// class and name. So parameters exist once, wherever the two plans have them in their tables.
+// Which buffers of a training plan another plan of the run uses, of evaluation or settling: its
+// persistent ones, found again by class and name. So parameters exist once, wherever the two plans
+// have them in their tables.
 #pragma once
 
 #include <vector>
@@ -9,10 +10,10 @@
 
 namespace tandem::exec {
 
-// By BufferId of `evaluation`: the buffer of `training`; invalid for views and for what lives
-// within a batch. E-EXEC-035: a buffer, or a view of one, that the training plan does not have with
+// By BufferId of `other`: the buffer of `training`; invalid for views and for what lives
+// within a batch or a step. E-EXEC-035: a buffer, or a view of one, that the training plan does not have with
 // the same type, shape and place. Pure, safe from any thread.
-[[nodiscard]] Result<std::vector<BufferId>> lent_buffers(const Plan& evaluation,
-                                                         const Plan& training, ProgramId program);
+[[nodiscard]] Result<std::vector<BufferId>> lent_buffers(const Plan& other, const Plan& training,
+                                                         ProgramId program);
 
 }  // namespace tandem::exec

@@ -35,11 +35,13 @@ Result<std::unique_ptr<Interpreter>> interpreter_on_cpu(const Plan& plan, Rank r
   return out;
 }
 
-Result<std::unique_ptr<Interpreter>> evaluation_on_cpu(const Plan& plan,
-                                                       const TrainingConfig& config,
-                                                       CommBackend& comm, OpObserver* observer,
-                                                       const Interpreter& training,
-                                                       ActivationProbe* probe, ChoiceLog* choices) {
+namespace {
+
+// On what lives for the run in `training`.
+Result<std::unique_ptr<Interpreter>> beside(const Plan& plan, const TrainingConfig& config,
+                                            CommBackend& comm, OpObserver* observer,
+                                            const Interpreter& training, ActivationProbe* probe,
+                                            ChoiceLog* choices) {
   const ProgramId program = plan.program_of(training.rank());
   Result<std::vector<BufferId>> of_training = lent_buffers(plan, training.plan(), program);
   if (!of_training) return of_training.error();
@@ -47,6 +49,22 @@ Result<std::unique_ptr<Interpreter>> evaluation_on_cpu(const Plan& plan,
   for (BufferId id : *of_training) lent.push_back(id.valid() ? training.view(id).data : nullptr);
   return make(plan, training.rank(), config, comm, observer,
               Arena::create(plan, program, std::move(lent)), probe, choices);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Interpreter>> evaluation_on_cpu(const Plan& plan,
+                                                       const TrainingConfig& config,
+                                                       CommBackend& comm, OpObserver* observer,
+                                                       const Interpreter& training,
+                                                       ActivationProbe* probe, ChoiceLog* choices) {
+  return beside(plan, config, comm, observer, training, probe, choices);
+}
+
+Result<std::unique_ptr<Interpreter>> settling_on_cpu(const Plan& plan, const TrainingConfig& config,
+                                                     CommBackend& comm, OpObserver* observer,
+                                                     const Interpreter& training) {
+  return beside(plan, config, comm, observer, training, nullptr, nullptr);
 }
 
 }  // namespace tandem::exec

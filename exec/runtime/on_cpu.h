@@ -23,4 +23,12 @@ namespace tandem::exec {
     const Plan& plan, const TrainingConfig& config, CommBackend& comm, OpObserver* observer,
     const Interpreter& training, ActivationProbe* probe = nullptr, ChoiceLog* choices = nullptr);
 
+// Of a plan of settling (build.h): works on what lives for the run where `training`, which outlives
+// it, has it. E-EXEC-035 where the two plans do not fit.
+[[nodiscard]] Result<std::unique_ptr<Interpreter>> settling_on_cpu(const Plan& plan,
+                                                                   const TrainingConfig& config,
+                                                                   CommBackend& comm,
+                                                                   OpObserver* observer,
+                                                                   const Interpreter& training);
+
 }  // namespace tandem::exec

@@ -45,7 +45,7 @@ std::string_view name_of(OpState state) {
 
 Result<std::unique_ptr<Recorder>> Recorder::create(const std::string& path, const Plan& plan,
                                                    Rank rank, const std::string& plan_id,
-                                                   const Plan* evaluation) {
+                                                   std::span<const Plan* const> beside) {
   const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644);
   void* mapping = MAP_FAILED;
   // Blocks are taken now: a full disk would be a SIGBUS later.
@@ -57,11 +57,11 @@ Result<std::unique_ptr<Recorder>> Recorder::create(const std::string& path, cons
     return make_error(Failure::output, "E-IO-010", "cannot write the file", std::strerror(cause),
                       "room and permission for the run directory", "choose another -o",
                       Location{path});
-  return std::unique_ptr<Recorder>(new Recorder(mapping, plan, rank, plan_id, evaluation));
+  return std::unique_ptr<Recorder>(new Recorder(mapping, plan, rank, plan_id, beside));
 }
 
 Recorder::Recorder(void* mapping, const Plan& plan, Rank rank, const std::string& plan_id,
-                   const Plan* evaluation)
+                   std::span<const Plan* const> beside)
     : mapping_(mapping),
       header_(new (mapping) RingHeader),
       records_(new (static_cast<char*>(mapping) + kHeaderBytes) RingRecord[kRingRecords]) {
@@ -71,10 +71,11 @@ Recorder::Recorder(void* mapping, const Plan& plan, Rank rank, const std::string
   header_->opened_ns = now_ns();
   add(plan, rank, 0, 0);
   std::size_t num_communicators = plan.communicators.size();
-  if (evaluation) {
-    evaluation_from_ = static_cast<std::int32_t>(plan.ops.size());
-    add(*evaluation, rank, evaluation_from_, static_cast<std::int32_t>(num_communicators));
-    num_communicators += evaluation->communicators.size();
+  auto num_ops = static_cast<std::int32_t>(plan.ops.size());
+  for (const Plan* p : beside) {
+    add(*p, rank, num_ops, static_cast<std::int32_t>(num_communicators));
+    num_ops += static_cast<std::int32_t>(p->ops.size());
+    num_communicators += p->communicators.size();
   }
   numbers_.assign(statics_.size(), 0);
   sequences_.assign(num_communicators, 0);
@@ -82,7 +83,7 @@ Recorder::Recorder(void* mapping, const Plan& plan, Rank rank, const std::string
 
 void Recorder::add(const Plan& plan, Rank rank, std::int32_t op_offset, std::int32_t comm_offset) {
   const ProgramId program = plan.program_of(rank);
-  parts_.push_back({op_offset + static_cast<std::int32_t>(plan.programs[program.index()].first_op),
+  parts_.push_back({op_offset, op_offset + static_cast<std::int32_t>(plan.programs[program.index()].first_op),
                     static_cast<std::int32_t>(statics_.size())});
   for (const Op& op : plan.ops_of(program)) {
     Static s;

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -57,12 +58,12 @@ static_assert(sizeof(RingHeader) == 72);
 // queued().
 class Recorder : public OpObserver {
  public:
-  // Makes the file anew. E-IO-010. The plans are not kept. Ops and communicators of `evaluation`
-  // (null: there is none) are numbered behind those of `plan`.
+  // Makes the file anew. E-IO-010. The plans are not kept. Ops and communicators of the plans
+  // `beside` it are numbered behind those of `plan`, one plan behind the other.
   [[nodiscard]] static Result<std::unique_ptr<Recorder>> create(const std::string& path,
                                                                 const Plan& plan, Rank rank,
                                                                 const std::string& plan_id,
-                                                                const Plan* evaluation = nullptr);
+                                                                std::span<const Plan* const> beside = {});
   ~Recorder() override;
   Recorder(const Recorder&) = delete;
   Recorder& operator=(const Recorder&) = delete;
@@ -86,27 +87,28 @@ class Recorder : public OpObserver {
  private:
   [[nodiscard]] std::optional<Unfinished> unfinished(bool newest) const;
   Recorder(void* mapping, const Plan& plan, Rank rank, const std::string& plan_id,
-           const Plan* evaluation);
+           std::span<const Plan* const> beside);
   struct Static {  // of an op of this rank's program
     std::int64_t bytes = 0;
     std::int32_t peer = -1;
     std::int16_t communicator = -1;
     std::uint8_t kind = 0;
   };
-  // Ops of one plan: the rank's program and where its statics begin.
+  // Ops of one plan: where its numbers begin, the rank's program, and where its statics begin.
   struct Part {
-    std::int32_t first_op = 0, first_static = 0;
+    std::int32_t from = 0, first_op = 0, first_static = 0;
   };
   void add(const Plan& plan, Rank rank, std::int32_t op_offset, std::int32_t comm_offset);
   [[nodiscard]] std::size_t local(OpId op) const {
-    const Part& part = parts_[op.value < evaluation_from_ ? 0 : 1];
+    std::size_t at = parts_.size() - 1;
+    while (at > 0 && op.value < parts_[at].from) --at;
+    const Part& part = parts_[at];
     return static_cast<std::size_t>(op.value - part.first_op + part.first_static);
   }
   void* mapping_;
   RingHeader* header_;
   RingRecord* records_;
   std::vector<Part> parts_;
-  std::int32_t evaluation_from_ = INT32_MAX;
   std::vector<Static> statics_;
   std::vector<std::uint64_t> numbers_;   // by op: its last record
   std::vector<std::int32_t> sequences_;  // by communicator

@@ -15,7 +15,8 @@ struct RoutedTokens {
   std::vector<std::int32_t> choice;  // [n,K], as the kernel's: -1 - expert where it was dropped
 };
 
-// In the order in which they ran. The thread of the compute stream adds; read between steps.
+// Of the last step, or of all batches of the last evaluation, in the order in which they ran. The
+// thread of the compute stream adds; read between steps.
 struct ChoiceLog {
   std::vector<RoutedTokens> routed;
 };

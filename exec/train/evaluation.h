@@ -19,12 +19,13 @@
 
 namespace tandem::exec {
 
-// Tells the observer of the evaluation's ops by numbers behind those of the training plan, so that
-// a flight recorder and a launcher can tell the two apart (runtime/recorder.h).
+// Tells the observer of the ops of a plan beside the training plan by numbers behind those of the
+// plans before it, so that a flight recorder and a launcher can tell them apart
+// (runtime/recorder.h).
 class ObserverBehind final : public OpObserver {
  public:
-  ObserverBehind(OpObserver* inner, const Plan& training)
-      : inner_(inner), num_ops_(std::ssize(training.ops)) {}
+  // `before`: the number of ops of the plans before its own.
+  ObserverBehind(OpObserver* inner, std::int64_t before) : inner_(inner), num_ops_(before) {}
   void queued(OpId op, int step) override {
     if (inner_) inner_->queued(behind(op), step);
   }
@@ -69,7 +70,7 @@ class Evaluator {
 
  private:
   Evaluator(const Plan& training, const TrainingConfig& config, OpObserver* observer)
-      : batches_(config.evaluation_batches), observer_(observer, training) {}
+      : batches_(config.evaluation_batches), observer_(observer, std::ssize(training.ops)) {}
   const int batches_;
   ObserverBehind observer_;
   ActivationProbe probe_;

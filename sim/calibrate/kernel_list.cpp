@@ -190,6 +190,8 @@ void add_optimizer(Grid& g) {
   g.add(K::grad_add, {1 << 18});
   g.add(K::grad_scale, {1 << 14});
   g.add(K::grad_scale, {1 << 18});
+  for (std::int64_t n = 1 << 14; n <= 1 << 22; n <<= 4) g.add(K::snapshot, {n});
+  g.add(K::snapshot, {8}, kValues);
   Kernel clip;
   clip.kind = K::clip_coef;
   clip.real = 1.0;

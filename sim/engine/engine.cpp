@@ -69,6 +69,7 @@ void Engine::make_actors() {
     a.base = base;
     a.multiplicity = folding_.multiplicity[c];
     a.slow = cluster_.slow_factor(a.rank);
+    a.step = -options_.lead_in;
     base += a.num_ops;
     actors_.push_back(a);
   }
@@ -134,7 +135,7 @@ void Engine::make_order() {
       const bool same_group =
           before >= 0 && group_of_[id] >= 0 &&
           group_of_[program.first_op + static_cast<std::uint32_t>(before)] == group_of_[id];
-      if (before >= 0 && op.kind != OpKind::host_wait) {
+      if (before >= 0 && !holds_host(op.kind)) {
         next_on_stream_[program.first_op + static_cast<std::uint32_t>(before)] =
             static_cast<std::int32_t>(i);
         blockers += same_group ? 0 : 1;  // members of a group are at the head together
@@ -324,7 +325,7 @@ void Engine::run_host(std::size_t actor) {
     a.host += options_.issue_ps;
     times_[instance].issued = a.host;
     if (op.frees.count && frees_hold_host_) ++a.pending_frees;
-    const bool holds = op.kind == OpKind::host_wait;
+    const bool holds = holds_host(op.kind);
     if (holds) a.host_state = HostState::waits_for_value;
     release(actor, instance, a.awake);
     if (holds) return;
@@ -347,8 +348,12 @@ void Engine::free_host(std::size_t actor, StreamId awake) {
 
 void Engine::end_step(std::size_t actor) {
   Actor& a = actors_[actor];
-  (*on_step_)(
-      {static_cast<int>(actor), a.step, a.step_started, now_, {times_.data() + a.base, a.num_ops}});
+  if (a.step >= 0)
+    (*on_step_)({static_cast<int>(actor),
+                 a.step,
+                 a.step_started,
+                 now_,
+                 {times_.data() + a.base, a.num_ops}});
   if (++a.step < options_.steps)
     run_step(actor);
   else
@@ -364,8 +369,8 @@ void Engine::release(std::size_t actor, std::uint32_t instance, StreamId awake) 
   OpTimes& t = times_[instance];
   t.ready = std::max(now_, t.issued);
   const Op& op = op_of(actors_[actor], instance);
-  if (op.kind == OpKind::host_wait) actors_[actor].awake = awake;
-  const bool sleeps = op.kind != OpKind::host_wait && op.stream != awake;
+  if (holds_host(op.kind)) actors_[actor].awake = awake;
+  const bool sleeps = !holds_host(op.kind) && op.stream != awake;
   const Picoseconds start = t.ready + (sleeps ? options_.wake_ps : 0);
   if (start > now_)
     at(start, What::start, instance);
@@ -396,9 +401,8 @@ void Engine::run_op(std::size_t actor, std::uint32_t instance) {
     case OpKind::copy:
       return run_copy(actor, instance);
     case OpKind::host_wait:
+    case OpKind::post_validate:  // which finds no fault
       return host_wait(actor, instance);
-    case OpKind::post_validate:
-      return;  // refused by simulate()
   }
 }
 
@@ -411,7 +415,7 @@ void Engine::run_calls(std::size_t actor, std::uint32_t instance) {
   const auto levels = static_cast<std::size_t>(cost_.num_levels());
   std::span<const Picoseconds> work{work_.data() + (a.first_op + local) * levels, levels};
   if (options_.routed)
-    if (const auto routed = options_.routed->work(a.step, a.rank, OpId{a.first_op + local});
+    if (const auto routed = options_.routed->work(routed_step(a), a.rank, OpId{a.first_op + local});
         !routed.empty())
       work = routed;
   if (!cores_.empty())
@@ -495,7 +499,7 @@ void Engine::start_transfer(std::uint32_t index) {
   Rendezvous& r = rendezvous_[index];
   if (r.routed >= 0)  // its members are in one step: none can have gone on
     r.charge = routed_charges_[static_cast<std::size_t>(
-        r.routed + actors_[actor_of_[members_[r.first_member]]].step)];
+        r.routed + routed_step(actors_[actor_of_[members_[r.first_member]]]))];
   const Charge& c = charges_.charge(r.charge);
   bool replayed = true;
   for (std::uint32_t m = 0; m < r.num_members; ++m) {

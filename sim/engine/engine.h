@@ -15,6 +15,7 @@
 //   Only representatives are run (fold.h); one event queue, one thread, integer picoseconds.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <vector>
 
@@ -49,6 +50,9 @@ class Engine {
  public:
   struct Options {
     int steps = 1;
+    // Steps before these, which are not reported: where steps of ranks overlap they fill the
+    // pipeline. Rows known only at run time are those of step 0.
+    int lead_in = 0;
     Picoseconds issue_ps = 0, wake_ps = 0;
     const ReplayDurations* replay = nullptr;
     // Rows that differ between ranks and steps; null: those of the plan. With it nothing is folded.
@@ -87,7 +91,7 @@ class Engine {
     std::uint32_t first_op = 0, num_ops = 0;
     std::uint32_t next_issue = 0, unfinished = 0, pending_frees = 0;
     std::uint32_t first_group = 0;
-    int multiplicity = 1, step = 0;
+    int multiplicity = 1, step = 0;  // below 0: of the lead-in
     double slow = 1;
     StreamId awake;  // the stream whose op has set the host free; invalid: none
     HostState host_state = HostState::issuing;
@@ -139,6 +143,8 @@ class Engine {
                  stamp});
   }
   [[nodiscard]] Error stuck() const;
+  // Steps of the lead-in are routed as the first.
+  [[nodiscard]] static int routed_step(const Actor& a) { return std::max(0, a.step); }
   [[nodiscard]] const Op& op_of(const Actor& a, std::uint32_t instance) const {
     return plan_.ops[a.first_op + (instance - a.base)];
   }

@@ -298,10 +298,6 @@ TEST_CASE("engine: what it cannot do is refused") {
   REQUIRE_FALSE(message.ok());
   CHECK(message.error().diagnostics[0].code == "E-SCEN-020");
   CHECK(message.error().failure == Failure::infeasible);
-  make.plan.ops[0].kind = OpKind::post_validate;
-  const auto post = simulate(make.plan, cluster, {});
-  REQUIRE_FALSE(post.ok());
-  CHECK(post.error().diagnostics[0].code == "E-PLAN-082");
 }
 
 }  // namespace

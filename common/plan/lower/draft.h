@@ -91,6 +91,8 @@ struct Bucket {
   BufferId grad_full;       // levels 2 and 3 without `every`
   [[nodiscard]] std::int64_t shard() const { return zero > 0 ? elements / members : elements; }
   BufferId param, grad, main, m, v;  // main: bf16 runs only
+  // optimizer_barrier post_validated: main parameter, m and v as they were before the last update.
+  BufferId kept_main, kept_m, kept_v;
 };
 
 struct ProgramTensors {
@@ -107,11 +109,18 @@ struct ProgramTensors {
   [[nodiscard]] const Tensor& at(std::string_view name) const;
 };
 
+// What a plan is for (build.h).
+enum class PlanUse { training, evaluation, settling };
+
 struct Draft {
-  explicit Draft(const Scenario& s, bool for_evaluation = false)
-      : scenario(s), evaluation(for_evaluation), sizes(sizes_of(s)) {}
+  explicit Draft(const Scenario& s, PlanUse use = PlanUse::training)
+      : scenario(s),
+        evaluation(use == PlanUse::evaluation),
+        settling(use == PlanUse::settling),
+        sizes(sizes_of(s)) {}
   const Scenario& scenario;
   const bool evaluation;  // forward visits and their loss; no gradients, no optimizer state
+  const bool settling;    // no visits; what lives for the run, and the update
   Sizes sizes;
   Order order;  // L1: after p2p it holds messages too
   Plan plan;    // tables and pools; its ops and programs come with finish()
@@ -131,6 +140,9 @@ struct Draft {
   [[nodiscard]] bool holds(int program, int stage) const {
     return order.rank_of(0, stage) == program ||
            (order.num_dirs == 2 && order.rank_of(1, stage) == program);
+  }
+  [[nodiscard]] bool validates_late() const {
+    return !evaluation && scenario.schedule.optimizer_barrier == OptimizerBarrier::post_validated;
   }
   // Communicator of a program with the one that holds the same stages; invalid with one copy.
   [[nodiscard]] CommId copies_of(int program) const;
@@ -184,6 +196,12 @@ void stages(Draft& draft);     // header, communicators
 void segments(Draft& draft);   // compute ops, reductions inside layers, messages, batches
 void gradients(Draft& draft);  // reductions of buckets and of the tied embedding
 void optimizer(Draft& draft);  // norm, clip, update, metrics; of an evaluation the metrics alone
+// Optimizer_barrier post_validated, called by optimizer(): puts the ops that check the update of
+// the step before into each program, `first` at its start and `then` at its cut (late_validation.h).
+struct ValidationOps {
+  std::vector<Op> first, then;
+};
+void validate_late(Draft& draft, std::vector<ValidationOps> ops);
 void streams(Draft& draft);    // waits between streams
 void buffers(Draft& draft);    // allocates, frees
 

@@ -5,6 +5,11 @@
 //   tp rank 0 counts; each cp rank has that of its own positions. With ZeRO 1 and 2 each bucket is
 //   gathered behind its update.
 //   An evaluation ends with the metrics alone: its loss.
+//   Optimizer_barrier post_validated (models.md 8a; docs/decisions.md D-042): the update does not
+//   wait for the norm but takes 1 for the coefficient, behind a copy of what it changes; what the
+//   rank has of the metrics, the norm among them, stays until the next step, which sums it first.
+//   The plan of settling makes the same update from the copy with the true coefficient.
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -43,34 +48,122 @@ class Optimizer {
   }
 
   void add() {
-    const DType main = d_.plan.header.types.main;
-    const BufferId norm = buffer(BufferClass::scratch, DType::f64, {1}, "norm_sq");
-    const BufferId coef = buffer(BufferClass::scratch, main, {1}, "coef");
-    const BufferId metrics = buffer(BufferClass::comm, DType::f64, {kMetricValues}, "metrics");
-
+    const BufferId norm = norm_buffer(), coef = coef_buffer(), metrics = metrics_buffer();
     sum_choices();
     compute();
+    sum_squares_into(norm);
+    end();
+    reduce("norm", norm, 0);
+    hold_host(OpKind::host_wait, norm);
+    compute();
+    clip(norm, d_.scenario.training.optimizer.clip, coef);
+    update_all(coef);
+    update_router_bias();
+    pack_metrics(norm, metrics);
+    end();
+    reduce("metrics", metrics, 1);
+  }
+
+  // The tail of the step, and what checks it in the next one: one sum of the metrics, with the norm
+  // in its slot, begun before everything else. A free of it at once would hold back the host until
+  // all ranks have begun the step, so the check is its last use.
+  ValidationOps add_late() {
+    const BufferId norm = norm_buffer(), coef = coef_buffer(), pending = pending_buffer();
+    sum_choices();
+    compute();
+    sum_squares_into(norm);
+    for (const Bucket& b : t_.buckets) {
+      snapshot(b, main_of(b), b.kept_main);
+      snapshot(b, b.m, b.kept_m);
+      snapshot(b, b.v, b.kept_v);
+    }
+    clip(norm, std::nullopt, coef);
+    update_all(coef);
+    update_router_bias();
+    pack_metrics(norm, pending);
+    end();
+
+    const BufferId metrics = metrics_buffer();
+    const std::size_t begin = ops_.size();
+    compute();
+    snapshot_values(pending, metrics);
+    end();
+    reduce("metrics", metrics, 0);
+    const std::size_t check = ops_.size();
+    hold_host(OpKind::post_validate, norm_slot(metrics));
+    const auto at = [&](std::size_t i) { return ops_.begin() + static_cast<std::ptrdiff_t>(i); };
+    ValidationOps out{{at(begin), at(check)}, {at(check), ops_.end()}};
+    ops_.resize(begin);
+    return out;
+  }
+
+  void add_settling() {
+    const BufferId coef = coef_buffer(), pending = pending_buffer(), metrics = metrics_buffer();
+    compute();
+    for (const Bucket& b : t_.buckets) {
+      snapshot(b, b.kept_main, main_of(b));
+      snapshot(b, b.kept_m, b.m);
+      snapshot(b, b.kept_v, b.v);
+    }
+    snapshot_values(pending, metrics);
+    end();
+    reduce("metrics", metrics, 0);
+    const BufferId norm = norm_slot(metrics);
+    hold_host(OpKind::host_wait, norm);
+    compute();
+    clip(norm, d_.scenario.training.optimizer.clip, coef);
+    update_all(coef);
+    end();
+  }
+
+ private:
+  BufferId norm_buffer() { return buffer(BufferClass::scratch, DType::f64, {1}, "norm_sq"); }
+  BufferId coef_buffer() {
+    return buffer(BufferClass::scratch, d_.plan.header.types.main, {1}, "coef");
+  }
+  BufferId metrics_buffer() {
+    return buffer(BufferClass::comm, DType::f64, {kMetricValues}, "metrics");
+  }
+  // What the rank adds to the metrics of the step before.
+  BufferId pending_buffer() {
+    return buffer(BufferClass::optim, DType::f64, {kMetricValues}, "pending.metrics");
+  }
+  BufferId norm_slot(BufferId metrics) {
+    const BufferId id = norm_buffer();
+    Buffer& b = d_.plan.buffers[id.index()];
+    b.cls = BufferClass::comm;
+    b.alias_of = metrics;
+    b.alias_offset = kMetricNormSquared * size_of(DType::f64);
+    return id;
+  }
+  static BufferId main_of(const Bucket& b) { return b.main.valid() ? b.main : b.param; }
+
+  // The squares of all gradients that this rank counts.
+  void sum_squares_into(BufferId norm) {
     average_expert_copies();
     bool written = false;
     using enum TensorClass;
     for (TensorClass c : {tp_cut, whole, router, routed_expert})
       written = squares(c, norm, written);
     TANDEM_CHECK(written, "program {} has no layer", program_);  // its biases are whole tensors
-    end();
-    reduce("norm", norm, 0);
-    Op wait;
-    wait.kind = OpKind::host_wait;
-    wait.phase = Phase::O;
-    wait.stage = stage_;
-    wait.stream = d_.stream("host");
-    wait.buffer = norm;
-    ops_.push_back(wait);
-
-    compute();
-    Kernel clip;
-    clip.kind = KernelKind::clip_coef;
-    clip.real = d_.scenario.training.optimizer.clip;
-    call(clip, {norm}, {{coef, false}});
+  }
+  void hold_host(OpKind kind, BufferId value) {
+    Op op;
+    op.kind = kind;
+    op.phase = Phase::O;
+    op.stage = stage_;
+    op.stream = d_.stream("host");
+    op.buffer = value;
+    ops_.push_back(op);
+  }
+  // Without a limit: 1.
+  void clip(BufferId norm, std::optional<double> limit, BufferId coef) {
+    Kernel k;
+    k.kind = KernelKind::clip_coef;
+    k.real = limit;
+    call(k, {norm}, {{coef, false}});
+  }
+  void update_all(BufferId coef) {
     for (const Bucket& b : t_.buckets) {
       update(b, coef);
       if (b.zero == 0 || b.zero == 3) continue;
@@ -78,13 +171,21 @@ class Optimizer {
       gather(b);
       compute();
     }
-    update_router_bias();
-    pack_metrics(norm, metrics);
-    end();
-    reduce("metrics", metrics, 1);
   }
-
- private:
+  void snapshot(const Bucket& b, BufferId from, BufferId to) {
+    Kernel k;
+    k.kind = KernelKind::snapshot;
+    k.dims = {b.shard()};
+    if (b.zero > 0) k.coords = b.axes;
+    call(k, {from}, {{to, false}});
+  }
+  void snapshot_values(BufferId from, BufferId to) {
+    Kernel k;
+    k.kind = KernelKind::snapshot;
+    k.dims = {d_.plan.buffer(from).shape.elements()};
+    k.flags = kValues;
+    call(k, {from}, {{to, false}});
+  }
   BufferId buffer(BufferClass cls, DType dtype, Shape shape, const char* name) {
     Buffer b;
     b.program = ProgramId{static_cast<std::int64_t>(program_)};
@@ -107,7 +208,9 @@ class Optimizer {
     d_.plan.calls.push_back(c);
     ++op_.calls.count;
   }
-  void end() { ops_.push_back(op_); }
+  void end() {
+    if (op_.calls.count > 0) ops_.push_back(op_);
+  }
 
   // Each element counts once: of the axes over which it is equal after the reduction, coordinate 0
   // counts it; of a shard its member.
@@ -199,7 +302,7 @@ class Optimizer {
       if (t.grad.valid() && t.grad == b.grad) all_decay = t.shape.rank >= 2;
     all_decay = all_decay || d_.scenario.training.optimizer.decay_all;
     k.flags = all_decay ? kDecayAll : kDecay2d;
-    const BufferId main = b.main.valid() ? b.main : b.param;
+    const BufferId main = main_of(b);
     std::vector<OperandRef> outputs = {{main, false}, {b.m, false}, {b.v, false}};
     if (b.main.valid()) {  // bf16 runs: the parameter is cast from its main copy
       k.flags |= kCast;
@@ -230,9 +333,11 @@ class Optimizer {
     Kernel k;
     k.kind = KernelKind::metrics_pack;
     k.dims = {kMetricValues};
-    if (program_ == 0 && norm.valid()) {
+    if (norm.valid() && (program_ == 0 || d_.validates_late())) {
       k.flags = kHasNorm;
-      k.owner = with_ep(axes({Axis::tp, Axis::cp, Axis::dp}), d_.sizes.nano);
+      // Checked late, it is not summed yet.
+      k.owner = d_.validates_late() ? AxisSet{}
+                                    : with_ep(axes({Axis::tp, Axis::cp, Axis::dp}), d_.sizes.nano);
       call(k, {norm}, {{metrics, false}});
       written = true;
     }
@@ -329,11 +434,17 @@ class Optimizer {
 }  // namespace
 
 void optimizer(Draft& d) {
+  std::vector<ValidationOps> late;
   for (std::size_t p = 0; p < d.programs.size(); ++p)
     if (Optimizer o(d, p); d.evaluation)
       o.add_evaluation();
+    else if (d.settling)
+      o.add_settling();
+    else if (d.validates_late())
+      late.push_back(o.add_late());
     else
       o.add();
+  if (!late.empty()) validate_late(d, std::move(late));
 }
 
 }  // namespace tandem::lower

@@ -221,6 +221,11 @@ class Packer {
       if (b.dtype != d_.plan.header.types.main) b.main = state(b, ".main");
       b.m = state(b, ".m");
       b.v = state(b, ".v");
+      if (d_.validates_late() && b.grad.valid()) {
+        b.kept_main = state(b, ".kept_main");
+        b.kept_m = state(b, ".kept_m");
+        b.kept_v = state(b, ".kept_v");
+      }
     }
   }
 
@@ -274,16 +279,19 @@ class Packer {
         b.zero < 2 && p.entries.size() == 1 && p.entries[0].first->shape.elements() == p.elements;
     const std::string name = "bucket." + b.name;
     const BufferClass grad_class = b.zero >= 2 ? BufferClass::grad_full : BufferClass::grad;
+    // Settling has no visits that gather and scatter: there the full ones say what lies in shards.
+    const BufferClass param_class = b.zero >= 3 ? BufferClass::param_full : BufferClass::param;
     BufferId params, grads;  // full
-    if (!alone && b.zero < 3)
-      params = d_.add(buffer(BufferClass::param, b.dtype, {p.elements}, name));
+    if (!alone && (b.zero < 3 || d_.settling))
+      params = d_.add(buffer(param_class, b.dtype, {p.elements}, name));
     const bool trains = !d_.evaluation;
-    if (!alone && !b.every && trains) grads = d_.add(buffer(grad_class, main, {p.elements}, name));
+    if (!alone && (!b.every || d_.settling) && trains)
+      grads = d_.add(buffer(grad_class, main, {p.elements}, name));
     for (const auto& [tensor, first] : p.entries) {
       Tensor& t = *tensor;
       t.bucket = index;
       t.offset = first;
-      Buffer param = buffer(BufferClass::param, t.dtype, t.shape, t.name);
+      Buffer param = buffer(param_class, t.dtype, t.shape, t.name);
       param.slice = t.slice;
       Buffer grad = param;
       grad.cls = grad_class, grad.dtype = main;
@@ -298,7 +306,7 @@ class Packer {
       out.places.emplace(t.name, out.tensors.size());
       out.tensors.push_back(t);
     }
-    b.param = b.zero < 3 ? params : shard(b, BufferClass::param, b.dtype, name, {});
+    b.param = b.zero < 3 ? params : shard(b, BufferClass::param, b.dtype, name, params);
     if (!trains) return;
     b.grad = b.zero < 2 ? grads : shard(b, BufferClass::grad, main, name, grads);
     if (b.zero >= 2) b.grad_full = grads;
@@ -307,7 +315,8 @@ class Packer {
     const Buffer& param = d_.plan.buffer(b.param);
     const DType main = d_.plan.header.types.main;
     if (b.zero > 0)
-      return shard(b, BufferClass::optim, main, b.name + suffix, b.zero < 3 ? b.param : BufferId{});
+      return shard(b, BufferClass::optim, main, b.name + suffix,
+                   b.zero < 3 ? b.param : d_.plan.buffer(b.param).shard_of);
     return d_.add(buffer(BufferClass::optim, main, param.shape, b.name + suffix));
   }
   Draft& d_;
@@ -331,7 +340,7 @@ void expert_state(Draft& d, int program, ProgramTensors& out) {
       if (d.holds(program, stage) && shape.is_moe(i)) layers.push_back(i);
     first += count;
   }
-  if (layers.empty()) return;
+  if (layers.empty() || d.settling) return;  // no update of biases is repeated
   const auto add = [&](BufferClass cls, DType dtype, std::int64_t elements,
                        const std::string& name) {
     Buffer b;

@@ -178,7 +178,8 @@ class Program {
     const Bucket& b = d_.tensors[static_cast<std::size_t>(program_)]
                           .buckets[static_cast<std::size_t>(slot.bucket)];
     const bool gradients = slot.buffer.cls == BufferClass::grad_full;
-    for (BufferId id : {gradients ? b.grad : b.param, b.main, b.m, b.v}) {
+    for (BufferId id : {gradients ? b.grad : b.param, b.main, b.m, b.v, b.kept_main, b.kept_m,
+                        b.kept_v}) {
       if (!id.valid() || (gradients && id != b.grad)) continue;
       Buffer& shard = d_.plan.buffers[id.index()];
       if (!shard.shard_of.valid()) shard.shard_of = full;
@@ -495,6 +496,10 @@ void segments(Draft& d) {
   d.programs.resize(num_programs);
   d.tensors.resize(num_programs);
   for (std::size_t p = 0; p < num_programs; ++p) {
+    if (d.settling) {
+      parameters(d, static_cast<int>(p));
+      continue;
+    }
     Program(d, static_cast<int>(p)).run();
     if (p > 0) continue;
     // Programs are much alike: no pool is copied on its way to a million ops.

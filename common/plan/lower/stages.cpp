@@ -44,6 +44,10 @@ std::string digest_of(const Scenario& s) {
     const bool shapes = f.path.starts_with("model.") || f.path.starts_with("training.") ||
                         f.path.starts_with("parallel.") || f.path.starts_with("schedule.");
     if (!shapes || !f.get || f.path == "model.preset" || outside_the_plan(f.path)) continue;
+    // Plans that wait for the norm have the digest that they had before there was a choice.
+    if (f.path == "schedule.optimizer_barrier" &&
+        s.schedule.optimizer_barrier == OptimizerBarrier::synchronous)
+      continue;
     const FieldValue value = f.get(s, 0);
     if (!value.absent) text += fmt::format("{}={}\n", f.path, value_text(f, value));
   }
@@ -144,6 +148,7 @@ void stages(Draft& d) {
   h.slices = d.order.num_slices;
   h.types = types_of(s.training.precision);
   h.evaluation = d.evaluation;
+  h.settling = d.settling;
 
   Table table(d);
   if (h.copies == 2 && !d.evaluation)

@@ -195,7 +195,7 @@ class Waits {
     });
     for_each_root_use(d_.plan, uses_.roots, op, [&](BufferId id, Use use) {
       // The host issues later ops only when its wait is over: nobody has to wait for it.
-      if (writes(use) || uses_.writer[id.index()] == i || op.kind == OpKind::host_wait) return;
+      if (writes(use) || uses_.writer[id.index()] == i || holds_host(op.kind)) return;
       // Of several readers on one stream the last one stands for all.
       uses_.readers.add(id, i, [&](std::int32_t r) { return stream_of(r) == own; });
     });

@@ -5,7 +5,8 @@
 // (7); no gradient is written any more once a reduction or the optimizer has read it (5). The
 // kernels of one visit are those of the same slice of the stage's first microbatch, in the same
 // order, so that a lost or doubled op is found (1, 2). An evaluation has forward ops only (2) and
-// writes no buffer that lives for the run (6): it may borrow those of training. Not: anything
+// writes no buffer that lives for the run (6): it may borrow those of training. A plan of settling
+// has no visits. Not: anything
 // across programs; that a visit computes the right thing.
 #include <fmt/format.h>
 
@@ -35,7 +36,7 @@ class Completeness {
   void run() {
     const std::size_t stages = plan_.header.stage_rank.size();
     const std::int32_t each = plan_.header.microbatches / plan_.header.copies;
-    for (std::int32_t copy = 0; copy < plan_.header.copies; ++copy)
+    for (std::int32_t copy = 0; copy < plan_.header.copies && !plan_.header.settling; ++copy)
       for (std::size_t s = 0; s < stages && !report_.full(); ++s)
         stage(static_cast<std::int32_t>(s), copy * each, each);
     for (std::size_t p = 0; p < plan_.programs.size() && !report_.full(); ++p)

@@ -70,7 +70,7 @@ class HappensBefore {
       for_each_counts(o, [&](BufferId b) { known_to_host(id, b, gate); });
       for_each_use(plan_, o, [&](BufferId b, Use use) { access(id, b, use, false); });
       for (BufferId b : plan_.frees_of(o)) access(id, b, Use::write, true);
-      if (o.kind == OpKind::host_wait) {
+      if (holds_host(o.kind)) {
         std::copy(clock, clock + width_, gate.begin());
         gate[s] = position_[i];
       }

@@ -33,8 +33,10 @@ class Lifetimes {
       for (BufferId b : plan.allocates_of(o)) state_[b.index()].life = Life::unborn;
     for (std::size_t i = 0; i < state_.size(); ++i) {
       const BufferClass cls = plan.buffers[i].cls;
-      state_[i].defined = state_[i].life == Life::always && cls != BufferClass::grad &&
-                          cls != BufferClass::grad_full;
+      // Settling takes the gradients that the step has left.
+      state_[i].defined =
+          state_[i].life == Life::always &&
+          (plan.header.settling || (cls != BufferClass::grad && cls != BufferClass::grad_full));
     }
   }
 

@@ -54,7 +54,8 @@ class Operands {
   static bool shares_buckets(const Kernel& k) {
     return !k.coords.empty() &&
            (k.kind == KernelKind::adamw || k.kind == KernelKind::sum_squares ||
-            k.kind == KernelKind::grad_add || k.kind == KernelKind::grad_scale);
+            k.kind == KernelKind::grad_add || k.kind == KernelKind::grad_scale ||
+            k.kind == KernelKind::snapshot);
   }
 
   // Factors of the largest operand, or more (a fourth of it, for parts of one row): the sequence of
@@ -295,7 +296,7 @@ class Operands {
   // --- communications, copies, values
   void transfer(OpId id, const Op& o) {
     const Buffer& b = plan_.buffer(o.buffer);
-    if (o.kind == OpKind::host_wait || o.kind == OpKind::post_validate) {
+    if (holds_host(o.kind)) {
       const bool counts = o.kind == OpKind::host_wait && b.dtype == DType::i32;
       if (!counts && (b.shape.elements() != 1 || b.dtype != DType::f64))
         bad("V1.7", id, "does not wait for a value", text_of(plan_, o.buffer), "f64[1]",

@@ -28,6 +28,8 @@ struct Matches {
 [[nodiscard]] Matches check_matching(const Plan& plan, Report& report);
 // V7. After V5.
 void check_order(const Plan& plan, const Matches& matches, Report& report);
+// V10. After V5.
+void check_late(const Plan& plan, const Matches& matches, Report& report);
 // V4 and V6. After V5. Sets the levels.
 void check_progress(const Plan& plan, const Matches& matches, const VerifyOptions& options,
                     Verification& result, Report& report);

@@ -77,7 +77,7 @@ class Engine {
       if (before != kNone) add(u, before, Edge::queue);
       before = u;
       if (o.frees.count && level_ == Level::memory_order) frees.push_back(u);
-      if (o.kind == OpKind::host_wait) {
+      if (holds_host(o.kind)) {
         const Unit next = new_gate(i);
         add(next, u, Edge::host);
         gate = next;

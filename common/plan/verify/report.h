@@ -15,7 +15,7 @@ inline constexpr const char *kStructure = "E-PLAN-020", *kMatching = "E-PLAN-021
                             *kComplete = "E-PLAN-022", *kLifetime = "E-PLAN-023",
                             *kAcyclic = "E-PLAN-024", *kDeadlock = "E-PLAN-025",
                             *kOrder = "E-PLAN-026", *kMemory = "E-PLAN-027",
-                            *kHappensBefore = "E-PLAN-028";
+                            *kHappensBefore = "E-PLAN-028", *kLate = "E-PLAN-029";
 
 struct Finding {
   const char* code;

@@ -321,11 +321,11 @@ class Structure {
     const std::string& name = plan_.streams[o.stream.index()];
     const bool is_comm = name.starts_with("comm:");
     const char* expected = is_communication(o.kind)      ? "comm:..."
-                           : o.kind == OpKind::host_wait ? "host"
+                           : holds_host(o.kind) ? "host"
                            : o.kind == OpKind::copy      ? "copy_in or copy_out"
                                                          : "compute";
     const bool good = is_communication(o.kind)      ? is_comm
-                      : o.kind == OpKind::host_wait ? name == "host"
+                      : holds_host(o.kind) ? name == "host"
                       : o.kind == OpKind::copy      ? name == "copy_in" || name == "copy_out"
                                                     : name == "compute";
     if (!good)

@@ -21,6 +21,7 @@ Verification verify_plan(const Plan& plan, const VerifyOptions& options) {
   if (!report.has(kMatching)) {
     check_order(plan, matches, report);
     check_progress(plan, matches, options, out, report);
+    check_late(plan, matches, report);
   }
   if (!report.has(kMatching) && !report.has(kAcyclic)) check_happens_before(plan, report);
   out.programs = check_memory(plan, options, report);

@@ -135,7 +135,6 @@ inline RunOutcome run_plan(Plan plan, const std::function<TrainingConfig(int)>& 
                        out.tensors[i], kept[i]);
         for (RoutedTokens& routed : choices.routed)
           out.tensors[i].choices.push_back({step, false, std::move(routed)});
-        choices.routed.clear();
       }
       out.timelines[i] = (*interpreter)->take_timeline();
     });

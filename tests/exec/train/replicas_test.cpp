@@ -127,7 +127,7 @@ std::vector<std::string> train(const TestFolder& folder, int spoiled_rank, int s
       SpoilingComm comm(in.plan, meeting, Rank{r}, loss || r == spoiled_rank ? spoiled_step : -1,
                         loss);
       Ticket ticket(barrier);
-      const Status s = run_rank(in, Rank{r}, comm, nullptr, ticket, nullptr, folder.run());
+      const Status s = run_rank(in, Rank{r}, comm, {}, ticket, nullptr, folder.run());
       codes[static_cast<std::size_t>(r)] = code_of(s);
       if (r == 0) message = message_of(s);
       if (!s) {
