@@ -6,6 +6,7 @@
 #include "common/base/file.h"
 #include "common/base/limits.h"
 #include "common/base/text.h"
+#include "common/plan/late_validation.h"
 #include "common/plan/rehearsal.h"
 #include "common/timeline/rank_file.h"
 #include "exec/device/clock.h"
@@ -79,13 +80,16 @@ Status rehearse_rank(const RunInput& in, Rank rank, CommBackend& comm, SideComms
   const PlanHeader& h = in.plan.header;
   const double tokens =
       1.0 * h.microbatches * h.micro_batch * h.sequence * h.mesh.size_of_group(h.data_axes);
+  const bool overlap = validates_late(in.plan);
   for (int step = 0; step < total_steps(in.config); ++step) {
-    const Result<Nanoseconds> start = common_start(rank, barrier, run_dir);
-    if (!start) {
-      outcome.error = start.error();
-      break;
+    if (step == 0 || !overlap) {
+      const Result<Nanoseconds> start = common_start(rank, barrier, run_dir);
+      if (!start) {
+        outcome.error = start.error();
+        break;
+      }
+      clock.wait_until(*start);
     }
-    clock.wait_until(*start);
     Result<StepResult> result = (*interpreter)->run_step(step >= untimed_steps(in.config));
     if (!result) {
       outcome.error = result.error();

@@ -332,16 +332,23 @@ std::vector<BucketSize> bucket_sizes(const Scenario& s, int pp) {
   return closed;
 }
 
+// What a rank adds to the metrics of the step before, which are summed in the next (post_validated).
+constexpr Bytes kPendingBytes = 64;
+
 StaticBytes static_bytes(const Scenario& s, int pp, int zero) {
   TANDEM_CHECK(zero >= 0 && zero <= 3, "zero {}", zero);
   const I main = size_of(plan_types(s).main);
   StaticBytes out;
+  const bool late = s.schedule.optimizer_barrier == OptimizerBarrier::post_validated;
+  if (late) out.optim += kPendingBytes;
   for (const BucketSize& b : bucket_sizes(s, pp)) {
     const I g = b.members;
     const bool copies = size_of(b.dtype) < main;  // bf16 parameters have main copies
     out.param += b.elements * size_of(b.dtype) / (zero >= 3 ? g : 1);
     out.grad += b.elements * main / (zero >= 2 ? g : 1);
     out.optim += b.elements * main * (copies ? 3 : 2) / (zero >= 1 ? g : 1);
+    // Main parameter, m and v as they were before the last update.
+    if (late) out.optim += b.elements * main * 3 / (zero >= 1 ? g : 1);
     // The head's part of a tied embedding, added at the end of the step (models.md 4.3); no bucket,
     // so it is not padded.
     if (b.tied && holds_first(s, pp) && holds_last(s, pp))

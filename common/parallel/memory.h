@@ -88,7 +88,9 @@ struct BucketSize {
 [[nodiscard]] std::vector<BucketSize> bucket_sizes(const Scenario& scenario, int pp);
 
 struct StaticBytes {
-  // optim: m, v, the main parameters of bf16 runs, and the biases of sigmoid routers
+  // optim: m, v, the main parameters of bf16 runs, and the biases of sigmoid routers; with
+  // optimizer_barrier post_validated also main parameter, m and v of before, 12 B a parameter (24
+  // in fp64 runs), and 64 B
   Bytes param = 0, grad = 0, optim = 0;
   [[nodiscard]] Bytes sum() const { return param + grad + optim; }
 };
