@@ -6,7 +6,8 @@
 // where updates are checked late RUN/plan_settling.txt, and writes
 //   RUN/ranks/K.json       losses, norms, rates, times, peaks, bytes by communicator and tag
 //   RUN/ranks/K.timeline   spans of the timed steps (common/timeline/rank_file.h)
-//   RUN/ranks/K.grads      with `verify`: reduced gradients of each step, parameters at the end
+//   RUN/ranks/K.grads      with `verify`: reduced gradients and choices of experts of each step,
+//                          parameters (exec/train/rank_tensors.h)
 //   RUN/ranks/K.measures.json  what rank 0 adds up of measured steps (exec/train/measure.h)
 //   RUN/ranks/K.shard.json what it has saved of a checkpoint (exec/checkpoint/save.h)
 //   RUN/metrics.jsonl      rank 0: one line a step, as it ends; RUN/tensorboard/: the same

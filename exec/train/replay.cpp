@@ -5,11 +5,13 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <map>
 #include <span>
 #include <vector>
 
+#include "exec/kernels/assignments.h"
 #include "exec/train/near_tie.h"
 #include "exec/train/reference_moe.h"
 
@@ -20,8 +22,6 @@ using at::Tensor;
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-
-std::int32_t expert_of(std::int32_t choice) { return choice < 0 ? -1 - choice : choice; }
 
 std::vector<std::int32_t> sorted(std::vector<std::int32_t> v) {
   std::sort(v.begin(), v.end());
@@ -70,13 +70,15 @@ Tensor ChoiceReplay::choice(int layer, const Tensor& scores, const Tensor& own) 
   for (std::int64_t t = 0; t < tokens; ++t, z += experts, slot += k) {
     std::vector<std::int32_t> theirs(k), mine(slot, slot + k);
     for (std::int64_t i = 0; i < k; ++i)
-      theirs[static_cast<std::size_t>(i)] = expert_of(run[static_cast<std::size_t>(t * k + i)]);
+      theirs[static_cast<std::size_t>(i)] =
+          static_cast<std::int32_t>(expert_of(run[static_cast<std::size_t>(t * k + i)]));
     double gap = 0;
     if (sorted(theirs) != sorted(mine)) {
       const std::span<const double> row(z, static_cast<std::size_t>(experts));
-      double scale = 0;
+      double scale = std::numeric_limits<double>::min();  // of scores that are all 0
       for (double x : row) scale = std::max(scale, std::abs(x));
       gap = choice_gap(row, theirs, c_.moe) / scale;
+      if (std::isnan(gap)) gap = kInfinity;
       note(t, gap,
            fmt::format("experts {} of the run, {} of one process", fmt::join(sorted(theirs), " "),
                        fmt::join(sorted(mine), " ")));
