@@ -200,6 +200,9 @@ std::string to_text(const ExecuteSummary& s) {
       s.verify->passed ? "ok" : "FAILED", s.verify->max_rel_loss, s.verify->max_rel_grad,
       s.verify->worst_tensor, s.verify->max_rel_norm,
       s.verify->replicas_equal ? "equal" : s.verify->replica_difference);
+  if (!s.verify->biases_equal)
+    out += fmt::format("verify: biases of routers do not follow the choices: {:.2g} apart\n",
+                       s.verify->max_abs_bias);
   return out + (s.verify->choices ? choices_text(*s.verify->choices) : "");
 }
 

@@ -316,10 +316,11 @@ Result<VerifySummary> verify(const ExecuteRequest& request, const std::string& p
     return damaged(path, e.what());
   }
   const Limits limit = limits_of(request.config);
+  v.biases_equal = v.max_abs_bias <= limit.bias;
   v.passed = v.replicas_equal && v.max_rel_grad <= limit.gradient && v.max_rel_norm <= limit.norm &&
              v.max_rel_loss <= limit.loss && v.max_rel_evaluation <= limit.loss &&
              (request.config.precision != "fp64" || v.max_abs_parameter <= limit.gradient) &&
-             (!v.choices || v.choices->num_wrong == 0) && v.max_abs_bias <= limit.bias;
+             (!v.choices || v.choices->num_wrong == 0) && v.biases_equal;
   return v;
 }
 

@@ -60,7 +60,8 @@ struct ChoiceSummary {
 struct VerifySummary {
   double max_rel_loss = 0, max_rel_grad = 0, max_rel_norm = 0, max_abs_parameter = 0;
   double max_rel_evaluation = 0;  // 0 where the run has none
-  double max_abs_bias = 0;        // of routers
+  double max_abs_bias = 0;        // of routers; equal: less than half a rate
+  bool biases_equal = true;
   std::string worst_tensor, replica_difference;
   bool replicas_equal = true;
   std::optional<ChoiceSummary> choices;  // of models with experts

@@ -19,6 +19,7 @@
 #include "common/timeline/check_timeline.h"
 #include "common/timeline/perfetto.h"
 #include "tests/tools/background.h"
+#include "tools/execute_folder.h"
 
 using namespace tandem;
 using namespace tandem::test;
@@ -97,6 +98,25 @@ TEST_CASE("execute --verify: choices of experts that are near ties are taken ove
   const std::string told = "verify: the reference took " +
                            std::to_string(choices["differed"].get<int>()) + " of 6144 choices";
   CHECK_MESSAGE((text.out + text.err).find(told) != std::string::npos, text.out << text.err);
+}
+
+TEST_CASE("execute: a verification that fails by its routers names them") {
+  tools::ExecuteSummary s;
+  s.ranks = 2;
+  s.verify.emplace();
+  s.verify->choices = {.routings = 10,
+                       .replayed = true,
+                       .on_its_own = {3, 0.25, "step 2, layer 1"},
+                       .judged = {2, 0.25, "step 0, layer 1"},
+                       .allowed_gap = 1e-5,
+                       .num_wrong = 2};
+  s.verify->biases_equal = false, s.verify->max_abs_bias = 0.002;
+  const std::string text = tools::to_text(s);
+  const auto tells = [&](const std::string& line) { return text.find(line) != std::string::npos; };
+  CAPTURE(text);
+  CHECK(tells("verify FAILED: "));
+  CHECK(tells("verify: biases of routers do not follow the choices: 0.002 apart\n"));
+  CHECK(tells("verify: 2 of 10 choices of experts are wrong (step 0, layer 1; 1e-05 allowed)\n"));
 }
 
 // Golden C5 of models.md 7.2: the rows that rank 0 really hands over, as an independent prototype
