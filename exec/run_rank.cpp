@@ -94,6 +94,21 @@ bool is_save_due(const TrainingConfig& c, int steps_done) {
          (c.checkpoint_every > 0 && steps_done % c.checkpoint_every == 0);
 }
 
+// What a comparison of choices (replay.h) found; null for models without experts.
+Json choices_json(const TrainingConfig& config, const VerifyReport& report) {
+  if (!report.choices) return nullptr;
+  const auto found = [](const ChoiceCheck& c) {
+    return Json{{"differed", c.differed}, {"largest_gap", c.largest_gap}, {"largest", c.largest}};
+  };
+  Json out = {{"routings", report.choices->routings}, {"replayed", report.judged.has_value()}};
+  out.update(found(*report.choices));
+  Json judged = found(report.verdict());
+  judged["allowed_gap"] = allowed_gap(config);
+  judged["wrong"] = report.verdict().wrong;
+  out["judged"] = std::move(judged);
+  return out;
+}
+
 // One rank of a run: its steps, and what is done between them.
 class RankRun {
  public:
@@ -109,8 +124,8 @@ class RankRun {
         run_dir_(std::move(run_dir)) {}
 
   // Until the end or the first failure.
-  void run(MetricsFiles* metrics, RankTensorWriter* tensors, OpObserver* observer,
-           Outcome& outcome) {
+  void run(MetricsFiles* metrics, RankTensorWriter* tensors, ChoiceLog& choices,
+           OpObserver* observer, Outcome& outcome) {
     Result<TrainingState> state = start_state(in_, rank_, interpreter_);
     if (!state) {
       outcome.error = state.error();
@@ -136,10 +151,8 @@ class RankRun {
         outcome.error = s.error();
         return;
       }
+      if (tensors) keep(*tensors, step, choices);
     }
-    if (tensors)
-      for (BufferId id : final_tensors(in_.plan, program))
-        tensors->add(TensorKind::parameter, state_.step - 1, id, interpreter_.view(id));
   }
 
  private:
@@ -173,11 +186,21 @@ class RankRun {
     to.loss = from.loss, to.norm = from.norm, to.balance = from.balance, to.dropped = from.dropped;
     to.tokens = from.tokens, to.non_finite = from.non_finite;
   }
+  // What --verify reads of the step beside its gradients.
+  void keep(RankTensorWriter& tensors, int step, const ChoiceLog& choices) const {
+    if (keeps_parameters(in_.config, step))
+      for (BufferId id : final_tensors(in_.plan, in_.plan.program_of(rank_)))
+        tensors.add(TensorKind::parameter, step, id, interpreter_.view(id));
+    for (const RoutedTokens& r : choices.routed) tensors.add(step, false, r);
+    if (evaluator_ && evaluates_after(in_.config, step))
+      for (const RoutedTokens& r : evaluator_->choices().routed) tensors.add(step, true, r);
+  }
   // Somebody looks at what the step leaves behind.
   [[nodiscard]] bool is_seen_after(int step) const {
     const TrainingConfig& c = in_.config;
     return step + 1 == total_steps(c) || is_save_due(c, step + 1) || evaluates_after(c, step) ||
-           measures_after(c, step) || (c.check_replicas > 0 && (step + 1) % c.check_replicas == 0);
+           measures_after(c, step) || (c.verify && keeps_parameters(c, step)) ||
+           (c.check_replicas > 0 && (step + 1) % c.check_replicas == 0);
   }
 
   Status finish(const Ran& ran, MetricsFiles* metrics, OpObserver* observer, Outcome& outcome) {
@@ -314,8 +337,9 @@ Status run_rank(const RunInput& in, Rank rank, CommBackend& comm, SideComms side
     if (!writer) return writer.error();
     tensors = std::move(*writer);
   }
-  Result<std::unique_ptr<Interpreter>> interpreter =
-      interpreter_on_cpu(in.plan, rank, in.config, comm, observer);
+  ChoiceLog choices;
+  Result<std::unique_ptr<Interpreter>> interpreter = interpreter_on_cpu(
+      in.plan, rank, in.config, comm, observer, in.config.verify ? &choices : nullptr);
   const auto failed = [&](const Error& error) {
     comm.abort();
     outcome.error = error;
@@ -336,15 +360,16 @@ Status run_rank(const RunInput& in, Rank rank, CommBackend& comm, SideComms side
     TANDEM_CHECK(side.settling, "a plan of settling without a transport of its own");
     const std::int64_t before =
         std::ssize(in.plan.ops) + (in.evaluation ? std::ssize(in.evaluation->ops) : 0);
-    Result<std::unique_ptr<Settler>> own = Settler::create(
-        *in.settling, in.config, *side.settling, observer, before, **interpreter);
+    Result<std::unique_ptr<Settler>> own =
+        Settler::create(*in.settling, in.config, *side.settling, observer, before, **interpreter);
     if (!own) return failed(own.error());
     settler = std::move(*own);
   }
   ::malloc_trim(0);  // what parsing the plan left behind
   drop_loaded_pages();
   RankRun(in, rank, **interpreter, evaluator.get(), settler.get(), barrier, run_dir)
-      .run(metrics ? &*metrics : nullptr, tensors ? &*tensors : nullptr, observer, outcome);
+      .run(metrics ? &*metrics : nullptr, tensors ? &*tensors : nullptr, choices, observer,
+           outcome);
   if (outcome.error) {
     // Workers may still run: nothing of the interpreters is read, and they end first.
     evaluator.reset();
@@ -409,7 +434,8 @@ Status verify_files(const std::string& run_dir) {
                       "no losses and norms", "the file that rank 0 wrote", "run again",
                       Location{first});
   }
-  Result<VerifyReport> report = verify_run(in->plan, in->config, ranks, losses, norms, evaluations);
+  Result<VerifyReport> report = verify_run(in->plan, in->config, ranks, losses, norms, evaluations,
+                                           in->evaluation ? &*in->evaluation : nullptr);
   if (!report) return report.error();
   const Json out = {{"format", "tandem-verify"},
                     {"version", 1},
@@ -422,9 +448,11 @@ Status verify_files(const std::string& run_dir) {
                     {"worst_step", report->worst_step},
                     {"rel_grad_by_step", report->rel_grad_by_step},
                     {"max_abs_parameter", report->max_abs_parameter},
+                    {"max_abs_bias", report->max_abs_bias},
                     {"tensors", report->num_tensors},
                     {"replicas_equal", report->replicas_equal},
                     {"replica_difference", report->replica_difference},
+                    {"choices", choices_json(in->config, *report)},
                     {"losses", report->losses},
                     {"reference_losses", report->reference_losses},
                     {"reference_norms", report->reference_norms}};

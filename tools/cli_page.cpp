@@ -135,6 +135,7 @@ file, anything else is refused without `--force`, and links are not followed.
 | `scenario.yaml` | the scenario in full form |
 | `plan.txt` | the plan; its SHA-256 starts with the plan id |
 | `plan_evaluation.txt` | where `training.evaluation.every` is above 0: the plan of evaluations, which is no part of the plan id |
+| `plan_settling.txt` | with `schedule.optimizer_barrier: post_validated`: how an update is made once more with the true norm; no part of the plan id either |
 | `training.json`, `corpus.txt` | what ranks need beside the plan, and the built-in text |
 | `calibration.cal.json` | a copy of the calibration that was used |
 | `predicted.pftrace`, `measured.pftrace` | timelines, for ui.perfetto.dev and for `compare` |

@@ -19,7 +19,7 @@ namespace {
 
 struct Options {
   std::string file, format, dump_after;
-  bool grid = false, groups = false, stats = false, evaluation = false;
+  bool grid = false, groups = false, stats = false, evaluation = false, settling = false;
 };
 
 Error usage(std::string code, std::string title, std::string found, std::string expected,
@@ -34,20 +34,25 @@ Status check(const Options& o, const std::string& output) {
   if (!o.format.empty() && std::find(kFormats.begin(), kFormats.end(), o.format) == kFormats.end())
     return usage("E-CLI-004", "an option has a wrong value", "--format " + o.format,
                  "text, csv, dot or chakra", "`tandem plan --help` explains the formats");
-  if (o.evaluation && is_plan_file(o.file))
-    return usage("E-CLI-005", "these options do not go together", "--evaluation with a plan file",
-                 "--evaluation with a scenario", "a plan file says by itself what it is");
+  const std::string side = o.settling ? "--settling" : o.evaluation ? "--evaluation" : "";
+  if (o.settling && (o.evaluation || !o.dump_after.empty()))
+    return usage("E-CLI-005", "these options do not go together",
+                 "--settling with " + std::string(o.evaluation ? "--evaluation" : "--dump-after"),
+                 "one of them", "the plan of settling has no visits to lower");
+  if (!side.empty() && is_plan_file(o.file))
+    return usage("E-CLI-005", "these options do not go together", side + " with a plan file",
+                 side + " with a scenario", "a plan file says by itself what it is");
   if (o.format == "chakra" && !o.dump_after.empty())
     return usage("E-CLI-005", "these options do not go together",
                  "--format chakra with --dump-after", "one of them",
                  "a trace is of the plan that the last step leaves behind");
   if (o.format == "chakra")
     if (const Status fits = check_chakra_prefix(output); !fits) return fits;
-  if (o.evaluation && !output.empty() && o.format != "chakra")
-    return usage("E-CLI-005", "these options do not go together", "--evaluation with -o",
-                 "one of them",
-                 "set training.evaluation.every: the folder of a run then has "
-                 "plan_evaluation.txt beside plan.txt");
+  if (!side.empty() && !output.empty() && o.format != "chakra")
+    return usage("E-CLI-005", "these options do not go together", side + " with -o", "one of them",
+                 o.settling ? "the folder of a run has plan_settling.txt beside plan.txt"
+                            : "set training.evaluation.every: the folder of a run then has "
+                              "plan_evaluation.txt beside plan.txt");
   const auto& steps = lowering_steps();
   if (!o.dump_after.empty() && std::find(steps.begin(), steps.end(), o.dump_after) == steps.end()) {
     const auto nearest = nearest_name(o.dump_after, steps);
@@ -138,7 +143,8 @@ int show_plan(Context& context, const Options& o) {
     return context.fail(fits.error());
   if (!o.dump_after.empty()) return dump(context, o);
   auto in = load_plan(
-      context, {.file = o.file, .cluster = "", .needs_cluster = false, .evaluation = o.evaluation});
+      context, {.file = o.file, .cluster = "", .needs_cluster = false, .evaluation = o.evaluation,
+                .settling = o.settling});
   if (!in) return context.fail(in.error());
   describe(context, *in);
   const bool chakra = o.format == "chakra";
@@ -186,7 +192,8 @@ void add_plan(CLI::App& app, Context& context) {
            "Prints the canonical text of the plan, or the views asked for. A plan that could\n"
            "deadlock, or that uses memory wrongly, is refused with exit code 3.\n"
            "With -o the folder gets plan.txt, scenario.yaml and training.json, and, where\n"
-           "training.evaluation.every is above 0, plan_evaluation.txt. With --format chakra -o is "
+           "training.evaluation.every is above 0, plan_evaluation.txt, and with updates that are "
+           "checked late plan_settling.txt. With --format chakra -o is "
            "a\n"
            "prefix: PREFIX.<rank>.et for every rank, and PREFIX.groups.json.",
        .examples =
@@ -217,6 +224,9 @@ void add_plan(CLI::App& app, Context& context) {
       ->type_name("STEP");
   sub->add_flag("--evaluation", o->evaluation,
                 "The plan of an evaluation instead: forward visits and their loss");
+  sub->add_flag("--settling", o->settling,
+                "The plan of settling instead (schedule.optimizer_barrier: post_validated): an "
+                "update once more, with the true norm");
   sub->add_flag("--stats", o->stats, "Ops by kind, phase and kernel; bytes by communicator");
   sub->callback(
       [&context, o] { context.action = [&context, o] { return show_plan(context, *o); }; });

@@ -25,6 +25,31 @@ std::string losses_text(const ExecuteSummary& s) {
   return out + (s.warmup_steps > 0 ? "   (* warm-up)\n" : "\n");
 }
 
+Json to_json(const ChoiceSummary& c) {
+  const auto differences = [](const ChoiceSummary::Differences& d) {
+    return Json{{"differed", d.count}, {"largest_gap", d.largest_gap}, {"largest", d.largest}};
+  };
+  Json out = {{"routings", c.routings}, {"replayed", c.replayed}};
+  out.update(differences(c.on_its_own));
+  out["judged"] = differences(c.judged);
+  out["judged"]["allowed_gap"] = c.allowed_gap;
+  out["judged"]["wrong"] = c.num_wrong;
+  return out;
+}
+
+// Nothing where all choices are the reference's own.
+std::string choices_text(const ChoiceSummary& c) {
+  if (c.num_wrong > 0)
+    return fmt::format("verify: {} of {} choices of experts are wrong ({}; {:.2g} allowed)\n",
+                       c.num_wrong, c.routings, c.judged.largest, c.allowed_gap);
+  if (c.on_its_own.count == 0 && c.judged.count == 0) return "";
+  return fmt::format(
+      "verify: the reference took {} of {} choices of experts over from the run (largest gap of "
+      "scores {:.2g}); where the run stood {} are near ties (largest gap {:.2g}, allowed {:.2g})\n",
+      c.on_its_own.count, c.routings, c.on_its_own.largest_gap, c.judged.count,
+      c.judged.largest_gap, c.allowed_gap);
+}
+
 }  // namespace
 
 Status check_executable_here(const Scenario& scenario) {
@@ -124,15 +149,19 @@ Json to_json(const ExecuteSummary& s) {
                                 {"rank_max_over_mean", load.rank_max_over_mean},
                                 {"entropy", load.entropy}});
   }
-  if (s.verify)
-    out["verify"] = {{"max_rel_loss", s.verify->max_rel_loss},
-                     {"max_rel_grad", s.verify->max_rel_grad},
-                     {"max_rel_norm", s.verify->max_rel_norm},
-                     {"max_rel_evaluation", s.verify->max_rel_evaluation},
-                     {"max_abs_parameter", s.verify->max_abs_parameter},
-                     {"worst_tensor", s.verify->worst_tensor},
-                     {"replicas_equal", s.verify->replicas_equal},
-                     {"passed", s.verify->passed}};
+  if (s.verify) {
+    Json& verify = out["verify"];
+    verify = {{"max_rel_loss", s.verify->max_rel_loss},
+              {"max_rel_grad", s.verify->max_rel_grad},
+              {"max_rel_norm", s.verify->max_rel_norm},
+              {"max_rel_evaluation", s.verify->max_rel_evaluation},
+              {"max_abs_parameter", s.verify->max_abs_parameter},
+              {"max_abs_bias", s.verify->max_abs_bias},
+              {"worst_tensor", s.verify->worst_tensor}};
+    if (s.verify->choices) verify["choices"] = to_json(*s.verify->choices);
+    verify["replicas_equal"] = s.verify->replicas_equal;
+    verify["passed"] = s.verify->passed;
+  }
   return out;
 }
 
@@ -165,12 +194,13 @@ std::string to_text(const ExecuteSummary& s) {
                          s.routing_steps);
   }
   if (!s.verify) return out;
-  return out + fmt::format(
-                   "verify {}: largest relative error of losses {:.2g}, gradients {:.2g} ({}), "
-                   "norm {:.2g}; replicas {}\n",
-                   s.verify->passed ? "ok" : "FAILED", s.verify->max_rel_loss,
-                   s.verify->max_rel_grad, s.verify->worst_tensor, s.verify->max_rel_norm,
-                   s.verify->replicas_equal ? "equal" : s.verify->replica_difference);
+  out += fmt::format(
+      "verify {}: largest relative error of losses {:.2g}, gradients {:.2g} ({}), "
+      "norm {:.2g}; replicas {}\n",
+      s.verify->passed ? "ok" : "FAILED", s.verify->max_rel_loss, s.verify->max_rel_grad,
+      s.verify->worst_tensor, s.verify->max_rel_norm,
+      s.verify->replicas_equal ? "equal" : s.verify->replica_difference);
+  return out + (s.verify->choices ? choices_text(*s.verify->choices) : "");
 }
 
 }  // namespace tandem::tools

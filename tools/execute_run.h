@@ -6,7 +6,8 @@
 //   iteration_s   median over the counted (not warm-up) steps of the slowest rank's step
 //   verify        fp64: losses, norm, gradients of every step and parameters to 1e-10; fp32: norm
 //                 and gradients of step 0 to 1e-5, losses to 1e-4; replicas equal bit by bit
-//                 (models.md section 9)
+//                 (models.md section 9). Routers: no choice other than the reference's (fp64) or
+//                 only near ties (exec/train/replay.h)
 #pragma once
 
 #include <functional>
@@ -41,11 +42,28 @@ struct ExecuteSink {
   std::function<void(std::string_view)> note;
 };
 
+// How the experts that a run chose differ from the reference's.
+struct ChoiceSummary {
+  struct Differences {
+    std::int64_t count = 0;
+    double largest_gap = 0;  // of scores, relative
+    std::string largest;     // that one, in words
+  };
+  std::int64_t routings = 0;   // of one token by one layer
+  bool replayed = false;       // fp32, bf16: the reference took the run's choices
+  Differences on_its_own;      // from what the reference would have chosen on its own way
+  Differences judged;          // from what it would have chosen where the run stood
+  double allowed_gap = 0;      // of the latter
+  std::int64_t num_wrong = 0;  // of these, choices with a larger one
+};
+
 struct VerifySummary {
   double max_rel_loss = 0, max_rel_grad = 0, max_rel_norm = 0, max_abs_parameter = 0;
   double max_rel_evaluation = 0;  // 0 where the run has none
+  double max_abs_bias = 0;        // of routers
   std::string worst_tensor, replica_difference;
   bool replicas_equal = true;
+  std::optional<ChoiceSummary> choices;  // of models with experts
   bool passed = false;
 };
 

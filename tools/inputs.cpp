@@ -79,12 +79,20 @@ Result<PlanInput> from_scenario(Context& context, const PlanRequest& request) {
   auto bytes = read_file(request.file, limits::kScenarioBytes);
   if (!bytes) return bytes.error();
   context.progress("building the plan");
-  auto plan = request.evaluation ? build_evaluation_plan(*scenario) : build_plan(*scenario);
+  if (request.settling && scenario->schedule.optimizer_barrier == OptimizerBarrier::synchronous)
+    return usage("E-CLI-005", "these options do not go together",
+                 "--settling with updates that wait for the norm",
+                 "schedule.optimizer_barrier: post_validated",
+                 "add --set schedule.optimizer_barrier=post_validated");
+  auto plan = request.evaluation ? build_evaluation_plan(*scenario)
+              : request.settling ? build_settling_plan(*scenario)
+                                 : build_plan(*scenario);
   if (!plan) return plan.error();
   PlanInput in;
   const TrainingSpec& training = scenario->training;
   const bool looks = training.metrics.every > 0 && training.metrics.activations;
-  if ((training.evaluation.every > 0 || looks) && !request.evaluation) {
+  const bool steps = !request.evaluation && !request.settling;
+  if ((training.evaluation.every > 0 || looks) && steps) {
     auto evaluation = build_evaluation_plan(*scenario);
     if (!evaluation) return evaluation.error();
     std::string text = print(*evaluation);

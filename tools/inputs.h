@@ -54,6 +54,7 @@ struct PlanRequest {
   std::string cluster;        // --cluster; empty: not given
   bool needs_cluster = true;  // a plan file needs --cluster
   bool evaluation = false;    // `plan` is that of evaluations, whether the scenario has any or not
+  bool settling = false;      // `plan` is that of settling
 };
 
 // Builds or reads the plan and verifies it. A plan that does not verify is bad input (3); the

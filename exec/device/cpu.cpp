@@ -51,24 +51,26 @@ View part_of_view(View v, std::int64_t first, std::int64_t count) {
 
 Result<std::unique_ptr<CpuDevice>> CpuDevice::create(const Plan& plan, Rank rank,
                                                      const TrainingConfig& config,
-                                                     Result<Arena> arena, ActivationProbe* probe) {
+                                                     Result<Arena> arena, ActivationProbe* probe,
+                                                     ChoiceLog* choices) {
   if (!arena) return arena.error();
   set_up_torch(config.threads_per_rank);
   Result<BatchSource> data =
       BatchSource::open(config, plan.header.evaluation ? DataPart::validation : DataPart::training);
   if (!data) return data.error();
   return std::unique_ptr<CpuDevice>(
-      new CpuDevice(plan, rank, config, std::move(*data), std::move(*arena), probe));
+      new CpuDevice(plan, rank, config, std::move(*data), std::move(*arena), probe, choices));
 }
 
 CpuDevice::CpuDevice(const Plan& plan, Rank rank, const TrainingConfig& config, BatchSource data,
-                     Arena arena, ActivationProbe* probe)
+                     Arena arena, ActivationProbe* probe, ChoiceLog* choices)
     : plan_(plan),
       rank_(rank),
       config_(config),
       data_(std::move(data)),
       arena_(std::move(arena)),
-      probe_(probe) {
+      probe_(probe),
+      choices_(choices) {
   context_.coordinate = coordinates(plan, rank);
   for (int a = 0; a < kNumAxes; ++a)
     context_.size[static_cast<std::size_t>(a)] = plan.header.mesh.of(static_cast<Axis>(a));
@@ -94,7 +96,9 @@ Result<std::vector<Prepared>> CpuDevice::prepare(const Op& op) {
     own_parts(c, call);
     Result<Prepared> bound = exec::prepare(call);
     if (!bound) return bound.error();
-    out.push_back(probe_ ? probed(op, call, std::move(*bound)) : std::move(*bound));
+    if (probe_) *bound = probed(op, call, std::move(*bound));
+    if (choices_) *bound = logged(op, call, std::move(*bound));
+    out.push_back(std::move(*bound));
   }
   return out;
 }
@@ -114,6 +118,18 @@ Prepared CpuDevice::probed(const Op& op, const KernelCall& call, Prepared bound)
   return [run = std::move(bound), look = std::move(look), probe = probe_] {
     run();
     if (probe->on) look();
+  };
+}
+
+// The kernel, and behind it, of a routing, what it chose.
+Prepared CpuDevice::logged(const Op& op, const KernelCall& call, Prepared bound) const {
+  if (call.kernel.kind != KernelKind::route_fwd) return bound;
+  const OpId id{&op - plan_.ops.data()};
+  const auto* choice = call.outputs[1].as<std::int64_t>();
+  const std::int64_t n = call.outputs[1].shape.elements();
+  return [run = std::move(bound), id, choice, n, log = choices_] {
+    run();
+    log->routed.push_back({id, {choice, choice + n}});
   };
 }
 
@@ -146,7 +162,11 @@ void CpuDevice::own_parts(const Call& c, KernelCall& call) const {
     call.inputs.push_back(part_of_view(own, begin, end - begin));
 }
 
-void CpuDevice::begin_step(int step) { context_.adamw = adamw_step(config_, step); }
+void CpuDevice::begin_step(int step) {
+  context_.adamw = adamw_step(config_, step);
+  // Also of a step that begins again: what it chose before does not count.
+  if (choices_ && !plan_.header.evaluation) choices_->routed.clear();
+}
 
 // i64[b, S+1] tokens, or i64[b, S]: the labels among them. Of slice j of k i64[b, S/k+1]: tokens
 // j S/k to (j+1) S/k, the last of which is a label only.

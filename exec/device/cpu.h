@@ -11,6 +11,7 @@
 #include "exec/device/arena.h"
 #include "exec/device/device.h"
 #include "exec/train/activations.h"
+#include "exec/train/choice_log.h"
 #include "exec/train/data.h"
 
 namespace tandem::exec {
@@ -18,12 +19,13 @@ namespace tandem::exec {
 class CpuDevice final : public Device {
  public:
   // Sets LibTorch up, reads the data of the plan's part (training, or evaluation). `arena` may have
-  // failed. `probe`, if not null, is told of forward kernels while it is on. The plan and the probe
-  // outlive the device.
+  // failed. `probe`, if not null, is told of forward kernels while it is on, `choices` of every
+  // routing. The plan and these two outlive the device.
   [[nodiscard]] static Result<std::unique_ptr<CpuDevice>> create(const Plan& plan, Rank rank,
                                                                  const TrainingConfig& config,
                                                                  Result<Arena> arena,
-                                                                 ActivationProbe* probe = nullptr);
+                                                                 ActivationProbe* probe = nullptr,
+                                                                 ChoiceLog* choices = nullptr);
   void begin_thread() override;
   [[nodiscard]] View view(BufferId id) const override { return arena_.view(plan_, id); }
   [[nodiscard]] Result<std::vector<Prepared>> prepare(const Op& op) override;
@@ -40,9 +42,10 @@ class CpuDevice final : public Device {
 
  private:
   CpuDevice(const Plan& plan, Rank rank, const TrainingConfig& config, BatchSource data,
-            Arena arena, ActivationProbe* probe);
+            Arena arena, ActivationProbe* probe, ChoiceLog* choices);
   void own_parts(const Call& c, KernelCall& call) const;
   [[nodiscard]] Prepared probed(const Op& op, const KernelCall& call, Prepared bound);
+  [[nodiscard]] Prepared logged(const Op& op, const KernelCall& call, Prepared bound) const;
   const Plan& plan_;
   const Rank rank_;
   const TrainingConfig config_;
@@ -50,6 +53,7 @@ class CpuDevice final : public Device {
   Arena arena_;
   KernelContext context_;
   ActivationProbe* probe_;
+  ChoiceLog* choices_;
   std::set<std::array<std::int32_t, 3>>
       entered_;  // layer, microbatch, slice whose first norm it saw
 };

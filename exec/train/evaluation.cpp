@@ -15,7 +15,8 @@ Result<std::unique_ptr<Evaluator>> Evaluator::create(const Plan& evaluation, con
   std::unique_ptr<Evaluator> out(new Evaluator(training, config, observer));
   Result<std::unique_ptr<Interpreter>> own =
       evaluation_on_cpu(evaluation, config, comm, observer ? &out->observer_ : nullptr, interpreter,
-                        config.metrics_activations ? &out->probe_ : nullptr);
+                        config.metrics_activations ? &out->probe_ : nullptr,
+                        config.verify ? &out->choices_ : nullptr);
   if (!own) return own.error();
   out->interpreter_ = std::move(*own);
   return out;
@@ -23,6 +24,7 @@ Result<std::unique_ptr<Evaluator>> Evaluator::create(const Plan& evaluation, con
 
 Result<EvaluationLoss> Evaluator::run(int step) {
   const Nanoseconds started = now_ns();
+  choices_.routed.clear();
   double sum = 0;
   for (int batch = 0; batch < batches_; ++batch) {
     const Result<StepResult> result = interpreter_->run_batch(batch, step);

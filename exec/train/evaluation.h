@@ -54,6 +54,8 @@ class Evaluator {
   [[nodiscard]] static Result<std::unique_ptr<Evaluator>> create(
       const Plan& evaluation, const Plan& training, const TrainingConfig& config, CommBackend& comm,
       OpObserver* observer, const Interpreter& interpreter);
+  // With config.verify: what the routers chose in the last evaluation, batch by batch.
+  [[nodiscard]] const ChoiceLog& choices() const { return choices_; }
 
   // After `step`; all ranks call it. E-EXEC-031 where the loss is not finite.
   [[nodiscard]] Result<EvaluationLoss> run(int step);
@@ -72,6 +74,7 @@ class Evaluator {
   const int batches_;
   ObserverBehind observer_;
   ActivationProbe probe_;
+  ChoiceLog choices_;
   std::unique_ptr<Interpreter> interpreter_;
   std::vector<EvaluationLoss> losses_;
 };

@@ -2,11 +2,14 @@
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
+#include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <utility>
 
+#include "common/base/check.h"
 #include "common/model/parameters.h"
 #include "exec/train/data.h"
 #include "exec/train/init.h"
@@ -108,24 +111,41 @@ Tensor batch_of(const BatchSource& data, const TrainingConfig& config, int step,
   return tokens;
 }
 
-// Mean over the evaluation's batches. What routers count belongs to training: it is put back.
-double evaluate(ReferenceModel& model, const TrainingConfig& config, const BatchSource& data,
-                RouterState& routers) {
-  const c10::AutoGradMode no_grad(false);
-  const auto choices = routers.choices;
-  const auto dropped = routers.dropped;
-  double sum = 0;
-  for (int batch = 0; batch < config.evaluation_batches; ++batch)
-    for (int i = 0; i < config.global_batch / config.micro_batch; ++i)
-      sum += model.loss(batch_of(data, config, batch, i)).cross_entropy.item<double>();
-  routers.choices = choices;
-  routers.dropped = dropped;
-  return sum / config.evaluation_batches;
-}
+// The model, its data, and what its routers keep.
+struct Oracle {
+  const TrainingConfig& config;
+  BatchSource data;
+  std::optional<BatchSource> validation;
+  Parameters main, parameters;  // that are updated, that the model computes with
+  RouterState routers;
+  std::optional<ChoiceReplay> replay;
+  std::unique_ptr<ReferenceModel> model;
 
-}  // namespace
+  ReferenceLoss loss(int step, int microbatch) {
+    if (replay) replay->at({step, -1, microbatch});
+    return model->loss(batch_of(data, config, step, microbatch));
+  }
+  // Mean over the batches of the evaluation behind a step. What routers count belongs to training:
+  // it is put back.
+  double evaluate(int step) {
+    const c10::AutoGradMode no_grad(false);
+    const auto choices = routers.choices;
+    const auto dropped = routers.dropped;
+    double sum = 0;
+    for (int batch = 0; batch < config.evaluation_batches; ++batch)
+      for (int i = 0; i < config.global_batch / config.micro_batch; ++i) {
+        if (replay) replay->at({step, batch, i});
+        sum += model->loss(batch_of(*validation, config, batch, i)).cross_entropy.item<double>();
+      }
+    routers.choices = choices;
+    routers.dropped = dropped;
+    return sum / config.evaluation_batches;
+  }
+};
 
-Result<ReferenceRun> run_reference(const TrainingConfig& config, int keep_gradients) {
+// `run`: null, or what is judged by `rule`.
+Result<std::unique_ptr<Oracle>> make_oracle(const TrainingConfig& config, const RunChoices* run,
+                                            ChoiceRule rule) {
   Result<BatchSource> data = BatchSource::open(config);
   if (!data) return data.error();
   std::optional<BatchSource> validation;
@@ -134,18 +154,45 @@ Result<ReferenceRun> run_reference(const TrainingConfig& config, int keep_gradie
     if (!source) return source.error();
     validation = std::move(*source);
   }
-  Parameters main = initial(config);
-  Parameters parameters = used_by_model(config, main);
-  RouterState routers;
-  const std::unique_ptr<ReferenceModel> model = make_reference_model(config, parameters, routers);
+  std::unique_ptr<Oracle> out(
+      new Oracle{config, std::move(*data), std::move(validation), initial(config), {}, {}, {}, {}});
+  out->parameters = used_by_model(config, out->main);
+  if (run && config.moe.experts > 0) out->routers.replay = &out->replay.emplace(config, *run, rule);
+  out->model = make_reference_model(config, out->parameters, out->routers);
+  return out;
+}
+
+// Values of a run in place of the model's own.
+void take(const TensorMap& from, Oracle& oracle) {
+  const c10::AutoGradMode no_grad(false);
+  const auto put = [&](Tensor& to, const std::string& name) {
+    const std::vector<double>& values = from.at(name).values;
+    std::copy(values.begin(), values.end(), to.mutable_data_ptr<double>());
+  };
+  for (auto& [name, theta] : oracle.parameters) put(theta, name);
+  if (oracle.config.moe.router == RouterKind::sigmoid)
+    for (auto& [layer, bias] : oracle.routers.bias) put(bias, router_bias_name(layer));
+}
+
+}  // namespace
+
+std::string router_bias_name(int layer) { return fmt::format("layers.{}.moe.router_bias", layer); }
+
+Result<ReferenceRun> run_reference(const TrainingConfig& config, int keep_gradients,
+                                   const RunChoices* run_choices) {
+  const ChoiceRule rule = config.precision == "fp64" ? ChoiceRule::strict : ChoiceRule::replay;
+  Result<std::unique_ptr<Oracle>> made = make_oracle(config, run_choices, rule);
+  if (!made) return made.error();
+  Oracle& oracle = **made;
+  Parameters& parameters = oracle.parameters;
   Optimizer optimizer(config);
   ReferenceRun run;
   const int num_microbatches = config.global_batch / config.micro_batch;
-  for (int step = 0; step < config.warmup_steps + config.steps; ++step) {
+  for (int step = 0; step < total_steps(config); ++step) {
     ReferenceStep result;
     for (auto& [name, theta] : parameters) theta.mutable_grad() = Tensor();
     for (int i = 0; i < num_microbatches; ++i) {
-      const ReferenceLoss loss = model->loss(batch_of(*data, config, step, i));
+      const ReferenceLoss loss = oracle.loss(step, i);
       (loss.cross_entropy + loss.balance).backward();
       result.loss += loss.cross_entropy.item<double>();
       result.balance += loss.balance.item<double>();
@@ -156,15 +203,35 @@ Result<ReferenceRun> run_reference(const TrainingConfig& config, int keep_gradie
     if (step < keep_gradients)
       for (const auto& [name, theta] : parameters) result.gradients[name] = copy_of(theta.grad());
     const double coef = config.clip ? std::min(1.0, *config.clip / (result.norm + 1e-6)) : 1.0;
-    optimizer.update(main, parameters, coef, result.lr);
-    end_step(routers, config.moe.bias_update, result);
-    if (evaluates_after(config, step))
-      result.evaluation_loss = evaluate(*model, config, *validation, routers);
+    optimizer.update(oracle.main, parameters, coef, result.lr);
+    end_step(oracle.routers, config.moe.bias_update, result);
+    if (evaluates_after(config, step)) result.evaluation_loss = oracle.evaluate(step);
     run.steps.push_back(std::move(result));
   }
   for (const auto& [name, theta] : parameters) run.parameters[name] = copy_of(theta);
-  for (const auto& [layer, bias] : routers.bias) run.router_bias[layer] = copy_of(bias).values;
+  for (const auto& [layer, bias] : oracle.routers.bias)
+    run.router_bias[layer] = copy_of(bias).values;
+  if (oracle.replay) run.choices = oracle.replay->seen();
   return run;
+}
+
+Result<ChoiceCheck> judge_choices(const TrainingConfig& config, const RunChoices& run,
+                                  const StateBehind& state) {
+  Result<std::unique_ptr<Oracle>> made = make_oracle(config, &run, ChoiceRule::near_tie);
+  if (!made) return made.error();
+  Oracle& oracle = **made;
+  TANDEM_CHECK(oracle.replay, "choices of a model without experts");
+  const c10::AutoGradMode no_grad(false);
+  for (int step = 0; step < total_steps(config); ++step) {
+    for (int i = 0; i < config.global_batch / config.micro_batch; ++i) (void)oracle.loss(step, i);
+    const bool evaluates = evaluates_after(config, step);
+    if (step + 1 == total_steps(config) && !evaluates) break;
+    const Result<TensorMap> behind = state(step);
+    if (!behind) return behind.error();
+    take(*behind, oracle);
+    if (evaluates) (void)oracle.evaluate(step);
+  }
+  return oracle.replay->seen();
 }
 
 }  // namespace tandem::exec

@@ -6,9 +6,11 @@
 // reference_moe.h. It takes the same microbatches (micro_batch sequences) and one divisor,
 // global_batch * sequence, and always computes in fp64; in an fp32 run parameters start from values
 // rounded to fp32, so what differs is the executor's rounding alone. In a bf16 run the model takes
-// parameters rounded to bf16, as the run does; its activations are not rounded.
+// parameters rounded to bf16, as the run does; its activations are not rounded. Told what a run's
+// routers chose, it compares that with its own choices and, but in fp64, takes it: replay.h.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -16,6 +18,7 @@
 
 #include "common/base/result.h"
 #include "common/plan/training.h"
+#include "exec/train/replay.h"
 
 namespace tandem::exec {
 
@@ -40,9 +43,22 @@ struct ReferenceRun {
   std::vector<ReferenceStep> steps;
   TensorMap parameters;                            // after the last update
   std::map<int, std::vector<double>> router_bias;  // by MoE layer, after the last update
+  std::optional<ChoiceCheck> choices;              // where it was told of a run's
 };
 
-// config.warmup_steps + config.steps steps. `keep_gradients`: how many steps keep theirs.
-[[nodiscard]] Result<ReferenceRun> run_reference(const TrainingConfig& config, int keep_gradients);
+// config.warmup_steps + config.steps steps. `keep_gradients`: how many steps keep theirs. `run`:
+// choices of all of these steps and their evaluations; null: the oracle is asked by itself.
+[[nodiscard]] Result<ReferenceRun> run_reference(const TrainingConfig& config, int keep_gradients,
+                                                 const RunChoices* run = nullptr);
+
+// The buffer of a sigmoid router that is no parameter: "layers.N.moe.router_bias".
+[[nodiscard]] std::string router_bias_name(int layer);
+
+// Parameters that the run's model had behind a step, and biases of sigmoid routers, by name.
+using StateBehind = std::function<Result<TensorMap>(int step)>;
+
+// Judges the run's choices from where the run stood at each step: forwards by its parameters.
+[[nodiscard]] Result<ChoiceCheck> judge_choices(const TrainingConfig& config, const RunChoices& run,
+                                                const StateBehind& state);
 
 }  // namespace tandem::exec

@@ -150,9 +150,12 @@ class Mixtral : public Llama {
   Tensor routed(const Tensor& x, const std::string& name, int layer) {
     const MoeSpec& moe = c_.moe;
     const Tensor scores = router_scores(at::linear(x, w(name + "router")), moe);  // [b, S, E]
-    const Tensor choice = choose_experts(scores, routers_.bias.at(layer), moe);
+    const Tensor& bias = routers_.bias.at(layer);
+    Tensor choice = choose_experts(scores, bias, moe);
+    if (routers_.replay) choice = routers_.replay->choice(layer, scores.detach() + bias, choice);
     const Tensor weights = routing_weights(scores, choice, moe);
-    const Tensor kept = kept_assignments(choice, weights, moe, c_.cp);
+    Tensor kept = kept_assignments(choice, weights, moe, c_.cp);
+    if (routers_.replay) kept = routers_.replay->kept(layer, choice, weights, kept);
     record(choice, kept, layer);
     const bool by_sequence = moe.scope == BalanceScope::sequence;
     const int scopes = by_sequence ? c_.global_batch : c_.global_batch / c_.micro_batch;

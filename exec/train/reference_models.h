@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "common/plan/training.h"
+#include "exec/train/replay.h"
 
 namespace tandem::exec {
 
@@ -21,6 +22,7 @@ struct RouterState {
   std::map<int, at::Tensor> bias;                    // by layer, fp64[E]; buffers, start at 0
   std::map<int, std::vector<std::int64_t>> choices;  // by layer, of every expert; before drops
   std::int64_t dropped = 0;                          // assignments
+  ChoiceReplay* replay = nullptr;                    // null: nothing to compare choices with
 };
 
 // Of one microbatch, divided by tokens and scopes of the whole batch: a step's value is the sum

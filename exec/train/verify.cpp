@@ -181,7 +181,41 @@ std::string coverage(const std::map<std::string, Assembled>& got, const TensorMa
   return "";
 }
 
+// Put together from all ranks, replicas compared.
+Assembler parameters_behind(const Plan& plan, const std::vector<RankTensors>& ranks, int step,
+                            VerifyReport& report) {
+  Assembler out(plan, report, 0);
+  for (const RankTensors& r : ranks)
+    for (const RankTensor& t : r.tensors)
+      if (t.kind == TensorKind::parameter && t.step == step) out.add(r.rank, t, t.kind);
+  return out;
+}
+
+// As final_tensors() of a run.
+TensorMap final_values(const TrainingConfig& config, const ReferenceRun& reference) {
+  TensorMap out = reference.parameters;
+  if (config.moe.router == RouterKind::sigmoid)
+    for (const auto& [layer, bias] : reference.router_bias)
+      out[router_bias_name(layer)] = {std::ssize(bias), 1, bias};
+  return out;
+}
+
+// All of the tensors in `shapes`, of the run.
+Result<TensorMap> values_behind(const Plan& plan, const std::vector<RankTensors>& ranks, int step,
+                                const TensorMap& shapes, VerifyReport& report) {
+  const Assembler together = parameters_behind(plan, ranks, step, report);
+  if (std::string gap = coverage(together.tensors(), shapes); !gap.empty())
+    return missing(fmt::format("parameters behind step {}: {}", step, gap));
+  TensorMap out;
+  for (const auto& [name, a] : together.tensors()) out[name] = a.tensor;
+  return out;
+}
+
 }  // namespace
+
+bool keeps_parameters(const TrainingConfig& config, int step) {
+  return step + 1 == total_steps(config) || (config.moe.experts > 0 && config.precision != "fp64");
+}
 
 std::vector<BufferId> reduced_gradients(const Plan& plan, ProgramId program) {
   std::set<BufferId> parts;
@@ -204,13 +238,27 @@ std::vector<BufferId> final_tensors(const Plan& plan, ProgramId program) {
 Result<VerifyReport> verify_run(const Plan& plan, const TrainingConfig& config,
                                 const std::vector<RankTensors>& ranks,
                                 const std::vector<double>& losses, const std::vector<double>& norms,
-                                const std::vector<double>& evaluations) {
+                                const std::vector<double>& evaluations, const Plan* evaluation) {
   const int steps = config.warmup_steps + config.steps;
   if (static_cast<int>(losses.size()) != steps || losses.size() != norms.size())
     return missing(fmt::format("losses of {} steps of {}", losses.size(), steps));
-  Result<ReferenceRun> reference = run_reference(config, steps);
+  const Result<RunChoices> choices = put_together(plan, evaluation, config, ranks);
+  if (!choices) return choices.error();
+  Result<ReferenceRun> reference = run_reference(config, steps, &*choices);
   if (!reference) return reference.error();
   VerifyReport report;
+  report.choices = reference->choices;
+  if (report.choices && config.precision != "fp64") {
+    Result<ChoiceCheck> judged = judge_choices(config, *choices, [&](int step) {
+      return values_behind(plan, ranks, step, final_values(config, *reference), report);
+    });
+    if (!judged) return judged.error();
+    report.judged = std::move(*judged);
+  }
+  if (!choices->replica_difference.empty()) {
+    report.replicas_equal = false;
+    report.replica_difference = choices->replica_difference;
+  }
   std::size_t evaluated = 0;
   for (const ReferenceStep& ref : reference->steps) {
     if (!ref.evaluation_loss) continue;
@@ -252,20 +300,15 @@ Result<VerifyReport> verify_run(const Plan& plan, const TrainingConfig& config,
     report.num_tensors = static_cast<int>(ref.gradients.size());
   }
   report.max_rel_norm = std::abs(norms[0] - report.reference_norms[0]) / report.reference_norms[0];
-  Assembler last(plan, report, 0);
-  for (const RankTensors& r : ranks)
-    for (const RankTensor& t : r.tensors)
-      if (t.kind == TensorKind::parameter) last.add(r.rank, t, t.kind);
-  TensorMap at_the_end = reference->parameters;
-  if (config.moe.router == RouterKind::sigmoid)
-    for (const auto& [layer, bias] : reference->router_bias)
-      at_the_end[fmt::format("layers.{}.moe.router_bias", layer)] = {std::ssize(bias), 1, bias};
+  const Assembler last = parameters_behind(plan, ranks, steps - 1, report);
+  const TensorMap at_the_end = final_values(config, *reference);
   if (std::string gap = coverage(last.tensors(), at_the_end); !gap.empty())
     return missing("parameters: " + gap);
-  for (const auto& [name, expected] : at_the_end)
-    report.max_abs_parameter =
-        std::max(report.max_abs_parameter,
-                 difference(last.tensors().at(name).tensor.values, expected.values));
+  for (const auto& [name, expected] : at_the_end) {
+    const double apart = difference(last.tensors().at(name).tensor.values, expected.values);
+    report.max_abs_parameter = std::max(report.max_abs_parameter, apart);
+    if (name.ends_with(".router_bias")) report.max_abs_bias = std::max(report.max_abs_bias, apart);
+  }
   return report;
 }
 

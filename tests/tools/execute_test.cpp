@@ -70,6 +70,35 @@ TEST_CASE("execute --verify: every layout equals one process with autograd") {
   }
 }
 
+// bf16 rounds so much that some of these choices differ everywhere.
+TEST_CASE("execute --verify: choices of experts that are near ties are taken over, and told") {
+  TempDir folder;
+  const std::string job = folder / "experts.yaml";
+  std::ofstream(job) << "tandem: 1\nseed: 1234\nmodel: mixtral-tiny\n"
+                        "training: {init: test, micro_batch: 2, global_batch: 8, steps: 2, "
+                        "data: {kind: random}, precision: bf16, evaluation: {every: 2}}\n"
+                        "parallel: {tp: 2, ep: 2}\n"
+                        "execute: {warmup_steps: 0}\n";
+  const Run r = execute({job, "--verify", "-o", folder / "a", "--json"});
+  REQUIRE_MESSAGE(r.code == 0, r.out << r.err);
+  const auto verify = r.json()["verify"];
+  const auto& choices = verify["choices"];
+  CHECK(choices["routings"] == 3 * 8 * 8 * 32);  // steps and evaluation, layers, batch, sequence
+  CHECK(choices["replayed"] == true);
+  CHECK(choices["differed"] > 0);
+  CHECK(choices["judged"]["differed"] > 0);
+  CHECK(choices["judged"]["largest_gap"] <= choices["judged"]["allowed_gap"]);
+  CHECK(choices["judged"]["wrong"] == 0);
+  CHECK(verify["max_abs_bias"] == 0);  // softmax routers have none
+  const auto file = nlohmann::json::parse(slurp(folder / "a" + "/verify.json"));
+  CHECK(file["choices"] == choices);
+  const Run text = execute({job, "--verify", "-o", folder / "b"});
+  CHECK(text.code == 0);
+  const std::string told = "verify: the reference took " +
+                           std::to_string(choices["differed"].get<int>()) + " of 6144 choices";
+  CHECK_MESSAGE((text.out + text.err).find(told) != std::string::npos, text.out << text.err);
+}
+
 // Golden C5 of models.md 7.2: the rows that rank 0 really hands over, as an independent prototype
 // of that job has them. What a plan says of it: tests/common/plan/expert_tp_test.cpp.
 TEST_CASE("execute: deepseek-tiny on tp 2, dp 4, ep 2, etp 2 moves the rows of golden C5") {

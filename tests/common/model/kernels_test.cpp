@@ -157,6 +157,8 @@ TEST_CASE("catalogue: own rows, scaled gradients and labels of rows by hand") {
   check_cost(entry("own_rows_fwd tokens=64 width=32 parts=2 coords=tp"), 0, 2 * 64 * 32 * 4);
   check_cost(entry("own_rows_fwd tokens=64 width=32 parts=2"), 0, 2 * 64 * 32 * 2, false, kBf16);
   check_cost(entry("grad_scale elements=100 factor=0.5"), 0, 2 * 100 * 4);
+  check_cost(entry("snapshot elements=100"), 0, 2 * 100 * 4, false, kBf16);  // of the main type
+  check_cost(entry("snapshot elements=8 values"), 0, 2 * 8 * 8);
   const double rows = 128;
   // choice and scores of each slot; token, slot and expert, and the weight; counts of members.
   const Kernel labels =

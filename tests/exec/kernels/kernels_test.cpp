@@ -582,6 +582,8 @@ static std::vector<Run> one_of_each(const Types& t) {
   runs.push_back(run(make(K::pos_add_bwd_weight, {s, b, w}), {x}));
   runs.push_back(run(make(K::grad_add, {64}), {flat.clone(), flat}));
   runs.push_back(run(make(K::grad_scale, {64}), {flat.clone()}));
+  runs.push_back(run(make(K::snapshot, {64}), {flat}));
+  runs.push_back(run(make(K::snapshot, {8}, kValues), {random({8}, at::kDouble)}));
   runs.push_back(run(make(K::own_rows_fwd, {n / 2, w, 2}), {x}));
   runs.push_back(run(make(K::sum_squares, {64}, kWhole), {flat}));
   runs.push_back(run(make(K::clip_coef, {}), {one}));

@@ -50,6 +50,16 @@ TEST_CASE("grad_scale: in place, every element") {
   }
 }
 
+TEST_CASE("snapshot: every bit, of the main type or of values") {
+  for (const Types& t : kTypes)
+    for (const bool values : {false, true}) {
+      const Tensor a = random({37}, values ? at::kDouble : t.scalar);
+      Run run(make(K::snapshot, {37}, values ? kValues : 0), t.plan, {a});
+      run();
+      CHECK(at::equal(run.outputs[0], a));
+    }
+}
+
 // Rows by (expert, token, slot) without the dropped ones; two members with four experts each.
 TEST_CASE("label_rows_fwd: token, slot, local expert and weight of each row, and their counts") {
   const std::int64_t n = 11, e = 8, k = 2, members = 2, local = e / members;

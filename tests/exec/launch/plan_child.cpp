@@ -114,7 +114,7 @@ class Messages {
   std::vector<std::unique_ptr<Stream>> streams_;  // last: its threads use everything above
 };
 
-Status body(const RunInput& in, Rank rank, CommBackend& comm, CommBackend*, Barrier&,
+Status body(const RunInput& in, Rank rank, CommBackend& comm, SideComms, Barrier&,
             OpObserver* observer, const std::string&) {
   std::unique_ptr<CommBackend> wrapped = std::make_unique<Borrowed>(comm);
   if (const char* text = std::getenv("TANDEM_TEST_FAULT")) {

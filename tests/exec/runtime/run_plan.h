@@ -111,7 +111,8 @@ inline RunOutcome run_plan(Plan plan, const std::function<TrainingConfig(int)>& 
       const auto i = static_cast<std::size_t>(r);
       const TrainingConfig config = config_of(r);
       HookedComm comm(out.plan, meeting, Rank{r}, hook);
-      auto interpreter = interpreter_on_cpu(out.plan, Rank{r}, config, comm);
+      ChoiceLog choices;
+      auto interpreter = interpreter_on_cpu(out.plan, Rank{r}, config, comm, nullptr, &choices);
       if (!interpreter) {
         errors[i] = to_text(interpreter.error().diagnostics);
         comm.abort();
@@ -129,9 +130,12 @@ inline RunOutcome run_plan(Plan plan, const std::function<TrainingConfig(int)>& 
         out.steps[i].push_back(*result);
         copy_tensors(out.plan, Rank{r}, **interpreter, TensorKind::gradient, step, out.tensors[i],
                      kept[i]);
+        if (keeps_parameters(config, step))
+          copy_tensors(out.plan, Rank{r}, **interpreter, TensorKind::parameter, step,
+                       out.tensors[i], kept[i]);
+        for (RoutedTokens& routed : choices.routed)
+          out.tensors[i].choices.push_back({step, false, std::move(routed)});
       }
-      copy_tensors(out.plan, Rank{r}, **interpreter, TensorKind::parameter, config.steps - 1,
-                   out.tensors[i], kept[i]);
       out.timelines[i] = (*interpreter)->take_timeline();
     });
   for (std::thread& t : threads) t.join();
