@@ -1,14 +1,16 @@
 // Goal    the passes accept every legal plan and refuse every illegal one (schedules.md 5.4).
 // Method  small plans with every kind of hazard: activations that are allocated and freed,
 // messages,
-//         gradients that accumulate, a collective over all ranks. Random mutants: swapped, moved,
-//         lost and doubled ops, other buffers, peers, match ids, sizes, waits, allocates, frees. An
-//         oracle that shares no code with the passes judges each: transitive closure of the order
-//         as a matrix, life of buffers by looking at every pair of ops, and a run that tries every
-//         op again and again. O(n^3), so plans have at most 70 ops.
+//         gradients that accumulate, slices whose order matters, a collective over all ranks.
+//         Random mutants: swapped, moved, lost and doubled ops, other buffers, peers, match ids,
+//         sizes, slices, waits, allocates, frees. An oracle that shares no code with the passes
+//         judges each: transitive closure of the order as a matrix, life of buffers by looking at
+//         every pair of ops, and a run that tries every op again and again. O(n^3), so plans have
+//         at most 70 ops.
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 #include <random>
 #include <set>
@@ -87,6 +89,7 @@ class SmallBuilder {
     o.op.stream = StreamId{0};
     o.op.stage = a.stage;
     o.op.microbatch = a.dir * order_.num_microbatches + a.microbatch;
+    if (order_.num_slices > 1) o.op.seq_slice = a.slice;
     return o;
   }
   // At the same place of another stage.
@@ -236,11 +239,12 @@ Small small_plan(const std::string& kind, const PipelineShape& shape,
   for (int r = 0; r < p; ++r) programs += fmt::format("program {}\n", r);
   s.base = parsed(fmt::format(
       "plan 1 digest=0 schedule=test receive=early communicators=edge grouping=none "
-      "microbatches={} micro_batch=1 seq=4 mesh=tp:1,dp:1,pp:{} stages={}{} dtype=f32 "
+      "microbatches={} micro_batch=1 seq=4 mesh=tp:1,dp:1,pp:{} stages={}{}{} dtype=f32 "
       "main_grad=f32\ncomm 0 world axes=tp,dp,pp size={}\n{}"
       "kernel 0 gelu_fwd elements=4 erf\nkernel 1 gelu_bwd_input elements=4 erf\n"
       "kernel 2 linear_bwd_weight tokens=4 in=1 out=1\nkernel 3 sum_squares elements=1\n{}",
-      order.total_microbatches(), p, stages, order.num_dirs == 2 ? " copies=2" : "", p, edges,
+      order.total_microbatches(), p, stages, order.num_dirs == 2 ? " copies=2" : "",
+      order.num_slices > 1 ? fmt::format(" slices={}", order.num_slices) : std::string(), p, edges,
       programs));
   s.base.streams = {"compute", "comm:world"};
   for (std::size_t c = 1; c < s.base.communicators.size(); ++c)
@@ -429,29 +433,48 @@ bool races(const Plan& p, std::size_t first, std::size_t end) {
   return false;
 }
 
+// Of a plan without slices each visit is slice 0 of one.
+int slice_of(const Op& o) { return std::max(o.seq_slice, 0); }
+
 bool complete(const Plan& p) {
-  std::map<std::tuple<int, int, char>, std::multiset<int>> kernels;
-  std::map<std::tuple<int, int, char>, std::vector<std::size_t>> places;
+  using Visit = std::tuple<int, int, int, char>;  // stage, microbatch, slice, F or B
+  std::map<Visit, std::multiset<int>> kernels;
+  std::map<Visit, std::vector<std::size_t>> places;
   for (std::size_t i = 0; i < p.ops.size(); ++i) {
     const Op& o = p.ops[i];
+    const bool sliced = p.header.slices > 1;
+    if (o.seq_slice >= 0 && !(sliced && o.microbatch >= 0 && o.seq_slice < p.header.slices))
+      return false;
     if (o.kind != OpKind::compute || o.stage < 0 || o.microbatch < 0) continue;
+    if (sliced && o.seq_slice < 0) return false;
     const char what = o.phase == Phase::F ? 'F' : 'B';
     for (const Call& c : p.calls_of(o))
-      kernels[{o.stage, o.microbatch, what}].insert(c.kernel.value);
-    places[{o.stage, o.microbatch, what}].push_back(i);
+      kernels[{o.stage, o.microbatch, slice_of(o), what}].insert(c.kernel.value);
+    places[{o.stage, o.microbatch, slice_of(o), what}].push_back(i);
   }
   for (int s = 0; s < static_cast<int>(p.header.stage_rank.size()); ++s)
-    for (int mb = 0; mb < p.header.microbatches; ++mb) {
-      // The input's gradient comes before the weight's, whose kernels are the last of a backward.
-      const std::vector<std::size_t>& back = places[{s, mb, 'B'}];
-      for (std::size_t i = 1; i < back.size(); ++i)
-        if (p.ops[back[i]].phase != Phase::W) return false;
-      if (!back.empty() && p.ops[back[0]].phase == Phase::W) return false;
-      for (char what : {'F', 'B'})
-        if (kernels[{s, mb, what}].empty() || kernels[{s, mb, what}] != kernels[{s, 0, what}])
-          return false;
-      if (places[{s, mb, 'F'}].back() > places[{s, mb, 'B'}].front()) return false;
-    }
+    for (int mb = 0; mb < p.header.microbatches; ++mb)
+      for (int k = 0; k < p.header.slices; ++k) {
+        // The input's gradient comes before the weight's, whose kernels are the last of a backward.
+        const std::vector<std::size_t>& back = places[{s, mb, k, 'B'}];
+        for (std::size_t i = 1; i < back.size(); ++i)
+          if (p.ops[back[i]].phase != Phase::W) return false;
+        if (!back.empty() && p.ops[back[0]].phase == Phase::W) return false;
+        for (char what : {'F', 'B'})
+          if (kernels[{s, mb, k, what}].empty() ||
+              kernels[{s, mb, k, what}] != kernels[{s, 0, k, what}])
+            return false;
+        const std::vector<std::size_t>& forth = places[{s, mb, k, 'F'}];
+        if (forth.back() > back.front()) return false;
+        // Of every two slices of the microbatch, not of neighbours alone: the earlier one's forward
+        // comes first, its backward last.
+        for (int earlier = 0; earlier < k; ++earlier) {
+          for (std::size_t i : places[{s, mb, earlier, 'F'}])
+            if (i > forth.front()) return false;
+          for (std::size_t i : places[{s, mb, earlier, 'B'}])
+            if (p.ops[i].phase != Phase::W && i < back.front()) return false;
+        }
+      }
   // No gradient after the optimizer took it.
   for (std::size_t i = 0; i < p.ops.size(); ++i)
     for (std::size_t j = i + 1; j < p.ops.size(); ++j)
@@ -609,6 +632,12 @@ std::set<int> ops_named(const std::string& text) {
   return out;
 }
 
+// As messages name the slice of a microbatch in a stage.
+std::string visit_of(const Op& o) {
+  return fmt::format("stage {} mb {} slice {}:", o.stage, o.microbatch, o.seq_slice);
+}
+constexpr int kOtherSlice = 15;  // this kind of mutation
+
 bool meet(const std::set<int>& a, const std::set<int>& b) {
   for (int x : a)
     if (b.contains(x)) return true;
@@ -624,7 +653,7 @@ TEST_CASE("mutants of small plans: the passes agree with brute force") {
   std::mt19937 random(seed);
   const auto below = [&](std::size_t n) { return static_cast<std::size_t>(random()) % n; };
   // One stage a rank, and every other placement: loop and V with whole and with split backwards,
-  // two copies of the model.
+  // two copies of the model, slices of sequences.
   std::vector<Small> bases;
   for (const char* kind : {"gpipe", "1f1b"})
     for (int p : {1, 2, 3})
@@ -635,6 +664,11 @@ TEST_CASE("mutants of small plans: the passes agree with brute force") {
     for (int m : {2, 3}) bases.push_back(small_plan(kind, {2, m, 2}));
   for (const char* kind : {"zbv", "v_half", "v_min"}) bases.push_back(small_plan(kind, {2, 2}));
   bases.push_back(small_plan("hanayo", {2, 2}, {{"waves", "1"}}));
+  for (int p : {1, 2})
+    for (int m : {1, 2}) {
+      bases.push_back(small_plan("seq1f1b", {p, m}, {{"slices", "2"}}));
+      bases.push_back(small_plan("seq1f1b", {p, m}, {{"slices", "3"}}));
+    }
   bases.push_back(small_plan("chimera", {2, 2}));
   bases.push_back(small_plan("dualpipe", {2, 4}));
   bases.push_back(small_plan("dualpipev", {2, 4}));
@@ -652,7 +686,8 @@ TEST_CASE("mutants of small plans: the passes agree with brute force") {
       }
     return at;
   };
-  int num_legal = 0, num_illegal = 0, num_named = 0;
+  int num_legal = 0, num_illegal = 0, num_named = 0, num_slices = 0;
+  int num_slice_order = 0;  // illegal for the order of slices alone
   std::map<std::string, int> codes;
   const int wanted = sim::scaled(2000);
   for (int n = 0; n < 100 * wanted && (num_legal < wanted || num_illegal < wanted); ++n) {
@@ -662,7 +697,7 @@ TEST_CASE("mutants of small plans: the passes agree with brute force") {
     SmallOp& o = list[at];
     const int token = o.token;
     const Plan before = assemble(s);
-    const int kind = static_cast<int>(below(num_legal < wanted && n % 2 ? 5 : 16));
+    const int kind = static_cast<int>(below(num_legal < wanted && n % 2 ? 5 : 18));
     const auto any_buffer = [&] { return static_cast<int>(below(s.base.buffers.size())); };
     switch (kind) {
       case 0:
@@ -710,6 +745,10 @@ TEST_CASE("mutants of small plans: the passes agree with brute force") {
       case 14:
         if (o.op.kind != OpKind::compute) o.op.count += 1 - static_cast<int>(below(3));
         break;
+      case kOtherSlice:  // only an op that has one: a slice where there are none is a fault of V1
+                         // alone
+        if (o.op.seq_slice >= 0) o.op.seq_slice = static_cast<int>(below(5)) - 1;
+        break;
       default:
         if (o.calls.empty())
           o.op.buffer = BufferId{any_buffer()};
@@ -727,10 +766,22 @@ TEST_CASE("mutants of small plans: the passes agree with brute force") {
     }
     ++(expected ? num_legal : num_illegal);
     for (const Diagnostic& d : v.errors) ++codes[d.title.substr(0, d.title.find_first_of(" :"))];
+    num_slice_order +=
+        !v.ok() && std::all_of(v.errors.begin(), v.errors.end(),
+                               [](const Diagnostic& d) { return d.title.starts_with("V2.7"); });
     // Of an op that is still there and was changed alone: the messages name it, or who shares its
     // memory or its match (before or after the change).
     if (expected || kind < 7 || !legal(before)) continue;
     const std::size_t id = index_of(s, token);
+    if (kind == kOtherSlice) {  // a visit lacks the op, or has one more: the visits are named
+      const std::string text = to_text(v.errors);
+      const bool named = text.find(visit_of(plan.ops[id])) != std::string::npos ||
+                         text.find(visit_of(before.ops[id])) != std::string::npos ||
+                         ops_named(text).contains(static_cast<int>(id));
+      if (!named) FAIL("the slice of op " << id << " is not named\n" << print(plan) << text);
+      ++num_slices;
+      continue;
+    }
     std::set<int> fault = at_fault(plan, id);
     fault.merge(at_fault(before, id));
     const std::string text = to_text(v.errors);
@@ -743,6 +794,8 @@ TEST_CASE("mutants of small plans: the passes agree with brute force") {
   MESSAGE(num_legal << " legal, " << num_illegal << " illegal, " << num_named
                     << " of them with the op at fault checked;" << seen);
   CHECK(num_named > wanted / 20);
+  CHECK(num_slices >= wanted / 400);
+  CHECK(num_slice_order > 0);
   CHECK(num_legal >= wanted);
   CHECK(num_illegal >= wanted);
 }
