@@ -9,6 +9,7 @@
 
 #include "common/model/flops.h"
 #include "common/model/parameters.h"
+#include "common/parallel/gathered.h"
 #include "common/parallel/held.h"
 #include "common/parallel/memory.h"
 #include "common/plan/build.h"
@@ -39,10 +40,20 @@ int layers_on(const Scenario& s, int pp) {
   return sum;
 }
 
-// Above level 1 gathered parameters and whole gradients come and go beside what the forms say; with
-// I and W apart, gradients between them.
-bool has_bound(const Scenario& s, const Held& held) {
-  return has_transient_form(s) && s.parallel.zero < 2 && !held.splits;
+// What is whole for a moment above level 1; nullopt: it has no form.
+std::optional<WholeBytes> gathered_parameters(const Scenario& s, int pp,
+                                              const std::optional<Held>& held) {
+  return held ? gathered_parameters(s, pp) : std::nullopt;
+}
+std::optional<WholeBytes> whole_gradients(const Scenario& s, int pp,
+                                          const std::optional<Held>& held) {
+  return held ? whole_gradients(s, pp, held->splits) : std::nullopt;
+}
+
+// With I and W apart there are gradients between them, which no form has.
+bool has_bound(const Scenario& s, int pp, const std::optional<Held>& held) {
+  return held && has_transient_form(s) && !held->splits && gathered_parameters(s, pp, held) &&
+         whole_gradients(s, pp, held);
 }
 
 // Kept bytes if every layer were recomputed before its backward, with the layer that is made again.
@@ -75,6 +86,9 @@ Json classes_json(const ClassBytes& bytes) {
   return out;
 }
 
+// `exact` false: at most so much.
+Json whole_json(const WholeBytes& whole) { return {{"most", whole.most}, {"exact", whole.exact}}; }
+
 Json rank_json(const Scenario& s, const Order& order, int pp, const sim::ProgramMemory& plan) {
   Json rank = {{"pp", pp}, {"ranks", s.parallel.world() / s.parallel.pp}};
   const StaticBytes fixed = static_bytes(s, pp, s.parallel.zero);
@@ -85,7 +99,12 @@ Json rank_json(const Scenario& s, const Order& order, int pp, const sim::Program
     if (held->splits) rank["in_flight_weight"] = held->visits_weight;
     rank["saved_input"] = kept.saved_input, rank["saved_weight"] = kept.saved_weight;
     rank["logits"] = kept.logits, rank["batch"] = kept.batch;
-    if (has_bound(s, *held)) rank["bound"] = peak_bound(s, pp, kept);
+    if (s.parallel.zero >= 2) {
+      if (const auto whole = whole_gradients(s, pp, held)) rank["grad_full"] = whole_json(*whole);
+      if (const auto whole = gathered_parameters(s, pp, held); whole && s.parallel.zero == 3)
+        rank["param_full"] = whole_json(*whole);
+    }
+    if (has_bound(s, pp, held)) rank["bound"] = peak_bound(s, pp, kept);
     rank["recompute_full"] = {{"kept", *kept_recomputed(s, order, pp)}, {"kept_now", kept.sum()}};
   }
   rank["plan"] = {{"peak", plan.peak.total},
@@ -97,13 +116,16 @@ Json rank_json(const Scenario& s, const Order& order, int pp, const sim::Program
 }
 
 // Why cells of the formulas are empty; "" where none is.
-std::string no_formula(const Scenario& s, const std::optional<Held>& held) {
+std::string no_formula(const Scenario& s, int pp, const std::optional<Held>& held) {
   std::string out;
   const auto add = [&](const char* what) { (out += out.empty() ? "" : "; ") += what; };
   if (!held) add("visits of cells that run a forward beside a backward");
   if (held && held->splits) add("gradients between I and W, and so the bound");
-  if (s.parallel.zero >= 2)
-    add("what ZeRO 2 and 3 gather for a moment (param_full, grad_full), and so the bound");
+  if (held && !gathered_parameters(s, pp, held))
+    add("parameters gathered with this style (param_full), and so the bound");
+  if (held && !whole_gradients(s, pp, held))
+    add(held->splits ? "gradients that wait whole from I to W (grad_full)"
+                     : "gradients that are whole with this style (grad_full), and so the bound");
   if (!has_transient_form(s))
     add("what lives for a moment with this recomputation, mapping or context parallelism");
   return out.empty() ? out : "No formula for " + out + ": the plan's columns say it.\n";
@@ -120,6 +142,13 @@ std::string peak_rank_text(const Scenario& s, const Order& order, int pp,
   set(BufferClass::param, fixed.param);
   set(BufferClass::grad, fixed.grad);
   set(BufferClass::optim, fixed.optim);
+  // At most so much, where the form is no equality.
+  const auto set_whole = [&](BufferClass c, const std::optional<WholeBytes>& whole) {
+    if (whole)
+      form[static_cast<std::size_t>(c)] = (whole->exact ? "" : "<= ") + grouped(whole->most);
+  };
+  set_whole(BufferClass::param_full, gathered_parameters(s, pp, held));
+  set_whole(BufferClass::grad_full, whole_gradients(s, pp, held));
   if (held) {
     const KeptBytes& kept = held->peak;
     const TransientBytes moving = transient_bytes(s, pp);
@@ -140,10 +169,10 @@ std::string peak_rank_text(const Scenario& s, const Order& order, int pp,
       t.row({std::string(name_of(static_cast<BufferClass>(c))), form[c],
              grouped(m.peak.by_class[c]), grouped(m.peak.at_peak[c])});
   t.row({"all together",
-         held && has_bound(s, *held) ? "<= " + grouped(peak_bound(s, pp, held->peak)) : "", "",
+         has_bound(s, pp, held) ? "<= " + grouped(peak_bound(s, pp, held->peak)) : "", "",
          grouped(m.peak.total)});
   t.row({"with scratch of kernels", "", "", grouped(m.needed)});
-  out += t.text() + no_formula(s, held);
+  out += t.text() + no_formula(s, pp, held);
 
   out += fmt::format("\nWhat other settings would hold on this rank (formulas), bytes\n");
   Table what({"setting<", "param", "grad", "optim", "kept between F and B"});

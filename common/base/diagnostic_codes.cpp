@@ -132,7 +132,7 @@ constexpr CodeInfo kCodes[] = {
     {"E-SCEN-018", kInput, "a text is too long",
      "At most 1,024 bytes.", "a path of 2,000 characters"},
     {"E-SCEN-020", kInfeasible, "not available in this version",
-     "The field is known, but this version can do only what the message lists.", "parameter_gather: {overlap: false}"},
+     "The field is known, but this version can do only what the message lists.", "simulate: {allocator: caching}"},
     {"E-SCEN-021", kInput, "not an option of this kind",
      "The schedule kind does not take the option.", "schedule: {kind: 1f1b, backward: lifo}"},
     {"E-SCEN-022", kInput, "an order that does not name each axis once",

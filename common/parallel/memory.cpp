@@ -8,6 +8,7 @@
 
 #include "common/base/check.h"
 #include "common/model/flops.h"  // local_vocabulary
+#include "common/parallel/gathered.h"
 #include "common/parallel/groups.h"
 #include "common/parallel/local_sizes.h"
 #include "common/scenario/order_file.h"
@@ -115,10 +116,12 @@ class Locals {
     }
     for (const auto& [layer, place, stage] : layers_of(s_, pp_)) {
       stage_ = stage;
+      unit_ = 1 + layer;
       layer_tensors(layer);
     }
     if (holds_last(s_, pp_)) {
       stage_ = static_cast<int>(s_.parallel.layer_split.size()) - 1;
+      unit_ = 1 + s_.model.layers;
       norm("final_norm");
       if (!tied)
         add("head.weight", {rows, x_.H}, vocabulary);
@@ -130,13 +133,14 @@ class Locals {
 
  private:
   void add(const std::string& name, Shape shape, TensorClass cls, bool tied = false) {
-    list_.push_back({name, shape, types_.compute, tied, cls, stage_});
+    list_.push_back({name, shape, types_.compute, tied, cls, stage_, unit_});
   }
   // Never below fp32, else the statistics come out in two bytes (models.md 2.1).
   void norm(const std::string& name) {
     const TensorClass cls = TensorClass::whole;
-    list_.push_back({name + ".weight", {x_.H}, types_.statistic(), false, cls, stage_});
-    if (x_.gpt) list_.push_back({name + ".bias", {x_.H}, types_.statistic(), false, cls, stage_});
+    list_.push_back({name + ".weight", {x_.H}, types_.statistic(), false, cls, stage_, unit_});
+    if (x_.gpt)
+      list_.push_back({name + ".bias", {x_.H}, types_.statistic(), false, cls, stage_, unit_});
   }
   // `bias`: cut with the rows of the output, or added behind the reduction.
   void linear(const std::string& name, I out, I in, TensorClass bias) {
@@ -162,14 +166,15 @@ class Locals {
     if (x_.rq == 0) {
       add(prefix + "kv_a.weight", {x_.rkv + x_.dr, x_.H}, whole);
       list_.push_back(
-          {prefix + "kv_norm.weight", {x_.rkv}, types_.statistic(), false, whole, stage_});
+          {prefix + "kv_norm.weight", {x_.rkv}, types_.statistic(), false, whole, stage_, unit_});
       add(prefix + "q.weight", {x_.a * (x_.dn + x_.dr), x_.H}, tp_cut);
       return add(prefix + "kv_b.weight", {x_.a * (x_.dn + x_.dv), x_.rkv}, tp_cut);
     }
     add(prefix + "qkv_a.weight", {x_.rq + x_.rkv + x_.dr, x_.H}, whole);
-    list_.push_back({prefix + "q_norm.weight", {x_.rq}, types_.statistic(), false, whole, stage_});
     list_.push_back(
-        {prefix + "kv_norm.weight", {x_.rkv}, types_.statistic(), false, whole, stage_});
+        {prefix + "q_norm.weight", {x_.rq}, types_.statistic(), false, whole, stage_, unit_});
+    list_.push_back(
+        {prefix + "kv_norm.weight", {x_.rkv}, types_.statistic(), false, whole, stage_, unit_});
     add(prefix + "q_b.weight", {x_.a * (x_.dn + x_.dr), x_.rq}, tp_cut);
     add(prefix + "kv_b.weight", {x_.a * (x_.dn + x_.dv), x_.rkv}, tp_cut);
   }
@@ -188,7 +193,7 @@ class Locals {
   int pp_;
   Symbols x_;
   PlanTypes types_;
-  int stage_ = 0;
+  int stage_ = 0, unit_ = 0;
   std::vector<LocalTensor> list_;
 };
 
@@ -281,58 +286,61 @@ std::int64_t local_parameters(const Scenario& s, int pp) {
   return total;
 }
 
-std::vector<BucketSize> bucket_sizes(const Scenario& s, int pp) {
+std::vector<BucketSize> bucket_sizes(const Scenario& s, int pp, int zero) {
   const Mesh mesh = mesh_of(s);
   const I main = size_of(plan_types(s).main);
   std::vector<BucketSize> closed;
-  // By type, and group and tag of the reduction.
+  // By type, and group and tag of the reduction; elements are those so far.
   using Reduced = std::pair<std::string_view, std::string_view>;
-  std::map<std::pair<DType, Reduced>, I> open;
+  std::map<std::pair<DType, Reduced>, BucketSize> open;
   std::vector<LocalTensor> tensors = local_tensors(s, pp);
   std::reverse(tensors.begin(), tensors.end());
-  std::map<Reduced, int> members;
   // With two copies of the model, or a scatter for each microbatch, a bucket holds tensors of one
   // stage.
   const ScheduleKind* kind = find_schedule(s.schedule.kind);
   const std::optional<Order> file = kept_order(s.schedule);
   const bool copies = file ? file->num_dirs == 2 : kind && kind->copies == 2;
   const bool by_stage = copies || scatters_every(s);
-  int stage = -1;
-  const auto close_all = [&] {
-    for (auto& [key, fill] : open) {
-      const int g = members[key.second];
-      if (fill > 0) closed.push_back({round_up(fill, kAlign * g), key.first, false, g});
-      fill = 0;
-    }
+  int stage = -1, unit = -1;
+  const auto close = [&closed](BucketSize& b) {
+    if (b.elements == 0) return;
+    closed.push_back(b);
+    closed.back().elements = round_up(b.elements, kAlign * b.members);
+    b.elements = 0;
   };
   for (const LocalTensor& t : tensors) {
     const ReducingGroup by = reducing_group(s, t.cls);
-    const Reduced key = {by.group.name, by.tag};
     const int g = mesh.size_of_group(by.group.axes);
-    members[key] = g;
     const I elements = t.shape.elements();
+    BucketSize alone{elements, t.dtype, false, g, t.stage, t.unit, t.unit, {t.name}};
     if (s.parallel.style == Style::nano_train) {
       // Each tensor by itself; with ZeRO padded to equal parts.
-      closed.push_back({s.parallel.zero > 0 ? round_up(elements, g) : elements, t.dtype, false, g});
+      if (s.parallel.zero > 0) alone.elements = round_up(elements, g);
+      closed.push_back(alone);
       continue;
     }
     if (t.tied) {
-      closed.push_back({round_up(elements, kAlign * g), t.dtype, true, g});
+      alone.elements = round_up(elements, kAlign * g);
+      alone.tied = true;
+      closed.push_back(alone);
       continue;
     }
-    if (by_stage && t.stage != stage) close_all();
-    stage = t.stage;
-    I& fill = open[{t.dtype, key}];
-    fill = round_up(fill, kAlign) + elements;
-    if (fill * main < s.parallel.gradient_bucket) continue;
-    closed.push_back({round_up(fill, kAlign * g), t.dtype, false, g});
-    fill = 0;
+    if ((by_stage && t.stage != stage) || (zero == 3 && t.unit != unit))
+      for (auto& [key, b] : open) close(b);
+    stage = t.stage, unit = t.unit;
+    BucketSize& b = open[{t.dtype, {by.group.name, by.tag}}];
+    if (b.elements == 0) b = {0, t.dtype, false, g, t.stage, t.unit, t.unit, {}};
+    b.elements = round_up(b.elements, kAlign) + elements;
+    b.stage = t.stage, b.first_unit = t.unit;
+    b.tensors.push_back(t.name);
+    if (zero < 3 && b.elements * main >= s.parallel.gradient_bucket) close(b);
   }
-  close_all();
+  for (auto& [key, b] : open) close(b);
   return closed;
 }
 
-// What a rank adds to the metrics of the step before, which are summed in the next (post_validated).
+// What a rank adds to the metrics of the step before, which are summed in the next
+// (post_validated).
 constexpr Bytes kPendingBytes = 64;
 
 StaticBytes static_bytes(const Scenario& s, int pp, int zero) {
@@ -341,7 +349,7 @@ StaticBytes static_bytes(const Scenario& s, int pp, int zero) {
   StaticBytes out;
   const bool late = s.schedule.optimizer_barrier == OptimizerBarrier::post_validated;
   if (late) out.optim += kPendingBytes;
-  for (const BucketSize& b : bucket_sizes(s, pp)) {
+  for (const BucketSize& b : bucket_sizes(s, pp, zero)) {
     const I g = b.members;
     const bool copies = size_of(b.dtype) < main;  // bf16 parameters have main copies
     out.param += b.elements * size_of(b.dtype) / (zero >= 3 ? g : 1);
@@ -350,8 +358,8 @@ StaticBytes static_bytes(const Scenario& s, int pp, int zero) {
     // Main parameter, m and v as they were before the last update.
     if (late) out.optim += b.elements * main * 3 / (zero >= 1 ? g : 1);
     // The head's part of a tied embedding, added at the end of the step (models.md 4.3); no bucket,
-    // so it is not padded.
-    if (b.tied && holds_first(s, pp) && holds_last(s, pp))
+    // so it is not padded. With shards of gradients it is one of the whole ones (gathered.h).
+    if (b.tied && holds_first(s, pp) && holds_last(s, pp) && (zero < 2 || g == 1))
       out.grad += local_vocabulary(s) * s.model.hidden * main;
   }
   const Symbols x = symbols(s);
@@ -440,8 +448,12 @@ Bytes peak_bound(const Scenario& s, int pp, const KeptBytes& kept) {
   const I latents =
       (x.rkv > 0 && x.rq == 0) ? x.n * (x.H + x.rkv) * x.w : 2 * x.n * (x.rq + x.rkv) * x.w;
   const I again = x.sp ? std::max(x.n * x.H * x.w, latents) : 0;
-  return static_bytes(s, pp).sum() + kept.sum() +
-         std::max(t.activation + t.carried, t.grad_activation + again) +
+  const I ahead = s.parallel.pp > 1 ? I{2} * s.schedule.stages_per_rank * x.n1 * x.H * x.w : 0;
+  const auto gathered = gathered_parameters(s, pp);
+  const auto gradients = whole_gradients(s, pp, false);
+  TANDEM_CHECK(gathered && gradients, "no bound of ZeRO {} with this style", s.parallel.zero);
+  return static_bytes(s, pp, s.parallel.zero).sum() + kept.sum() + gathered->most +
+         gradients->most + ahead + std::max(t.activation + t.carried, t.grad_activation + again) +
          recompute_working_set(s, pp) + t.scratch + t.comm;
 }
 

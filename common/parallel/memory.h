@@ -72,7 +72,7 @@ struct LocalTensor {
   DType dtype = DType::f32;  // of the parameter
   bool tied = false;
   TensorClass cls = TensorClass::whole;
-  int stage = 0;
+  int stage = 0, unit = 0;  // unit of ZeRO-3: embedding 0, layer l 1 + l, final norm with head
 };
 // In forward order. A stage's first layer is the sum of the stages before it.
 [[nodiscard]] std::vector<LocalTensor> local_tensors(const Scenario& scenario, int pp);
@@ -84,8 +84,13 @@ struct BucketSize {
   DType dtype = DType::f32;   // of the parameters in it
   bool tied = false;
   int members = 1;  // of the group that sums it
+  int stage = 0;    // of its first tensor in forward order
+  int first_unit = 0, last_unit = 0;
+  std::vector<std::string> tensors;  // their names, in reverse order of use
 };
-[[nodiscard]] std::vector<BucketSize> bucket_sizes(const Scenario& scenario, int pp);
+// `zero` 0 to 2: what these levels have in common. 3: no bucket holds tensors of two units, and
+// none is closed by its size.
+[[nodiscard]] std::vector<BucketSize> bucket_sizes(const Scenario& scenario, int pp, int zero = 0);
 
 struct StaticBytes {
   // optim: m, v, the main parameters of bf16 runs, and the biases of sigmoid routers; with
@@ -94,8 +99,8 @@ struct StaticBytes {
   Bytes param = 0, grad = 0, optim = 0;
   [[nodiscard]] Bytes sum() const { return param + grad + optim; }
 };
-// `zero` 0 is what the plan holds. 1 to 3 is what the level would hold (models.md 6), without the
-// bucket or unit that is gathered at the moment; g of each bucket's group.
+// What level `zero` holds, or would hold (models.md 6), without what is whole for a moment at
+// levels 2 and 3 (gathered.h); g of each bucket's group.
 [[nodiscard]] StaticBytes static_bytes(const Scenario& scenario, int pp, int zero = 0);
 
 // Visits that are open on a rank (forward begun, backward not ended): gpipe m, 1f1b min(p-r, m),
@@ -142,7 +147,7 @@ struct KeptBytes {
 //                    two of their gradients: 2 n (2 ak dh/t) (w + main), MLA 2 n a/t (dn+dr+dv) ...
 //                    Experts: 2 U, and 4 E for the choices of each layer, beside KeptBytes::comm
 //   Recomputed layers add to `activation` what they keep otherwise, as long as a segment needs it.
-// With ZeRO 2 and 3 the classes param_full and grad_full, which are not here, come and go too.
+// With ZeRO 2 and 3 the classes param_full and grad_full come and go too: gathered.h.
 struct TransientBytes {
   Bytes activation = 0, grad_activation = 0, scratch = 0, comm = 0;
   Bytes carried = 0;  // slices: the part of grad_activation that outlives a backward
@@ -157,9 +162,10 @@ struct TransientBytes {
 [[nodiscard]] Bytes recompute_working_set(const Scenario& scenario, int pp);
 
 // An upper bound of the bytes of the plan at any time: static, kept, and the transients of a
-// forward or of a backward, whichever is more, with a recomputed layer's working set. The plan
+// forward or of a backward, whichever is more, with a recomputed layer's working set; and messages
+// that are received ahead of their visit, of a pipeline two for each stage of the rank. The plan
 // frees a layer's saved bytes while it goes backward, so the true peak lies below by less than the
-// transients. Where has_transient_form() holds, with ZeRO 0 and 1.
+// transients. Where has_transient_form() holds, I and W are one, and gathered.h has forms.
 [[nodiscard]] Bytes peak_bound(const Scenario& scenario, int pp, int visits);
 [[nodiscard]] Bytes peak_bound(const Scenario& scenario, int pp, const KeptBytes& kept);
 

@@ -10,7 +10,7 @@
 //          the division by the number of ranks happens when a number is printed.
 //   Ops    the duration of an op is ended - started (transfer time of a communication). Measured:
 //          the median over all measured steps. error = predicted / measured - 1.
-// Every number is defined again, with an example, in docs/learn/reading_the_report.md.
+// docs/learn/ch08_compare.md reads them in an example.
 #pragma once
 
 #include <array>

@@ -1,5 +1,5 @@
 // Cuts the step of a rank along its compute stream into parts that sum to it exactly: where did
-// the time go? docs/learn/reading_the_report.md explains the parts with a picture.
+// the time go? docs/learn/ch08_compare.md tells what the parts are for.
 //
 //   compute CLASS     kernel calls of the compute stream, by cost class (matmul, attention, ...)
 //   transfer COMM     the compute stream is idle and the communication it waits for is moving data

@@ -283,7 +283,7 @@ constexpr Field kFields[] = {
      [](const S& s, I) { return of_real(static_cast<double>(s.parallel.gradient_bucket)); }},
     {"parallel.gradient_reduce.overlap", kBool, "", 0, 0, false, "true", "", "Buckets are summed while the backward pass goes on.", BOOL(parallel.gradient_overlap)},
     {"parallel.parameter_gather.prefetch", kCount, "", 0, kLayers, false, "1", "", "ZeRO-3: units gathered ahead.", INT(parallel.gather_prefetch)},
-    {"parallel.parameter_gather.overlap", kBool, "", 0, 0, false, "true", "true", "ZeRO-3: gathers overlap with computing.", BOOL(parallel.gather_overlap)},
+    {"parallel.parameter_gather.overlap", kBool, "", 0, 0, false, "true", "", "ZeRO-3: gathers run beside computing. false: one is issued right before its first use, begins when what was issued before it has been computed, and all computing behind it waits.", BOOL(parallel.gather_overlap)},
     {"parallel.parameter_gather.residency", kChoice, "visit, window", 0, 0, false, "visit", "", "ZeRO-3: how long gathered parameters stay: those of a layer for one visit, or those of whole stages while they are among the next `window` ones of the rank.", ENUM(parallel.gather_residency)},
     {"parallel.parameter_gather.window", kCount, "", 1, kLayers, false, "3", "", "ZeRO-3 with residency window: stages of the rank that stay.", 
      [](S& s, I, const V& v) { s.parallel.gather_window = static_cast<int>(v.integer); },

@@ -64,8 +64,13 @@ class Rules : RuleSet {
     no_effect("parallel.parameter_gather.residency",
               p.zero < 3 && p.gather_residency == Residency::window,
               "parameters are gathered with parallel.zero = 3 only");
+    no_effect("parallel.parameter_gather.overlap", p.zero < 3 && !p.gather_overlap,
+              "parameters are gathered with parallel.zero = 3 only");
     no_effect("parallel.parameter_gather.prefetch", p.keeps_window() && p.gather_prefetch != 1,
               "with residency window whole stages are gathered ahead");
+    no_effect("parallel.parameter_gather.prefetch",
+              p.zero == 3 && !p.keeps_window() && !p.gather_overlap && p.gather_prefetch != 1,
+              "without overlap nothing is gathered ahead");
     no_effect("parallel.parameter_gather.window", !p.keeps_window() && p.gather_window != 3,
               "gathered parameters stay for one visit");
     const OptimizerSpec& o = s_.training.optimizer;

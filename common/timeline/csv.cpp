@@ -31,6 +31,7 @@ enum Column : std::size_t {
   kStage,
   kLayer,
   kMicrobatch,
+  kSlice,
   kCommunicator,
   kBytes,
   kName,
@@ -45,11 +46,13 @@ enum Column : std::size_t {
   kNumColumns = kPeakClass + kNumBufferClasses
 };
 
-std::string header(Clock clock) {
+// Files from before seq1f1b have no column "slice"; they are still read.
+std::string header(Clock clock, bool with_slice = true) {
   const std::string unit = clock == Clock::simulated_ps ? "_ps" : "_ns";
-  std::string out =
-      "record,step,rank,op,call,kind,phase,part,stream,stage,layer,microbatch,communicator,bytes,"
-      "name";
+  std::string out = fmt::format(
+      "record,step,rank,op,call,kind,phase,part,stream,stage,layer,microbatch,{}communicator,bytes,"
+      "name",
+      with_slice ? "slice," : "");
   for (std::string_view time : {"issued", "ready", "started", "ended", "cpu"})
     out += fmt::format(",{}{}", time, unit);
   out += ",total_bytes";
@@ -94,6 +97,7 @@ std::string span_row(const Span& s, const Plan& plan) {
   row.set(kKind, name_of(op.kind)).set(kPhase, phase_name(op.phase)).set(kPart, part_name(op.part));
   row.set(kStream, stream_name(plan, op.stream)).optional(kStage, op.stage);
   row.optional(kLayer, op.layer).optional(kMicrobatch, op.microbatch);
+  row.optional(kSlice, op.seq_slice);
   row.set(kCommunicator, communicator_name(plan, op.comm)).set(kBytes, op_bytes(op));
   row.set(kName, op_label(plan, s.op)).set(kIssued, s.issued).set(kReady, s.ready);
   return row.set(kStarted, s.started).set(kEnded, s.ended).set(kCpu, s.cpu).text();
@@ -159,7 +163,9 @@ class Reader {
     Cells cells;
     if (!row(cells)) return finish();
     for (Clock clock : {Clock::simulated_ps, Clock::monotonic_ns})
-      if (join(cells.text, ",") + "\n" == header(clock)) t_.clock = clock, known_ = true;
+      for (bool with_slice : {true, false})
+        if (join(cells.text, ",") + "\n" == header(clock, with_slice))
+          t_.clock = clock, has_slice_ = with_slice, known_ = true;
     if (!known_)
       add("E-TIME-002", "the timeline is damaged", "another header line",
           "the columns that tandem writes", "do not edit the header", 0);
@@ -171,7 +177,7 @@ class Reader {
         break;
       }
       ended = cells.text.size() == 1 && cells.text[0] == "end";
-      if (!ended) record(cells);
+      if (!ended) record(std::move(cells));
     }
     if (known_ && found_.empty() && !ended)
       add("E-TIME-002", "the timeline is damaged", "no \"end\" row: the file is cut off",
@@ -266,12 +272,17 @@ class Reader {
     }
   }
 
-  void record(const Cells& c) {
-    if (c.text.size() != kNumColumns) {
+  void record(Cells c) {
+    const std::size_t wanted = has_slice_ ? kNumColumns : kNumColumns - 1;
+    if (c.text.size() != wanted) {
       add("E-TIME-002", "the timeline is damaged", fmt::format("{} cells", c.text.size()),
-          fmt::format("{} cells in every row", static_cast<int>(kNumColumns)),
+          fmt::format("{} cells in every row", wanted),
           "copy it again, or simulate or execute again", 0);
       return;
+    }
+    if (!has_slice_) {  // an empty cell where it would stand: columns have one number from here
+      c.text.emplace(c.text.begin() + kSlice);
+      c.at.insert(c.at.begin() + kSlice, c.at[kSlice]);
     }
     bad_cell_ = false;
     const std::string& what = c.text[kRecord];
@@ -316,7 +327,7 @@ class Reader {
   Timeline t_;
   Diagnostics found_;
   int line_ = 0, pending_breaks_ = 0;
-  bool known_ = false, bad_cell_ = false;
+  bool known_ = false, has_slice_ = true, bad_cell_ = false;
 };
 
 }  // namespace

@@ -126,7 +126,9 @@ class Writer {
   void header() {
     for (std::size_t i = 0; i < kCategories.size(); ++i)
       define(kInternedCategories, i + 1, kCategories[i]);
-    for (std::size_t i = 0; i < kKeys.size(); ++i) define(kInternedKeys, i + 1, kKeys[i]);
+    // The last key only where an op can have it: other files keep the bytes that they always had.
+    const std::size_t keys = kKeys.size() - (plan_.header.slices > 1 ? 0 : 1);
+    for (std::size_t i = 0; i < keys; ++i) define(kInternedKeys, i + 1, kKeys[i]);
     packet_.clear();
     packet_.varint(kTimestamp, 0);
     packet_.message(kInternedData, interned_);
@@ -266,6 +268,7 @@ class Writer {
     if (op.stage >= 0) annotate(Key::stage, op.stage);
     if (op.layer >= 0) annotate(Key::layer, op.layer);
     if (op.microbatch >= 0) annotate(Key::microbatch, op.microbatch);
+    if (op.seq_slice >= 0) annotate(Key::slice, op.seq_slice);
     if (op.comm.valid()) annotate(Key::communicator, communicator_name(plan_, op.comm));
     if (op_bytes(op) > 0) annotate(Key::bytes, op_bytes(op));
     annotate(Key::issued, s.issued);

@@ -69,14 +69,15 @@ enum class Key : std::uint8_t {
   samples,
   steps,
   peaks,
-  meta
+  meta,
+  slice  // only in plans that cut sequences
 };
-inline constexpr std::array<std::string_view, 31> kKeys = {
+inline constexpr std::array<std::string_view, 32> kKeys = {
     "op",      "rank",       "step",       "call",         "kind",  "phase",  "part",
     "stage",   "layer",      "microbatch", "communicator", "bytes", "kernel", "issued",
     "ready",   "started",    "ended",      "cpu",          "time",  "total",  "by_class",
     "at_peak", "op_at_peak", "format",     "clock",        "spans", "calls",  "samples",
-    "steps",   "peaks",      "meta"};
+    "steps",   "peaks",      "meta",       "slice"};
 inline constexpr std::int64_t kFormat = 1;
 
 // Track ids: (rank + 1) << 20 names the process; the low bits what lies under it.

@@ -1,6 +1,6 @@
 // RUN/ranks/K.timeline: what one rank measured, written by the rank, read by the tool, which puts
 // the ranks together into the measured Timeline. Also where a rank's files are. Binary,
-// little-endian; the page docs/formats/rank_timeline.md shows worked bytes.
+// little-endian; docs/formats/timeline.md has worked bytes.
 //
 //   8  magic "TDMRANK1"
 //   4  version (1)      4  rank

@@ -54,6 +54,35 @@ TEST_CASE("model: parameters, FLOPs and memory of llama-tiny") {
         std::string::npos);
 }
 
+// llama-tiny d2, ZeRO-3, by hand: a layer has 36,992 elements, the head with the final norm 16,512,
+// the embedding 16,384. Gathered at most: two layers and, beside the last one, the head; whole
+// gradients: the first layer and the embedding.
+TEST_CASE("model: what ZeRO-3 holds whole for a moment, and what has no formula") {
+  const auto at = [](std::vector<std::string> sets, bool json) {
+    std::vector<std::string> arguments = {"model", "scenarios/learn/01_one_rank.yaml"};
+    if (json) arguments.push_back("--json");
+    sets.insert(sets.end(), {"model.preset=llama-tiny", "parallel.dp=2", "parallel.zero=3"});
+    for (const std::string& s : sets) arguments.insert(arguments.end(), {"--set", s});
+    return test::tandem(arguments);
+  };
+  const auto rank = at({}, true).json()["memory"]["ranks"][0];
+  CHECK(rank["param_full"]["most"] == 4 * (2 * 36'992 + 16'512));
+  CHECK(rank["param_full"]["exact"] == true);
+  CHECK(rank["param_full"]["most"] == rank["plan"]["by_class"]["param_full"]);
+  CHECK(rank["grad_full"]["most"] == 4 * (36'992 + 16'384));
+  CHECK(rank["grad_full"]["most"] == rank["plan"]["by_class"]["grad_full"]);
+  CHECK(rank["plan"]["peak"] <= rank["bound"]);
+  CHECK(at({}, false).out.find("No formula") == std::string::npos);
+  // A form that is no equality says so.
+  CHECK(at({"training.precision=bf16", "parallel.parameter_gather.overlap=false"}, false)
+            .out.find("param_full                 <= ") != std::string::npos);
+  const auto apart = at({"schedule.kind=zb_h1", "parallel.pp=2"}, false);
+  CHECK(apart.out.find("gradients that wait whole from I to W (grad_full)") != std::string::npos);
+  CHECK(at({"schedule.kind=zb_h1", "parallel.pp=2"}, true)
+            .json()["memory"]["ranks"][0]
+            .contains("param_full"));
+}
+
 // Every llama preset validates, plans and simulates at its size; W = 8 devices a node.
 TEST_CASE("simulate: the llama presets on H100") {
   const test::TempDir dir;

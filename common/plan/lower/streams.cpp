@@ -5,6 +5,8 @@
 //   Implied  what has ended before an op starts: for each stream a position. An op inherits it from
 //            the op before it on its stream and from the ops it waits for. Needed waits that are
 //            implied, or by a later one on the same stream, are left out.
+//   Gathers  of ZeRO-3 without overlap (parallel.parameter_gather): each needs the last compute op
+//            issued before it, and a compute op all gathers before it, whatever they use.
 //   Ring     a block that is shifted is used by two ops that run beside each other, the shift and
 //   its
 //            attention. If the later one freed it, it would have to wait for the other; if the
@@ -98,7 +100,9 @@ class Waits {
         num_streams_(d.plan.streams.size()),
         ended_(ops.size() * num_streams_, kNone),
         tail_(num_streams_, kNone),
-        need_(num_streams_, kNone) {}
+        need_(num_streams_, kNone),
+        gathers_overlap_(d.scenario.parallel.gather_overlap),
+        last_gather_(num_streams_, kNone) {}
 
   void run() {
     for (std::size_t i = 0; i < ops_.size(); ++i) {
@@ -164,6 +168,16 @@ class Waits {
               uses_.last_use[id.index()] == i && !uses_.lives[id.index()] && !leaves_free(i, id);
           if (writes(use) || frees) uses_.readers.for_each(id, want);
         });
+    if (gathers_overlap_) return;
+    const Op& op = ops_[static_cast<std::size_t>(i)];
+    if (op.kind == OpKind::compute) {
+      std::for_each(last_gather_.begin(), last_gather_.end(), want);
+      last_compute_ = i;
+    } else if (op.kind == OpKind::all_gather &&
+               d_.plan.buffer(op.buffer).cls == BufferClass::param_full) {
+      want(last_compute_);
+      last_gather_[op.stream.index()] = i;
+    }
   }
 
   void place(std::int32_t i) {
@@ -219,6 +233,9 @@ class Waits {
   std::vector<std::int32_t> ended_;  // [op][stream]: position that has ended before it starts
   std::vector<std::int32_t> tail_;   // by stream
   std::vector<std::int32_t> need_, candidates_;  // of the op that is placed
+  bool gathers_overlap_;
+  std::int32_t last_compute_ = kNone;
+  std::vector<std::int32_t> last_gather_;  // by stream
   std::vector<OpId> waits_;
   std::vector<Unfreed> unfreed_;
 };

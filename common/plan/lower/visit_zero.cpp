@@ -2,7 +2,8 @@
 // their use and freed behind it, and where each microbatch scatters its gradients.
 //
 //   gather    before the first op of the unit `prefetch` units ahead, in forward and backward; W
-//             needs no parameters. One all_gather a bucket, from the own shard
+//             needs no parameters. One all_gather a bucket, from the own shard. Without overlap
+//             right before the bucket's own first use (streams.cpp lets nothing compute beside it)
 //   window    instead of that (residency window): the stage's UNSHARD gathers all units for the
 //             visits that follow (unshard.cpp)
 //   scatter   behind the last W of the bucket. The first microbatch's sums become the shard, those
@@ -110,8 +111,11 @@ void VisitBuilder::place_gathers(std::vector<VisitOp>& ops) {
   std::vector<std::ptrdiff_t> starts;  // of units, ascending
   for (const auto& [unit, at] : unit_start) starts.push_back(at);
   std::sort(starts.begin(), starts.end());
-  const auto ahead = static_cast<std::ptrdiff_t>(d_.scenario.parallel.gather_prefetch);
+  const ParallelSpec& parallel = d_.scenario.parallel;
+  const auto ahead = static_cast<std::ptrdiff_t>(parallel.gather_prefetch);
   for (Gather& g : gathers) {
+    g.before = g.use;
+    if (!parallel.gather_overlap) continue;
     const auto place =
         std::lower_bound(starts.begin(), starts.end(), unit_start[g.unit]) - starts.begin();
     g.before = starts[static_cast<std::size_t>(std::max<std::ptrdiff_t>(0, place - ahead))];

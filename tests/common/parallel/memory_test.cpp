@@ -200,7 +200,8 @@ TEST_CASE("memory: the bucket limit") {
 
 // models.md 6, llama-tiny d2 with N 328,832: bytes a parameter are 16, 8 + 8/g, 4 + 12/g, 16/g.
 // Here the same law on gpt-tiny d2, N = 418,432 + the end of the buckets, plus the second tied
-// gradient.
+// gradient, which at levels 2 and 3 is one of those that are whole for a moment (gathered.h). Units
+// of level 3 end otherwise than the one bucket of the others.
 TEST_CASE("memory: what the levels of ZeRO would hold") {
   const Scenario s = scenario("model: gpt-tiny\nparallel: {dp: 2}\n");
   std::int64_t n = 0;
@@ -208,8 +209,11 @@ TEST_CASE("memory: what the levels of ZeRO would hold") {
   const Bytes head = 4 * 16'384;
   CHECK(static_bytes(s, 0, 0).sum() == 16 * n + head);
   CHECK(static_bytes(s, 0, 1).sum() == 8 * n + 8 * n / 2 + head);
-  CHECK(static_bytes(s, 0, 2).sum() == 4 * n + 12 * n / 2 + head);
-  CHECK(static_bytes(s, 0, 3).sum() == 16 * n / 2 + head);
+  CHECK(static_bytes(s, 0, 2).sum() == 4 * n + 12 * n / 2);
+  std::int64_t units = 0;
+  for (const BucketSize& b : bucket_sizes(s, 0, 3)) units += b.elements;
+  CHECK(units >= n);
+  CHECK(static_bytes(s, 0, 3).sum() == 16 * units / 2);
   // bf16: 18 bytes for a matrix, fp32's 16 for a norm.
   const Scenario half = scenario(
       "model: gpt-tiny\nparallel: {tp: 4}\ntraining: {precision: bf16}\ncluster: dgx-h100\n");

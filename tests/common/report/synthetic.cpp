@@ -207,7 +207,7 @@ class Scheduler {
             if (!missing) s.ready = std::max(s.ready, done->second.ended);
           }
           if (missing) continue;
-          if (op.kind == OpKind::compute) {
+          if (!is_communication(op.kind)) {
             run_compute(s, op);
             stream_end[{r, op.stream.value}] = s.ended;
             spans[{r, id.value}] = s;

@@ -127,17 +127,15 @@ TEST_CASE("--set faults: usage for the form, bad input for the value, located at
 
 TEST_CASE("all errors are collected, sorted, and one exit-3 outranks exit-4") {
   const Error error = refused(
-      "tandem: 1\nmodel: gpt-tiny\nparallel: {pp: x, parameter_gather: {overlap: false}}\nseeds: "
-      "3\ntraining: "
-      "{steps: 0}\n"
+      "tandem: 1\nmodel: gpt-tiny\nparallel: {pp: x}\nsimulate: {allocator: caching}\n"
+      "seeds: 3\ntraining: {steps: 0}\n"
       "training: {}\n");
   CHECK(error.failure == Failure::bad_input);
   std::vector<std::string> codes;
   for (const Diagnostic& d : error.diagnostics) codes.push_back(d.code);
   CHECK(codes == std::vector<std::string>{"E-SCEN-006", "E-SCEN-020", "E-SCEN-003", "E-SCEN-007",
                                           "E-YAML-017"});
-  CHECK(refused(kSmallest + "parallel: {parameter_gather: {overlap: false}}\n").failure ==
-        Failure::infeasible);
+  CHECK(refused(kSmallest + "simulate: {allocator: caching}\n").failure == Failure::infeasible);
 }
 
 TEST_CASE("all violated rules of the degrees are reported together") {

@@ -56,6 +56,18 @@ TEST_CASE("rank timeline: what is written reads back") {
   CHECK(r->meta == t.meta);
 }
 
+TEST_CASE("rank timeline: the worked bytes of docs/formats/timeline.md") {
+  Timeline t;
+  t.clock = Clock::monotonic_ns;
+  t.steps.push_back({3, 0, 5, 15});
+  const std::string bytes = encode_rank_timeline(t, 3);
+  // Behind 16 bytes of the head: the headers of spans, calls and memory, 16 bytes each.
+  std::string expected;
+  for (std::uint64_t word : {4 + (32ULL << 32), 1ULL, 3ULL, 0ULL, 5ULL, 15ULL})
+    for (int i = 0; i < 8; ++i) expected.push_back(static_cast<char>(word >> (8 * i) & 0xff));
+  CHECK(bytes.substr(16 + 3 * 16, expected.size()) == expected);
+}
+
 TEST_CASE("rank timeline: every cut and every changed byte is refused") {
   const std::string bytes = encode_rank_timeline(sample(0, 5), 0);
   for (std::size_t n = 0; n < bytes.size(); ++n)
