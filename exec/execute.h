@@ -42,9 +42,8 @@ struct SideComms {
 
 // Runs the steps of one rank, from the start or from a checkpoint, saves checkpoints, and writes
 // the rank's files. K.json is written on failure too.
-[[nodiscard]] Status run_rank(const RunInput& input, Rank rank, CommBackend& comm,
-                              SideComms side, Barrier& barrier, OpObserver* observer,
-                              const std::string& run_dir);
+[[nodiscard]] Status run_rank(const RunInput& input, Rank rank, CommBackend& comm, SideComms side,
+                              Barrier& barrier, OpObserver* observer, const std::string& run_dir);
 
 // The same in place of run_rank() where kernels are timed waits (device/rehearsal.h): reads
 // RUN/rehearsal.json beside the plan; K.json has no losses, and a section "rehearsal". `comm` is

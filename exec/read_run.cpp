@@ -59,8 +59,8 @@ Result<RunInput> read_run(const std::string& run_dir) {
     in.evaluation = std::move(*evaluation);
   }
   if (validates_late(in.plan)) {
-    Result<Plan> settling = read_side_plan(run_dir + "/plan_settling.txt", in.plan,
-                                           &PlanHeader::settling, "settling");
+    Result<Plan> settling =
+        read_side_plan(run_dir + "/plan_settling.txt", in.plan, &PlanHeader::settling, "settling");
     if (!settling) return settling.error();
     in.settling = std::move(*settling);
   }

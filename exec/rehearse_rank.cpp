@@ -55,8 +55,8 @@ Json lateness_json(const Lateness& l) {
 
 }  // namespace
 
-Status rehearse_rank(const RunInput& in, Rank rank, CommBackend& comm, SideComms,
-                     Barrier& barrier, OpObserver* observer, const std::string& run_dir) {
+Status rehearse_rank(const RunInput& in, Rank rank, CommBackend& comm, SideComms, Barrier& barrier,
+                     OpObserver* observer, const std::string& run_dir) {
   Outcome outcome;
   outcome.has_values = false;
   const auto failed = [&](const Error& error) {

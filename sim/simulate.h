@@ -62,7 +62,8 @@ struct SimResult {
 };
 
 // E-SCEN-020: fidelity message. E-PLAN-080: a rank needs more memory than a device has.
-// E-PLAN-081: the plan cannot finish. Codes of ComputeCost::create. The plan must have passed verification.
+// E-PLAN-081: the plan cannot finish. Codes of ComputeCost::create. The plan must have passed
+// verification.
 [[nodiscard]] Result<SimResult> simulate(const Plan& plan, const Cluster& cluster,
                                          const SimOptions& options);
 

@@ -142,9 +142,11 @@ int show_plan(Context& context, const Options& o) {
   if (const Status fits = check(o, context.options.directory); !fits)
     return context.fail(fits.error());
   if (!o.dump_after.empty()) return dump(context, o);
-  auto in = load_plan(
-      context, {.file = o.file, .cluster = "", .needs_cluster = false, .evaluation = o.evaluation,
-                .settling = o.settling});
+  auto in = load_plan(context, {.file = o.file,
+                                .cluster = "",
+                                .needs_cluster = false,
+                                .evaluation = o.evaluation,
+                                .settling = o.settling});
   if (!in) return context.fail(in.error());
   describe(context, *in);
   const bool chakra = o.format == "chakra";

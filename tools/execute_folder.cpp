@@ -176,8 +176,8 @@ std::string to_text(const ExecuteSummary& s) {
     out += "\n";
   }
   if (s.roll_backs)
-    out += fmt::format("{} of {} updates rolled back and clipped in the next step\n",
-                       *s.roll_backs, s.losses.size());
+    out += fmt::format("{} of {} updates rolled back and clipped in the next step\n", *s.roll_backs,
+                       s.losses.size());
   out += "peak memory by rank";
   for (std::int64_t bytes : s.peak_bytes) out += "  " + mebibytes(bytes);
   out += "\n";

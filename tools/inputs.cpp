@@ -171,8 +171,8 @@ Result<PlanInput> load_plan(Context& context, const PlanRequest& request) {
   options.file = is_plan ? request.file : "plan";
   options.text = in->text;
   in->verification = verify_plan(in->plan, options);
-  for (const auto& [side, file] : {std::pair{&in->evaluation, "plan_evaluation"},
-                                   std::pair{&in->settling, "plan_settling"}}) {
+  for (const auto& [side, file] :
+       {std::pair{&in->evaluation, "plan_evaluation"}, std::pair{&in->settling, "plan_settling"}}) {
     if (!*side || !in->verification.ok()) continue;
     options.file = file;
     options.text = (*side)->text;

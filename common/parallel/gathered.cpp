@@ -126,9 +126,9 @@ std::optional<WholeBytes> gathered_parameters(const Scenario& s, int pp) {
          joins_final_norm(s, pp));
     // With no sum over tp between, the last product of the layer is one op with norm and head.
     const memory::StageLayer last = memory::layers_of(s, pp).back();
-    const bool whole_layer =
-        s.parallel.tp == 1 && layer < units.size() && units[layer].buckets == 1 &&
-        !memory::has_experts(s, last.layer) && !recomputed_layer(s.training, last.place);
+    const bool whole_layer = s.parallel.tp == 1 && layer < units.size() &&
+                             units[layer].buckets == 1 && !memory::has_experts(s, last.layer) &&
+                             !recomputed_layer(s.training, last.place);
     if (ahead == 0)
       meet(sum_of(units, 0, layer + 1), whole_layer ? std::optional(true) : std::nullopt);
   }

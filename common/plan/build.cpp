@@ -113,7 +113,8 @@ Result<std::string> dump_after(const Scenario& scenario, const std::string& step
     if (!order) return order.error();
     return step == "stages" ? placement(*order) : to_text(*order);
   }
-  Result<Plan> plan = lower_plan(scenario, step, evaluation ? PlanUse::evaluation : PlanUse::training);
+  Result<Plan> plan =
+      lower_plan(scenario, step, evaluation ? PlanUse::evaluation : PlanUse::training);
   if (!plan) return plan.error();
   return print(*plan);
 }

@@ -30,8 +30,8 @@ namespace tandem {
 
 // Optimizer_barrier post_validated: the plan that makes the last update once more, from the copy
 // that the step has left, with the true gradient norm; and reports that step's metrics. It runs
-// where a roll-back asks for it, and behind the last step (docs/decisions.md D-042). Its buffers are
-// those of build_plan(), by class and name.
+// where a roll-back asks for it, and behind the last step (docs/decisions.md D-042). Its buffers
+// are those of build_plan(), by class and name.
 [[nodiscard]] Result<Plan> build_settling_plan(const Scenario& scenario);
 
 // `tandem plan --dump-after STEP`: names of the steps in order, and the text of the form that a

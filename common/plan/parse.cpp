@@ -19,8 +19,7 @@ const std::array<std::string, 6> kLineKinds = {"plan", "comm", "buf", "kernel", 
 const std::array<std::string, 18> kHeaderKeys = {
     "digest",      "schedule", "receive",    "communicators", "grouping", "microbatches",
     "micro_batch", "seq",      "mesh",       "stages",        "dtype",    "main_grad",
-    "experts",     "data",     "evaluation", "copies",        "slices",
-    "settling"};
+    "experts",     "data",     "evaluation", "copies",        "slices",   "settling"};
 constexpr std::size_t kRequiredHeaderKeys = 12;  // the first ones
 const std::array<std::string, 13> kBufferKeys = {
     "mb",      "l",        "slice",   "valid",    "parts", "bucket", "alias",

@@ -47,7 +47,7 @@ class Stream {
   std::vector<std::int32_t> ops_;
   std::function<void()> begin_;
   std::function<void(std::int32_t, std::int32_t)> run_;
-  std::atomic<std::uint32_t> issued_{0};  // wraps; compared for equality only
+  std::atomic<std::uint32_t> issued_{0};   // wraps; compared for equality only
   std::atomic<std::int32_t> restart_{-1};  // step to begin with the next issued op; -1: none
   std::atomic<bool> stop_{false};
   std::thread thread_;

@@ -213,9 +213,8 @@ Status run(const RankArguments& arguments, const RankBody& body, LocalOptions tr
   const auto abort_all = [&] {
     for (const auto& t : transports) t->abort();
   };
-  Result<std::unique_ptr<Recorder>> recorder =
-      Recorder::create(rank_path(arguments.run_dir, rank.value, "ring"), plan, rank, input->plan_id,
-                       beside);
+  Result<std::unique_ptr<Recorder>> recorder = Recorder::create(
+      rank_path(arguments.run_dir, rank.value, "ring"), plan, rank, input->plan_id, beside);
   if (!recorder) return recorder.error();
 
   std::atomic<bool> told_to_stop{false};
@@ -259,8 +258,7 @@ Status run(const RankArguments& arguments, const RankBody& body, LocalOptions tr
                      (*client)->report(report);
                      abort_all();
                    });
-  const Status status =
-      body(*input, rank, comm, side, **client, &observer, arguments.run_dir);
+  const Status status = body(*input, rank, comm, side, **client, &observer, arguments.run_dir);
   watchdog.reset();
   if (!status) {
     (*client)->report(fault_report(status.error(), **recorder, told_to_stop));

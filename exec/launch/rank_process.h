@@ -15,9 +15,9 @@
 namespace tandem::exec {
 
 // Runs all steps; run_rank() of execute.h is the real one.
-using RankBody = std::function<Status(const RunInput& input, Rank rank, CommBackend& comm,
-                                      SideComms side, Barrier& barrier, OpObserver* observer,
-                                      const std::string& run_dir)>;
+using RankBody =
+    std::function<Status(const RunInput& input, Rank rank, CommBackend& comm, SideComms side,
+                         Barrier& barrier, OpObserver* observer, const std::string& run_dir)>;
 
 // Returns an exit code; messages go to stderr. After a failure of `body` the process ends here, by
 // _exit: threads that hang must not hold its end.

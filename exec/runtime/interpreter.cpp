@@ -107,8 +107,8 @@ void Interpreter::bind_values(const Op& op, PreparedOp& prepared) {
     const auto outputs = plan_.operands_of(c.outputs);
     // One rank alone has no all-reduce after it; else that overwrites these values. What is packed
     // for the next step (post_validated) comes from there, by a snapshot.
-    const bool packs = kind == KernelKind::metrics_pack &&
-                       plan_.buffer(outputs[0].id).cls != BufferClass::optim;
+    const bool packs =
+        kind == KernelKind::metrics_pack && plan_.buffer(outputs[0].id).cls != BufferClass::optim;
     if (packs || (kind == KernelKind::snapshot && (kernel.flags & kValues)))
       prepared.metrics = view(outputs[0].id);
     if (kind != KernelKind::route_fwd || !view(outputs[4].id).data) continue;
@@ -239,7 +239,8 @@ Interpreter::Restart Interpreter::restart_point() {
 // what this rank has issued there: nothing waits for another rank's order.
 void Interpreter::throw_away_under_way() {
   std::map<StreamId, std::vector<std::int32_t>> by_stream;
-  for (std::int32_t op : under_way_) by_stream[ops_[static_cast<std::size_t>(op)].stream].push_back(op);
+  for (std::int32_t op : under_way_)
+    by_stream[ops_[static_cast<std::size_t>(op)].stream].push_back(op);
   std::vector<std::jthread> threads;
   for (const auto& [stream, receives] : by_stream)
     threads.emplace_back([this, &receives = receives] {

@@ -195,12 +195,12 @@ class Interpreter {
   std::atomic<Nanoseconds> last_free_{0};       // latest end, in this step, of an op that frees
   Nanoseconds host_free_ = 0;                   // when the host could go on issuing
 
-  int step_ = 0;                   // of this process; one that was given up counts too
+  int step_ = 0;  // of this process; one that was given up counts too
   int steps_given_up_ = 0;
-  std::int32_t check_ = -1;               // the post_validate op; -1: none
-  std::vector<std::int32_t> under_way_;   // receives: late_validation.h
-  bool settled_ = true;                   // nothing to check
-  std::atomic<bool> given_up_{false};     // set by the host
+  std::int32_t check_ = -1;              // the post_validate op; -1: none
+  std::vector<std::int32_t> under_way_;  // receives: late_validation.h
+  bool settled_ = true;                  // nothing to check
+  std::atomic<bool> given_up_{false};    // set by the host
   std::function<Result<StepResult>(int step)> settle_;
   int timed_step_ = -1;            // of the timeline; -1: not recorded
   int told_step_ = 0, batch_ = 0;  // of an evaluation: see run_batch(), run_settling()

@@ -14,13 +14,12 @@ using Key = std::pair<BufferClass, std::string_view>;
 Key key_of(const Plan& plan, const Buffer& b) { return {b.cls, plan.name(b.name)}; }
 
 Error does_not_fit(const Plan& plan, const Buffer& b, const char* what) {
-  return make_error(
-      Failure::infeasible, "E-EXEC-035", "the executor cannot run this plan",
-      fmt::format("{} {} of the {}: {}", name_of(b.cls), plan.name(b.name),
-                  plan.header.settling ? "settling" : "evaluation", what),
-      "the buffers of the plan that trains",
-      fmt::format("plan.txt and plan_{}.txt are of one scenario: write both again",
-                  plan.header.settling ? "settling" : "evaluation"));
+  return make_error(Failure::infeasible, "E-EXEC-035", "the executor cannot run this plan",
+                    fmt::format("{} {} of the {}: {}", name_of(b.cls), plan.name(b.name),
+                                plan.header.settling ? "settling" : "evaluation", what),
+                    "the buffers of the plan that trains",
+                    fmt::format("plan.txt and plan_{}.txt are of one scenario: write both again",
+                                plan.header.settling ? "settling" : "evaluation"));
 }
 
 }  // namespace

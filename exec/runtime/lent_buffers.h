@@ -11,8 +11,8 @@
 namespace tandem::exec {
 
 // By BufferId of `other`: the buffer of `training`; invalid for views and for what lives
-// within a batch or a step. E-EXEC-035: a buffer, or a view of one, that the training plan does not have with
-// the same type, shape and place. Pure, safe from any thread.
+// within a batch or a step. E-EXEC-035: a buffer, or a view of one, that the training plan does not
+// have with the same type, shape and place. Pure, safe from any thread.
 [[nodiscard]] Result<std::vector<BufferId>> lent_buffers(const Plan& other, const Plan& training,
                                                          ProgramId program);
 

@@ -83,7 +83,8 @@ Recorder::Recorder(void* mapping, const Plan& plan, Rank rank, const std::string
 
 void Recorder::add(const Plan& plan, Rank rank, std::int32_t op_offset, std::int32_t comm_offset) {
   const ProgramId program = plan.program_of(rank);
-  parts_.push_back({op_offset, op_offset + static_cast<std::int32_t>(plan.programs[program.index()].first_op),
+  parts_.push_back({op_offset,
+                    op_offset + static_cast<std::int32_t>(plan.programs[program.index()].first_op),
                     static_cast<std::int32_t>(statics_.size())});
   for (const Op& op : plan.ops_of(program)) {
     Static s;

@@ -60,10 +60,9 @@ class Recorder : public OpObserver {
  public:
   // Makes the file anew. E-IO-010. The plans are not kept. Ops and communicators of the plans
   // `beside` it are numbered behind those of `plan`, one plan behind the other.
-  [[nodiscard]] static Result<std::unique_ptr<Recorder>> create(const std::string& path,
-                                                                const Plan& plan, Rank rank,
-                                                                const std::string& plan_id,
-                                                                std::span<const Plan* const> beside = {});
+  [[nodiscard]] static Result<std::unique_ptr<Recorder>> create(
+      const std::string& path, const Plan& plan, Rank rank, const std::string& plan_id,
+      std::span<const Plan* const> beside = {});
   ~Recorder() override;
   Recorder(const Recorder&) = delete;
   Recorder& operator=(const Recorder&) = delete;

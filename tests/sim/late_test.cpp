@@ -24,13 +24,14 @@ struct Costs {
 constexpr Picoseconds kUnit = 1'000'000;
 
 // Steps in units, by step, of p ranks and m microbatches with one stage of the model each.
-std::vector<double> steps(const std::string& kind, int p, int m, Costs c, bool late, int count = 3) {
-  const Plan plan = plan_of(scenario(fmt::format(
-      "model: {{preset: gpt-tiny, layers: {}, tied_embeddings: false}}\n"
-      "training: {{global_batch: {}, micro_batch: 1}}\nparallel: {{pp: {}}}\n"
-      "schedule: {{kind: {}, optimizer_barrier: {}{}}}\n",
-      2 * p, m, p, kind, late ? "post_validated" : "synchronous",
-      kind.starts_with("zb") ? ", first_stage: keep" : "")));
+std::vector<double> steps(const std::string& kind, int p, int m, Costs c, bool late,
+                          int count = 3) {
+  const Plan plan = plan_of(
+      scenario(fmt::format("model: {{preset: gpt-tiny, layers: {}, tied_embeddings: false}}\n"
+                           "training: {{global_batch: {}, micro_batch: 1}}\nparallel: {{pp: {}}}\n"
+                           "schedule: {{kind: {}, optimizer_barrier: {}{}}}\n",
+                           2 * p, m, p, kind, late ? "post_validated" : "synchronous",
+                           kind.starts_with("zb") ? ", first_stage: keep" : "")));
   ReplayDurations durations;
   std::map<std::tuple<int, int, int, Phase>, bool> paid;  // rank, stage, microbatch, phase
   for (int r = 0; r < p; ++r) {
@@ -38,7 +39,8 @@ std::vector<double> steps(const std::string& kind, int p, int m, Costs c, bool l
     for (std::uint32_t k = program.first_op; k < program.first_op + program.num_ops; ++k) {
       const Op& o = plan.ops[k];
       Picoseconds time = 0;
-      if (o.kind == OpKind::compute && !std::exchange(paid[{r, o.stage, o.microbatch, o.phase}], true)) {
+      if (o.kind == OpKind::compute &&
+          !std::exchange(paid[{r, o.stage, o.microbatch, o.phase}], true)) {
         const int units = o.phase == Phase::F   ? c.f
                           : o.phase == Phase::I ? c.i
                           : o.phase == Phase::W ? c.w

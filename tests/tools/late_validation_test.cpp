@@ -27,13 +27,13 @@ struct Job {
                         const std::vector<std::string>& words = {}) const {
     const std::string path = folder / (name + ".yaml");
     spill(path,
-          fmt::format("tandem: 1\nseed: 1234\nmodel: {}\n"
-                      "training: {{init: test, global_batch: 8, micro_batch: 1, "
-                      "data: {{kind: random}}, optimizer: {{lr: 1e-2, warmup_steps: 2, clip: {}}}{}}}\n"
-                      "parallel: {{{}}}\nschedule: {{kind: {}, optimizer_barrier: {}}}\n"
-                      "execute: {{warmup_steps: 0}}\n",
-                      model, clip, more, parallel, schedule,
-                      late ? "post_validated" : "synchronous"));
+          fmt::format(
+              "tandem: 1\nseed: 1234\nmodel: {}\n"
+              "training: {{init: test, global_batch: 8, micro_batch: 1, "
+              "data: {{kind: random}}, optimizer: {{lr: 1e-2, warmup_steps: 2, clip: {}}}{}}}\n"
+              "parallel: {{{}}}\nschedule: {{kind: {}, optimizer_barrier: {}}}\n"
+              "execute: {{warmup_steps: 0}}\n",
+              model, clip, more, parallel, schedule, late ? "post_validated" : "synchronous"));
     return execute(path, folder / ("run-" + name),
                    {fmt::format("training.steps={}", steps),
                     "training.checkpoint.directory=" + (folder / name)},
@@ -55,8 +55,8 @@ void check_values(const Job& job, const std::string& a, const std::string& b, in
   REQUIRE(one.size() == static_cast<std::size_t>(steps));
   REQUIRE(other.size() == one.size());
   for (std::size_t k = 0; k < one.size(); ++k)
-    for (const char* key : {"step", "loss", "grad_norm", "clip_coef", "lr", "tokens", "clipped_share",
-                            "balance_loss", "dropped"}) {
+    for (const char* key : {"step", "loss", "grad_norm", "clip_coef", "lr", "tokens",
+                            "clipped_share", "balance_loss", "dropped"}) {
       if (!one[k].contains(key)) continue;
       CAPTURE(key);
       CHECK(one[k][key] == other[k][key]);
@@ -94,8 +94,8 @@ TEST_CASE("late updates are those that wait: messages in both directions, slices
   CHECK(check_equal({"pp: 2, dp: 2, zero: 1", "zb_h2", "llama-tiny", "0.5"}) > 0);
   CHECK(check_equal({"pp: 2, dp: 2, zero: 3", "zb_h1", "llama-tiny", "0.5"}) > 0);
   CHECK(check_equal({"pp: 2, dp: 2, ep: 2", "zb_h2", "deepseek-tiny", "0.5"}) > 0);
-  CHECK(check_equal({"pp: 2, dp: 2, zero: 2", "zb_h2", "gpt-tiny", "0.5",
-                     ", precision: bf16"}) > 0);
+  CHECK(check_equal({"pp: 2, dp: 2, zero: 2", "zb_h2", "gpt-tiny", "0.5", ", precision: bf16"}) >
+        0);
 }
 
 TEST_CASE("checkpoints, evaluations and replicas between late updates see settled parameters") {
@@ -126,7 +126,8 @@ TEST_CASE("a late run resumes: 3 + 3 steps are 6, bit by bit") {
 TEST_CASE("a norm that is not finite ends the run by name, with the step that it is of") {
   const Job job{"pp: 2", "zb_h2", "gpt-tiny", "1.0"};
   const std::vector<std::string> wild = {"--set", "training.optimizer.lr=1e30"};
-  const Run waits = job.run(false, "waits", kSteps, wild), late = job.run(true, "late", kSteps, wild);
+  const Run waits = job.run(false, "waits", kSteps, wild),
+            late = job.run(true, "late", kSteps, wild);
   for (const Run* r : {&waits, &late}) {
     CHECK(r->code == 5);
     CHECK(r->out.find("norm_sq = nan in step 1") != std::string::npos);

@@ -197,13 +197,14 @@ void segments(Draft& draft);   // compute ops, reductions inside layers, message
 void gradients(Draft& draft);  // reductions of buckets and of the tied embedding
 void optimizer(Draft& draft);  // norm, clip, update, metrics; of an evaluation the metrics alone
 // Optimizer_barrier post_validated, called by optimizer(): puts the ops that check the update of
-// the step before into each program, `first` at its start and `then` at its cut (late_validation.h).
+// the step before into each program, `first` at its start and `then` at its cut
+// (late_validation.h).
 struct ValidationOps {
   std::vector<Op> first, then;
 };
 void validate_late(Draft& draft, std::vector<ValidationOps> ops);
-void streams(Draft& draft);    // waits between streams
-void buffers(Draft& draft);    // allocates, frees
+void streams(Draft& draft);  // waits between streams
+void buffers(Draft& draft);  // allocates, frees
 
 // Match id of a sum over the two copies of a program's bucket; -1: of its experts' choices.
 [[nodiscard]] int copy_match(const Draft& draft, std::size_t program, int bucket);

@@ -178,8 +178,8 @@ class Program {
     const Bucket& b = d_.tensors[static_cast<std::size_t>(program_)]
                           .buckets[static_cast<std::size_t>(slot.bucket)];
     const bool gradients = slot.buffer.cls == BufferClass::grad_full;
-    for (BufferId id : {gradients ? b.grad : b.param, b.main, b.m, b.v, b.kept_main, b.kept_m,
-                        b.kept_v}) {
+    for (BufferId id :
+         {gradients ? b.grad : b.param, b.main, b.m, b.v, b.kept_main, b.kept_m, b.kept_v}) {
       if (!id.valid() || (gradients && id != b.grad)) continue;
       Buffer& shard = d_.plan.buffers[id.index()];
       if (!shard.shard_of.valid()) shard.shard_of = full;

@@ -320,14 +320,14 @@ class Structure {
   bool queue(ProgramId program, OpId id, const Op& o) {
     const std::string& name = plan_.streams[o.stream.index()];
     const bool is_comm = name.starts_with("comm:");
-    const char* expected = is_communication(o.kind)      ? "comm:..."
-                           : holds_host(o.kind) ? "host"
-                           : o.kind == OpKind::copy      ? "copy_in or copy_out"
-                                                         : "compute";
-    const bool good = is_communication(o.kind)      ? is_comm
-                      : holds_host(o.kind) ? name == "host"
-                      : o.kind == OpKind::copy      ? name == "copy_in" || name == "copy_out"
-                                                    : name == "compute";
+    const char* expected = is_communication(o.kind) ? "comm:..."
+                           : holds_host(o.kind)     ? "host"
+                           : o.kind == OpKind::copy ? "copy_in or copy_out"
+                                                    : "compute";
+    const bool good = is_communication(o.kind) ? is_comm
+                      : holds_host(o.kind)     ? name == "host"
+                      : o.kind == OpKind::copy ? name == "copy_in" || name == "copy_out"
+                                               : name == "compute";
     if (!good)
       return bad("V1.2", id, fmt::format("a {} on stream {}", name_of(o.kind), name), name,
                  expected, "see \"Streams\" in docs/plan_reference.md");

@@ -1,8 +1,11 @@
 // Goal    a step that checks the update of the step before can be given up at its check, with every
-//         schedule and every kind of message: the cut is clean and consistent, as late as it can be,
-//         and what is under way at it is known.
-// Method  plans of every kind through the verifier; cuts of 1f1b and zb_h2 by hand; plans made wrong
+//         schedule and every kind of message: the cut is clean and consistent, as late as it can
+//         be, and what is under way at it is known.
+// Method  plans of every kind through the verifier; cuts of 1f1b and zb_h2 by hand; plans made
+// wrong
 //         by hand against V10; the plan of settling against the step that it repeats.
+#include "common/plan/late_validation.h"
+
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
@@ -12,7 +15,6 @@
 #include <vector>
 
 #include "common/plan/build.h"
-#include "common/plan/late_validation.h"
 #include "common/plan/parse.h"
 #include "common/plan/print.h"
 #include "common/plan/verify/verify.h"
@@ -58,8 +60,8 @@ bool has_code(const Verification& v, const std::string& title) {
   });
 }
 
-// Moves the op at `from` of a program to place `to`, both counted from the program's first; ids stay
-// dense. Only for ops that nothing waits for.
+// Moves the op at `from` of a program to place `to`, both counted from the program's first; ids
+// stay dense. Only for ops that nothing waits for.
 Plan moved(Plan plan, int program, std::int64_t from, std::int64_t to) {
   const Program& p = plan.programs[static_cast<std::size_t>(program)];
   const auto begin = plan.ops.begin() + p.first_op;
@@ -90,16 +92,17 @@ TEST_CASE("every kind, every policy of messages: a plan that is checked late ver
     const char* more;
   };
   const std::vector<Kind> kinds = {
-      {"gpipe", ""},     {"1f1b", ""},   {"eager_1f1b", ""}, {"interleaved_1f1b", ""},
-      {"bfs", ""},       {"zb_h1", ""},  {"zb_h2", ""},      {"interleaved_zb", ""},
-      {"zbv", ""},       {"v_half", ""}, {"v_min", ""},      {"dualpipe", ""},
-      {"dualpipev", ""}, {"chimera", ""}, {"hanayo", ""},    {"seq1f1b", ", slices: 2"},
+      {"gpipe", ""},     {"1f1b", ""},    {"eager_1f1b", ""}, {"interleaved_1f1b", ""},
+      {"bfs", ""},       {"zb_h1", ""},   {"zb_h2", ""},      {"interleaved_zb", ""},
+      {"zbv", ""},       {"v_half", ""},  {"v_min", ""},      {"dualpipe", ""},
+      {"dualpipev", ""}, {"chimera", ""}, {"hanayo", ""},     {"seq1f1b", ", slices: 2"},
       {"zb_greedy", ""}};
   for (const Kind& kind : kinds)
     for (const char* policy : {"", ", communicators: pair", ", communicators: world",
                                ", grouping: runs", ", receive: deferred_parity"})
       for (const int pp : {1, 2, 4, 8}) {
-        const bool two = std::string(kind.name) == "dualpipe" || kind.name == std::string("chimera");
+        const bool two =
+            std::string(kind.name) == "dualpipe" || kind.name == std::string("chimera");
         if (pp == 1 && two) continue;
         const std::string text = job(kind.name, pp, 16, std::string(kind.more) + policy);
         CAPTURE(text);
@@ -118,7 +121,8 @@ TEST_CASE("every kind, every policy of messages: a plan that is checked late ver
 
 TEST_CASE("the check stands before the first backward, and before the receive posted for it") {
   const int p = 4;
-  const Plan one = plan_of(scenario(job("1f1b", p, 8))), two = plan_of(scenario(job("zb_h2", p, 8)));
+  const Plan one = plan_of(scenario(job("1f1b", p, 8))),
+             two = plan_of(scenario(job("zb_h2", p, 8)));
   for (int r = 0; r < p; ++r) {
     CHECK(forwards_before_check(one, r) == p - r);  // of the warm-up and the steady one
     // Of 2(p - r) - 1; the gradient's receive is posted before the last, but on the last rank.

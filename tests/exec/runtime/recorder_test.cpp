@@ -57,7 +57,8 @@ TEST_CASE("recorder: ops of an evaluation are numbered behind those of the plan"
   const auto ops = static_cast<std::int32_t>(f.plan.ops.size());
   const auto communicators = static_cast<int>(f.plan.communicators.size());
   const int rank = f.plan.header.mesh.world() - 1;  // of the last program: its ops begin later
-  auto recorder = Recorder::create(f.path, f.plan, Rank{rank}, "x", std::vector<const Plan*>{&f.plan});
+  auto recorder =
+      Recorder::create(f.path, f.plan, Rank{rank}, "x", std::vector<const Plan*>{&f.plan});
   REQUIRE(recorder.ok());
   const OpId reduce = f.op(rank, OpKind::all_reduce);
   const OpId behind{std::int64_t{ops} + reduce.value};
