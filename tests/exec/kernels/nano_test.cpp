@@ -54,7 +54,7 @@ TEST_CASE("snapshot: every bit, of the main type or of values") {
   for (const Types& t : kTypes)
     for (const bool values : {false, true}) {
       const Tensor a = random({37}, values ? at::kDouble : t.scalar);
-      Run run(make(K::snapshot, {37}, values ? kValues : 0), t.plan, {a});
+      Run run(make(K::snapshot, {37}, values ? std::uint32_t{kValues} : 0), t.plan, {a});
       run();
       CHECK(at::equal(run.outputs[0], a));
     }
