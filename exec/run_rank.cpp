@@ -385,7 +385,10 @@ Status run_rank(const RunInput& in, Rank rank, CommBackend& comm, SideComms side
   Json more;
   if (evaluator)
     more["evaluation"] = evaluation_json(*in.evaluation, rank, *evaluator, *side.evaluation);
-  if (settler) more["roll_backs"] = outcome.roll_backs;
+  if (settler) {
+    more["roll_backs"] = outcome.roll_backs;
+    more["peak_bytes_given_up"] = (*interpreter)->peak_bytes_given_up();
+  }
   if (Status s = write_outcome(in, rank, outcome, interpreter->get(), comm, timeline, run_dir,
                                std::move(more));
       !s)

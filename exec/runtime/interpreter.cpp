@@ -232,7 +232,7 @@ Result<StepResult> Interpreter::run_settling(int step) {
 
 Interpreter::Restart Interpreter::restart_point() {
   const std::lock_guard lock(memory_mutex_);
-  return {live_, live_total_, routing_.size(), timeline_.memory.size(), expert_choices_};
+  return {live_, live_total_, peak_, routing_.size(), timeline_.memory.size(), expert_choices_};
 }
 
 // The senders have sent these inside their cuts. Each communicator's on a thread of its own, behind
@@ -277,6 +277,8 @@ Result<StepResult> Interpreter::give_up(const Restart& restart) {
     const std::lock_guard lock(memory_mutex_);
     live_ = restart.live;
     live_total_ = restart.live_total;
+    peak_given_up_ = std::max(peak_given_up_, peak_.total);
+    peak_ = restart.peak;
     routing_.resize(restart.routing);
     timeline_.memory.resize(restart.memory_samples);
     expert_choices_ = restart.expert_choices;

@@ -95,6 +95,10 @@ class Interpreter {
   // Most bytes of the plan's buffers that were alive at once, over all steps so far.
   [[nodiscard]] Bytes peak_bytes() const { return peak_.total; }
   [[nodiscard]] const PeakMemory& peak() const { return peak_; }
+  // The same up to the last step that was given up, with what was computed of it, which peak()
+  // leaves out: with parameters not yet clipped, experts get other rows than in the step that
+  // counts.
+  [[nodiscard]] Bytes peak_bytes_given_up() const { return peak_given_up_; }
   // Bytes by class that are alive now: between steps what lives for the run.
   [[nodiscard]] ClassBytes live_bytes();
   // Between steps: where the time of the last one went, timed or not. It sums to its duration.
@@ -144,6 +148,7 @@ class Interpreter {
   struct Restart {
     ClassBytes live{};
     std::int64_t live_total = 0;
+    PeakMemory peak;
     std::size_t routing = 0, memory_samples = 0;
     std::map<int, std::vector<std::int64_t>> expert_choices;
   };
@@ -218,6 +223,7 @@ class Interpreter {
   std::map<int, std::vector<std::int64_t>> expert_choices_;
   std::int64_t live_total_ = 0;
   PeakMemory peak_;
+  Bytes peak_given_up_ = 0;
   Bytes kernel_scratch_peak_ = 0;
 
   Timeline timeline_;
