@@ -1,7 +1,8 @@
 #include "common/plan/late_validation.h"
 
 #include <algorithm>
-#include <map>
+#include <set>
+#include <utility>
 
 namespace tandem {
 
@@ -22,19 +23,18 @@ std::vector<OpId> validations(const Plan& plan) {
 
 std::vector<OpId> under_way_at_cut(const Plan& plan, ProgramId program) {
   const std::vector<OpId> cut = validations(plan);
-  // (sender, match) of what is sent inside a cut.
-  std::map<std::pair<std::int32_t, std::int32_t>, bool> sent;
+  if (!cut[program.index()].valid()) return {};
+  std::set<std::pair<std::int32_t, std::int32_t>> sent;  // (sender, match) inside a cut
   for (std::size_t p = 0; p < plan.programs.size(); ++p)
-    for (OpId id{plan.programs[p].first_op}; cut[p].valid() && id < cut[p]; id = OpId{id.value + 1})
+    for (OpId id{plan.programs[p].first_op}; id < cut[p]; id = OpId{id.value + 1})
       if (plan.op(id).kind == OpKind::send)
-        sent[{static_cast<std::int32_t>(p), plan.op(id).match}] = true;
+        sent.emplace(static_cast<std::int32_t>(p), plan.op(id).match);
   std::vector<OpId> out;
   const Program& own = plan.programs[program.index()];
-  const OpId begin = cut[program.index()];
-  for (std::uint32_t i = begin.valid() ? static_cast<std::uint32_t>(begin.value) : UINT32_MAX;
-       i < own.first_op + own.num_ops; ++i)
-    if (const Op& o = plan.ops[i]; o.kind == OpKind::recv && sent.contains({o.peer, o.match}))
-      out.push_back(OpId{i});
+  const OpId end{std::int64_t{own.first_op} + own.num_ops};
+  for (OpId id = cut[program.index()]; id < end; id = OpId{id.value + 1})
+    if (const Op& o = plan.op(id); o.kind == OpKind::recv && sent.contains({o.peer, o.match}))
+      out.push_back(id);
   return out;
 }
 
