@@ -197,10 +197,11 @@ void segments(Draft& draft);   // compute ops, reductions inside layers, message
 void gradients(Draft& draft);  // reductions of buckets and of the tied embedding
 void optimizer(Draft& draft);  // norm, clip, update, metrics; of an evaluation the metrics alone
 // Optimizer_barrier post_validated, called by optimizer(): puts the ops that check the update of
-// the step before into each program, `first` at its start and `then` at its cut
+// the step before into each program, `first` at its start and `check` at its cut
 // (late_validation.h).
 struct ValidationOps {
-  std::vector<Op> first, then;
+  std::vector<Op> first;
+  Op check;
 };
 void validate_late(Draft& draft, std::vector<ValidationOps> ops);
 void streams(Draft& draft);  // waits between streams

@@ -54,7 +54,7 @@ class Optimizer {
     sum_squares_into(norm);
     end();
     reduce("norm", norm, 0);
-    hold_host(OpKind::host_wait, norm);
+    ops_.push_back(host_op(OpKind::host_wait, norm));
     compute();
     clip(norm, d_.scenario.training.optimizer.clip, coef);
     update_all(coef);
@@ -89,11 +89,9 @@ class Optimizer {
     snapshot_values(pending, metrics);
     end();
     reduce("metrics", metrics, 0);
-    const std::size_t check = ops_.size();
-    hold_host(OpKind::post_validate, norm_slot(metrics));
-    const auto at = [&](std::size_t i) { return ops_.begin() + static_cast<std::ptrdiff_t>(i); };
-    ValidationOps out{{at(begin), at(check)}, {at(check), ops_.end()}};
-    ops_.resize(begin);
+    const auto first = ops_.begin() + static_cast<std::ptrdiff_t>(begin);
+    ValidationOps out{{first, ops_.end()}, host_op(OpKind::post_validate, norm_slot(metrics))};
+    ops_.erase(first, ops_.end());
     return out;
   }
 
@@ -109,7 +107,7 @@ class Optimizer {
     end();
     reduce("metrics", metrics, 0);
     const BufferId norm = norm_slot(metrics);
-    hold_host(OpKind::host_wait, norm);
+    ops_.push_back(host_op(OpKind::host_wait, norm));
     compute();
     clip(norm, d_.scenario.training.optimizer.clip, coef);
     update_all(coef);
@@ -147,14 +145,14 @@ class Optimizer {
       written = squares(c, norm, written);
     TANDEM_CHECK(written, "program {} has no layer", program_);  // its biases are whole tensors
   }
-  void hold_host(OpKind kind, BufferId value) {
+  Op host_op(OpKind kind, BufferId value) {
     Op op;
     op.kind = kind;
     op.phase = Phase::O;
     op.stage = stage_;
     op.stream = d_.stream("host");
     op.buffer = value;
-    ops_.push_back(op);
+    return op;
   }
   // Without a limit: 1.
   void clip(BufferId norm, std::optional<double> limit, BufferId coef) {

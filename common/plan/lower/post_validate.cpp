@@ -58,11 +58,10 @@ std::vector<std::size_t> cuts_of(const Draft& d) {
 }  // namespace
 
 void validate_late(Draft& d, std::vector<ValidationOps> added) {
-  std::vector<std::size_t> cut = cuts_of(d);
+  const std::vector<std::size_t> cut = cuts_of(d);
   for (std::size_t p = 0; p < d.programs.size(); ++p) {
     std::vector<Op>& ops = d.programs[p];
-    ops.insert(ops.begin() + static_cast<std::ptrdiff_t>(cut[p]), added[p].then.begin(),
-               added[p].then.end());
+    ops.insert(ops.begin() + static_cast<std::ptrdiff_t>(cut[p]), added[p].check);
     ops.insert(ops.begin(), added[p].first.begin(), added[p].first.end());
   }
 }
